@@ -1,0 +1,135 @@
+"""Everything that qemu-diff raises, typed by whose fault it is.
+
+::
+
+    QemuDiffError
+    ├── UserError                 exit 2: the user can mend it
+    │   ├── ConfigError           a campaign file; carries file, line, column
+    │   ├── SourceError           a kernel source that is not there or not a kernel
+    │   ├── PatchError            a patch that does not apply; carries file and hunk
+    │   ├── MissingToolError      a program the machine lacks; carries the command that installs it
+    │   └── ResultsError          a results directory that can't be read or written
+    ├── KernelBuildError          exit 3: the compiler refused; carries the log and its first error
+    └── InfrastructureError       exit 3: never a verdict about a kernel
+        ├── CompileError          our own C or assembly did not compile
+        ├── LostGuestError        QEMU died, or the guest ended without a sealed record file
+        ├── CorruptDataError      a record or truth file that fails version, counts or checksum
+        └── NoPhantomRuleError    no rule tells executed from phantom records on this QEMU
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class QemuDiffError(Exception):
+    """Root of the tree. ``str()`` is one human line; ``exit_code`` is the process's."""
+
+    exit_code = 3
+
+
+class UserError(QemuDiffError):
+    """Something that the user can mend."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A campaign file that can't be used. ``str()`` is one line for this and each further mistake.
+
+    :param path: the campaign file.
+    :param line: 1-based line, or 0 where the file as a whole is meant.
+    :param column: 1-based column.
+    :param problem: what is wrong.
+    :param remedy: what would be right; may be empty.
+    :param others: further mistakes in the same file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        line: int,
+        column: int,
+        problem: str,
+        remedy: str = "",
+        *,
+        others: tuple[ConfigError, ...] = (),
+    ) -> None:
+        self.path = path
+        self.line = line
+        self.column = column
+        self.problem = problem
+        self.remedy = remedy
+        self.others = others
+        where = f"{path}:{line}:{column}" if line else f"{path}"
+        own = f"{where}: {problem}" + (f"; {remedy}" if remedy else "")
+        super().__init__("\n".join([own, *map(str, others)]))
+
+
+class SourceError(UserError):
+    """A kernel source that does not exist, or is not what it was said to be."""
+
+
+class PatchError(UserError):
+    """A patch that does not apply.
+
+    :param patch: the patch file.
+    :param target: the file in the kernel tree that the failing hunk is for.
+    :param hunk: the failing hunk's number, from 1, or 0 where the whole file is missing.
+    """
+
+    def __init__(self, patch: Path, target: str, hunk: int, detail: str = "") -> None:
+        self.patch = patch
+        self.target = target
+        self.hunk = hunk
+        where = f"hunk {hunk} of {target}" if hunk else target
+        super().__init__(f"{patch}: does not apply: {where}" + (f" ({detail})" if detail else ""))
+
+
+class MissingToolError(UserError):
+    """A program that the machine lacks.
+
+    :param tool: the program or feature.
+    :param install: the exact command that mends it; may be empty.
+    """
+
+    def __init__(self, tool: str, install: str = "") -> None:
+        self.tool = tool
+        self.install = install
+        remedy = f"; install it with: {install}" if install else ""
+        super().__init__(f"{tool} is missing{remedy}")
+
+
+class ResultsError(UserError):
+    """A results directory that can't be read or written."""
+
+
+class KernelBuildError(QemuDiffError):
+    """A kernel that does not build.
+
+    :param log: the whole build log.
+    """
+
+    def __init__(self, message: str, log: Path) -> None:
+        self.log = log
+        super().__init__(f"{message} (log: {log})")
+
+
+class InfrastructureError(QemuDiffError):
+    """Our side or the machine's failed: nothing was learnt about a kernel."""
+
+
+class CompileError(InfrastructureError):
+    """Our own C or assembly did not compile."""
+
+
+class LostGuestError(InfrastructureError):
+    """The guest or its QEMU went away without leaving a sealed result."""
+
+
+class CorruptDataError(InfrastructureError):
+    """A record or truth file that contradicts its own header."""
+
+
+class NoPhantomRuleError(InfrastructureError):
+    """This QEMU gives no way to tell executed instructions from phantom records."""

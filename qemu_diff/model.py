@@ -1,0 +1,412 @@
+"""The frozen dataclasses that flow from the campaign file to the report.
+
+Times are ns of virtual time (the guest's 1 GHz system counter under ``-icount shift=0``) where a
+name ends in ``_ns``, and wall-clock seconds where it ends in ``_s``. Addresses are L2's guest
+physical addresses: payloads run with the MMU off, so PC is an IPA.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+# --- kernels -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DebianSource:
+    """A Debian source package of Linux, got through apt by name: ``linux-source-6.1``."""
+
+    package: str
+
+
+@dataclass(frozen=True)
+class TreeSource:
+    """A directory with a Linux tree. It is read, never written to."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """A kernel that is built already: an arm64 ``Image``, and its ``vmlinux`` if there is one."""
+
+    image: Path
+    vmlinux: Path | None = None
+
+
+KernelSource = DebianSource | TreeSource | ImageSource
+
+
+@dataclass(frozen=True)
+class KernelSpec:
+    """One kernel variant of a campaign: a source, patches in order, and kconfig fragments."""
+
+    name: str
+    source: KernelSource
+    patches: tuple[Path, ...] = ()
+    kconfig: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Build:
+    """A kernel that is ready to boot. All paths lie in the content-addressed cache, but for an
+    ``ImageSource``, whose files are used where they are."""
+
+    kernel: str
+    key: str
+    image: Path
+    vmlinux: Path | None
+    config: Path | None
+    log: Path | None
+    release: str
+    cached: bool
+    duration_s: float
+
+
+# --- the campaign --------------------------------------------------------------------------------
+
+
+class KvmMode(StrEnum):
+    """``kvm-arm.mode``: where L1's own kernel runs."""
+
+    VHE = "vhe"
+    NVHE = "nvhe"
+
+
+class FloodSource(StrEnum):
+    """What interrupts the stepped guest."""
+
+    NONE = "none"
+    HOST_TIMER = "host_timer"
+
+
+class Placement(StrEnum):
+    """How interrupts are placed in virtual time."""
+
+    NONE = "none"
+    SWEEP = "sweep"
+    RANDOM = "random"
+
+
+class Driver(StrEnum):
+    """Who asks for steps."""
+
+    IN_GUEST = "in_guest"
+
+
+@dataclass(frozen=True)
+class MachineSpec:
+    """The L0 machine of a cell.
+
+    :param cpu: QEMU's ``-cpu`` model name.
+    :param memory_mib: L1's memory.
+    """
+
+    kvm_mode: KvmMode = KvmMode.VHE
+    cpu: str = "max"
+    memory_mib: int = 256
+
+
+@dataclass(frozen=True)
+class FloodSpec:
+    """A flood and its placement.
+
+    A ``sweep`` makes one pass over the payload for each requested delay of ``first_ns``,
+    ``first_ns + step_ns``, … ``last_ns``; ``last_ns = None`` means the longest step window that a
+    quiet run of the same cell shows. ``random`` makes ``count`` passes and draws each step's delay
+    from the same interval; without a flood ``count`` passes are stepped as they are.
+    """
+
+    source: FloodSource = FloodSource.NONE
+    placement: Placement = Placement.NONE
+    first_ns: int = 0
+    last_ns: int | None = None
+    step_ns: int = 1
+    count: int = 1
+
+
+class ViolationKind(StrEnum):
+    """How the step contract was broken."""
+
+    LOST_STEP = "lost-step"
+    SPURIOUS_STEP = "spurious-step"
+    WRONG_PC = "wrong-pc"
+
+
+class Expectation(StrEnum):
+    """What a campaign expects of a cell: ``pass``, or one violation that must be seen."""
+
+    PASS = "pass"
+    LOST_STEP = "lost-step"
+    SPURIOUS_STEP = "spurious-step"
+    WRONG_PC = "wrong-pc"
+    HANG = "hang"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the matrix. ``id`` is stable: it names the cell's directory and its testcase."""
+
+    id: str
+    kernel: str
+    payload: str
+    machine: MachineSpec
+    flood: FloodSpec
+    driver: Driver
+    seed: int
+    expected: Expectation
+
+
+@dataclass(frozen=True)
+class PairSpec:
+    """Two kernels to be held against each other, cell by cell."""
+
+    baseline: str
+    candidate: str
+
+
+@dataclass(frozen=True)
+class ScenarioSpec:
+    """One ``[[scenario]]`` of a campaign; each payload meets each machine and each kernel.
+
+    :param expect: (kernel, payload) → what must be seen; everything else must pass.
+    """
+
+    payloads: tuple[str, ...]
+    machines: tuple[MachineSpec, ...]
+    flood: FloodSpec
+    driver: Driver
+    expect: tuple[tuple[str, str, Expectation], ...] = ()
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A campaign file, checked and resolved: every path absolute, every name known.
+
+    :param budget_s: wall-clock budget of one boot.
+    """
+
+    path: Path
+    name: str
+    seed: int
+    budget_s: float
+    kernels: tuple[KernelSpec, ...]
+    pairs: tuple[PairSpec, ...]
+    scenarios: tuple[ScenarioSpec, ...]
+
+
+# --- payloads ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Payload:
+    """An assembled L2 program.
+
+    :param blob: the bytes that lie at ``load_address``.
+    :param entry: PC of the first stepped instruction.
+    :param begin: first address of the stepping range.
+    :param end: address after the stepping range; stepping stops when a report shows it.
+    :param labels: (address, name), ascending.
+    :param classes: the instruction classes that its source states for the range.
+    """
+
+    name: str
+    blob: bytes
+    load_address: int
+    entry: int
+    begin: int
+    end: int
+    labels: tuple[tuple[int, str], ...]
+    classes: tuple[str, ...]
+
+
+# --- findings and verdicts -----------------------------------------------------------------------
+
+
+class CellVerdict(StrEnum):
+    """What became of one cell."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    HANG = "hang"
+    KERNEL_OOPS = "kernel-oops"
+    LOST = "lost"
+
+
+class PairOutcome(StrEnum):
+    """A candidate held against its baseline."""
+
+    SAME = "same"
+    FIXED = "fixed"
+    REGRESSED = "regressed"
+    BOTH_FAIL = "both-fail"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One executed or missed instruction, ready to be printed: ``hvc_call+0x8: hvc #0``."""
+
+    address: int
+    label: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One broken step, with what a reader needs to believe it.
+
+    :param boot: the boot's directory, relative to the cell's.
+    :param report: the report's number among the boot's returns from KVM_RUN, from 0.
+    :param pass_number: the pass over the payload, from 0.
+    :param previous_pc: where L2 stood before: the report before, or what the job had set.
+    :param reported_pc: where this report says that L2 stands.
+    :param legal_pcs: where the step contract allows it to stand.
+    :param executed: what L2 executed for this report, in order (from the truth).
+    :param missed: the instructions for which no stop was reported.
+    :param requested_ns: the requested delay from arming; None without a flood.
+    :param delivered_ns: when the placed interrupt came, from the entry into KVM_RUN; None if it
+        did not come inside the step window.
+    :param attributed_to: ``placement``, ``l1-tick`` or ``no-interrupt``.
+    """
+
+    kind: ViolationKind
+    boot: str
+    report: int
+    pass_number: int
+    previous_pc: Instruction | None
+    reported_pc: Instruction
+    legal_pcs: tuple[Instruction, ...]
+    executed: tuple[Instruction, ...]
+    missed: tuple[Instruction, ...]
+    requested_ns: int | None
+    delivered_ns: int | None
+    attributed_to: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Window:
+    """Placements of one instruction with one outcome, contiguous in delivered virtual time.
+
+    ``first_ns`` and ``last_ns`` are the earliest and the latest delivered time, in ns from the
+    entry into KVM_RUN; both belong to the window.
+
+    :param placements: distinct delivered times inside.
+    :param complete: every ns from first to last was delivered at least once, and so were the ns
+        just before and just after, with another outcome.
+    """
+
+    instruction: Instruction
+    kind: ViolationKind
+    first_ns: int
+    last_ns: int
+    placements: int
+    complete: bool
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """How often one instruction's step was broken, and how often it was stepped at all."""
+
+    instruction: Instruction
+    kind: ViolationKind
+    broken: int
+    stepped: int
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Which placements of one instruction were tried, in delivered virtual time.
+
+    ``first_ns`` and ``last_ns`` are ns from the entry into KVM_RUN.
+
+    :param placements: distinct delivered times.
+    :param missing: ns between first and last at which no interrupt was delivered.
+    """
+
+    instruction: Instruction
+    first_ns: int
+    last_ns: int
+    placements: int
+    missing: int
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What was measured and judged for one cell.
+
+    :param steps: judged step reports.
+    :param active_pending_entries: judged steps in which L2 was entered in Active-pending.
+    :param interrupted_steps: judged steps with an interrupt delivered inside the step window.
+    :param counted_steps: judged steps with at least one of the two.
+    :param l1_ticks: interrupts inside step windows that were L1's own.
+    :param placements: placed interrupts that were delivered.
+    :param findings: the first of each (kind, instruction); counts are in ``violations``.
+    :param reason: why, in one line, where the verdict is not ``pass``.
+    :param attempts: boots that were tried.
+    """
+
+    cell: Cell
+    verdict: CellVerdict
+    steps: int = 0
+    active_pending_entries: int = 0
+    interrupted_steps: int = 0
+    counted_steps: int = 0
+    l1_ticks: int = 0
+    placements: int = 0
+    violations: tuple[tuple[ViolationKind, int], ...] = ()
+    breakdown: tuple[Breakdown, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    windows: tuple[Window, ...] = ()
+    grids: tuple[Grid, ...] = ()
+    reason: str = ""
+    attempts: int = 1
+    duration_s: float = 0.0
+
+    def count(self, kind: ViolationKind) -> int:
+        """Number of violations of one kind."""
+        return dict(self.violations).get(kind, 0)
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether the cell did what its campaign expects; ``lost`` never does."""
+        if self.cell.expected is Expectation.PASS:
+            return self.verdict is CellVerdict.PASS
+        if self.cell.expected is Expectation.HANG:
+            return self.verdict is CellVerdict.HANG
+        seen = {kind.value for kind, number in self.violations if number}
+        return self.verdict is CellVerdict.FAIL and seen == {self.cell.expected.value}
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """The PCs that both kernels reported around the first difference, in program order.
+
+    ``rows`` are (instruction, baseline reported it, candidate reported it).
+    """
+
+    rows: tuple[tuple[Instruction, bool, bool], ...]
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """Two cells that differ in the kernel alone."""
+
+    baseline: Cell
+    candidate: Cell
+    outcome: PairOutcome
+    message: str
+    side_by_side: SideBySide | None = None
+
+
+@dataclass(frozen=True)
+class CampaignResult:
+    """Everything that a report renders."""
+
+    name: str
+    cells: tuple[CellResult, ...]
+    pairs: tuple[PairResult, ...]
+    complete: bool
