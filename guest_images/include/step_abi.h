@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What stepvmm reads (the job) and writes (the shared region): fixed-width,
+ * little-endian, versioned. qemu_diff/abi.py holds the same layouts; a test
+ * compares the two, member by member.
+ */
+#ifndef QEMU_DIFF_STEP_ABI_H
+#define QEMU_DIFF_STEP_ABI_H
+
+#include <stdint.h>
+
+#define STEP_ABI_VERSION	1
+
+/* --- the job: a header, the operations, the table of timer delays --- */
+
+#define JOB_MAGIC		0x424f4a4646494451ull	/* "QDIFFJOB" */
+
+struct job_header {
+	uint64_t magic;
+	uint32_t version;
+	uint32_t crc32;			/* of all that follows the header */
+	uint32_t operations;
+	uint32_t delays;		/* uint32_t each, ns, after the operations */
+	uint64_t load_address;		/* IPA of the payload, page-aligned */
+	uint64_t memory_bytes;		/* of the memory slot there */
+	uint64_t stall_ns;		/* of virtual time without a return from KVM_RUN */
+};
+
+enum operation_code {
+	OP_SET_REG = 1,		/* a: KVM register id, b: value */
+	OP_GET_REG = 2,		/* a: KVM register id; writes a REGISTER record */
+	OP_STEP_ON = 3,		/* KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP */
+	OP_STEP_OFF = 4,	/* KVM_SET_GUEST_DEBUG with no flag */
+	OP_STEP = 5,		/* n: reports at most, a: PC at which to stop */
+	OP_RUN = 6,		/* one KVM_RUN; a: the exit reason expected */
+	OP_TIMER_SWEEP = 7,	/* before each KVM_RUN: a + b * iteration, ns */
+	OP_TIMER_TABLE = 8,	/* before each KVM_RUN: the next of n delays from index a on */
+	OP_TIMER_OFF = 9,
+	OP_REPEAT = 10,		/* the next a operations, n times */
+};
+
+struct operation {
+	uint16_t code;
+	uint16_t reserved;
+	uint32_t n;
+	uint64_t a;
+	uint64_t b;
+};
+
+/* --- the shared region: a page of header, then the records --- */
+
+#define SHARED_MAGIC		0x4d48534646494451ull	/* "QDIFFSHM" */
+#define SHARED_HEADER_BYTES	4096
+
+enum shared_state {
+	STATE_EMPTY = 0,
+	STATE_RUNNING = 1,
+	STATE_DONE = 2,
+	STATE_STALLED = 3,	/* L2 made no progress for stall_ns */
+	STATE_FAILED = 4,	/* message says why */
+	STATE_NO_KVM = 5,	/* this kernel offers no usable /dev/kvm */
+	STATE_UNEXPECTED = 6,	/* an exit that the job did not expect; the last record holds it */
+};
+
+struct shared_header {
+	uint64_t magic;
+	uint32_t version;
+	uint32_t record_bytes;
+	uint64_t capacity;		/* records */
+	uint64_t count;
+	uint64_t dropped;		/* records that found no room */
+	uint64_t heartbeat;		/* returns from KVM_RUN */
+	uint32_t state;
+	uint32_t crc32;			/* of the records; valid once state says how it ended */
+	uint64_t counter_hz;		/* CNTFRQ_EL0 */
+	char message[512];
+};
+
+enum record_kind {
+	RECORD_RUN = 1,			/* one return from KVM_RUN */
+	RECORD_REGISTER = 2,		/* detail: register id, value */
+	RECORD_SET_REGISTER = 3,	/* detail: register id, value */
+	RECORD_DEBUG_CONTROL = 4,	/* detail: kvm_guest_debug.control */
+	RECORD_PASS = 5,		/* detail: the iteration that begins */
+};
+
+enum record_flag {
+	FLAG_STEPPING = 1 << 0,		/* single-step was on */
+	FLAG_EINTR = 1 << 1,		/* KVM_RUN returned -EINTR */
+	FLAG_TIMER_ARMED = 1 << 2,
+	FLAG_TIMER_FIRED = 1 << 3,	/* the timerfd had expired at the return */
+	FLAG_UNEXPECTED = 1 << 4,
+	FLAG_STALLED = 1 << 5,
+	FLAG_BRANCH_REGISTER = 1 << 6,	/* branch_register is valid */
+};
+
+struct step_record {
+	uint32_t sequence;
+	uint16_t kind;
+	uint16_t operation;		/* index into the job */
+	uint32_t flags;
+	uint32_t exit_reason;		/* KVM_EXIT_* */
+	uint64_t pc;
+	uint64_t pstate;
+	uint32_t esr;			/* kvm_run.debug.arch.hsr */
+	int32_t error;			/* errno of KVM_RUN, or 0 */
+	uint64_t far_;			/* kvm_run.debug.arch.far */
+	uint64_t armed_at;		/* CNTVCT_EL0 before the timer was armed */
+	uint64_t entered_at;		/* CNTVCT_EL0 before KVM_RUN */
+	uint64_t returned_at;		/* CNTVCT_EL0 after it */
+	uint64_t delay_ns;		/* the requested delay from armed_at */
+	uint64_t branch_register;	/* Xn of the BR, BLR or RET at the PC before */
+	uint64_t iteration;
+	uint64_t detail[4];		/* what else of kvm_run explains the exit */
+};
+
+_Static_assert(sizeof(struct job_header) == 48, "job header");
+_Static_assert(sizeof(struct operation) == 24, "operation");
+_Static_assert(sizeof(struct shared_header) <= SHARED_HEADER_BYTES, "shared header");
+_Static_assert(sizeof(struct step_record) == 128, "record");
+
+#endif

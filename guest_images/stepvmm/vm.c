@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+
+#include "shared.h"
+#include "vm.h"
+
+static int checked_ioctl(int fd, unsigned long request, void *argument, const char *what)
+{
+	int result = ioctl(fd, request, argument);
+
+	if (result < 0)
+		end(STATE_FAILED, "%s: %s", what, strerror(errno));
+	return result;
+}
+
+static int open_kvm(void)
+{
+	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+
+	if (kvm < 0)
+		end(STATE_NO_KVM, "this kernel offers no KVM: /dev/kvm: %s", strerror(errno));
+	if (ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_SET_GUEST_DEBUG) <= 0)
+		end(STATE_NO_KVM, "this kernel's KVM has no KVM_CAP_SET_GUEST_DEBUG");
+	return kvm;
+}
+
+static void set_device_attribute(int device, uint32_t group, uint64_t attribute, uint64_t *value,
+				 const char *what)
+{
+	struct kvm_device_attr request = {
+		.group = group,
+		.attr = attribute,
+		.addr = (uintptr_t)value,
+	};
+
+	checked_ioctl(device, KVM_SET_DEVICE_ATTR, &request, what);
+}
+
+/* The order is the KVM API's: device, vCPUs, addresses, init (devices/arm-vgic-v3.rst). */
+static void create_vgic(int vm, int *device)
+{
+	struct kvm_create_device request = { .type = KVM_DEV_TYPE_ARM_VGIC_V3 };
+
+	checked_ioctl(vm, KVM_CREATE_DEVICE, &request, "KVM_CREATE_DEVICE(vgic v3)");
+	*device = request.fd;
+}
+
+static void init_vgic(int device)
+{
+	uint64_t distributor = VM_DISTRIBUTOR, redistributor = VM_REDISTRIBUTOR;
+
+	set_device_attribute(device, KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_V3_ADDR_TYPE_DIST,
+			     &distributor, "vgic distributor address");
+	set_device_attribute(device, KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_V3_ADDR_TYPE_REDIST,
+			     &redistributor, "vgic redistributor address");
+	set_device_attribute(device, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_CTRL_INIT, NULL,
+			     "vgic init");
+}
+
+static void create_vcpu(struct vm *vm, int kvm)
+{
+	struct kvm_vcpu_init init;
+	int size;
+
+	vm->vcpu = checked_ioctl(vm->fd, KVM_CREATE_VCPU, 0, "KVM_CREATE_VCPU");
+	checked_ioctl(vm->fd, KVM_ARM_PREFERRED_TARGET, &init, "KVM_ARM_PREFERRED_TARGET");
+	init.features[0] |= 1u << KVM_ARM_VCPU_PSCI_0_2;
+	checked_ioctl(vm->vcpu, KVM_ARM_VCPU_INIT, &init, "KVM_ARM_VCPU_INIT");
+	size = checked_ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0, "KVM_GET_VCPU_MMAP_SIZE");
+	vm->run = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, vm->vcpu, 0);
+	if (vm->run == MAP_FAILED)
+		end(STATE_FAILED, "mapping kvm_run: %s", strerror(errno));
+}
+
+static void create_memory(struct vm *vm)
+{
+	struct kvm_userspace_memory_region slot = {
+		.guest_phys_addr = vm->load_address,
+		.memory_size = vm->memory_bytes,
+	};
+
+	/* Populated now: no host page fault may fall into a step window. */
+	vm->memory = mmap(NULL, vm->memory_bytes, PROT_READ | PROT_WRITE,
+			  MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (vm->memory == MAP_FAILED)
+		end(STATE_FAILED, "%zu bytes for L2: %s", vm->memory_bytes, strerror(errno));
+	slot.userspace_addr = (uintptr_t)vm->memory;
+	checked_ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &slot, "KVM_SET_USER_MEMORY_REGION");
+}
+
+void vm_create(struct vm *vm, uint64_t load_address, size_t memory_bytes)
+{
+	int kvm = open_kvm(), vgic;
+
+	vm->load_address = load_address;
+	vm->memory_bytes = memory_bytes;
+	vm->fd = checked_ioctl(kvm, KVM_CREATE_VM, 0, "KVM_CREATE_VM");
+	create_memory(vm);
+	create_vgic(vm->fd, &vgic);
+	create_vcpu(vm, kvm);
+	init_vgic(vgic);
+}
+
+uint64_t vm_get_register(const struct vm *vm, uint64_t id)
+{
+	uint64_t value = 0;
+	struct kvm_one_reg request = { .id = id, .addr = (uintptr_t)&value };
+
+	if (ioctl(vm->vcpu, KVM_GET_ONE_REG, &request))
+		end(STATE_FAILED, "KVM_GET_ONE_REG %#llx: %s", (unsigned long long)id,
+		    strerror(errno));
+	return value;
+}
+
+void vm_set_register(const struct vm *vm, uint64_t id, uint64_t value)
+{
+	struct kvm_one_reg request = { .id = id, .addr = (uintptr_t)&value };
+
+	if (ioctl(vm->vcpu, KVM_SET_ONE_REG, &request))
+		end(STATE_FAILED, "KVM_SET_ONE_REG %#llx: %s", (unsigned long long)id,
+		    strerror(errno));
+}
+
+void vm_set_debug(const struct vm *vm, uint32_t control)
+{
+	struct kvm_guest_debug debug = { .control = control };
+
+	checked_ioctl(vm->vcpu, KVM_SET_GUEST_DEBUG, &debug, "KVM_SET_GUEST_DEBUG");
+}
+
+uint32_t vm_instruction(const struct vm *vm, uint64_t address)
+{
+	uint64_t offset = address - vm->load_address;
+	uint32_t word;
+
+	if (offset > vm->memory_bytes - sizeof(word))
+		return 0;
+	memcpy(&word, vm->memory + offset, sizeof(word));
+	return word;
+}
