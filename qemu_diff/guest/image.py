@@ -1,0 +1,129 @@
+"""What L1 boots besides its kernel: the step VMM, and the payload that it runs as L2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
+
+from qemu_diff.abi import Mark
+from qemu_diff.errors import CompileError
+from qemu_diff.guest.initramfs import pack
+from qemu_diff.guest.toolchain import CROSS_COMPILER, compile_cached
+from qemu_diff.model import Payload
+
+LOAD_ADDRESS = 0x5A5A_0000
+"""IPA of every payload: no L1 program and no L1 kernel runs at this virtual address."""
+
+MEMORY_BYTES = 0x1_0000
+"""Size of L2's only memory slot; the truth plugin's range is the whole slot."""
+
+_MARK_SYMBOLS = {
+    Mark.RETURNED: "mark_returned",
+    Mark.JOB_BEGIN: "mark_job_begin",
+    Mark.JOB_END: "mark_job_end",
+}
+
+
+@dataclass(frozen=True)
+class StepVmm:
+    """The compiled step VMM.
+
+    :param program: a static aarch64 ELF file, linked at a fixed address.
+    :param marks: address of each :class:`~qemu_diff.abi.Mark`, by number.
+    """
+
+    program: Path
+    marks: tuple[int, ...]
+
+
+def build_stepvmm(guest_images: Path, cache: Path) -> StepVmm:
+    """Compile the step VMM.
+
+    :raises MissingToolError: the cross compiler is missing.
+    :raises CompileError: it refuses.
+    """
+    folder = guest_images / "stepvmm"
+    include = guest_images / "include"
+    program = compile_cached(
+        [
+            CROSS_COMPILER, "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror",
+            "-static", "-no-pie", "-pthread", f"-I{include}",
+        ],
+        sources=[*sorted(folder.glob("*.c")), *sorted(folder.glob("*.S"))],
+        inputs=[*sorted(folder.glob("*.h")), *sorted(include.glob("*.h"))],
+        cache=cache / "stepvmm",
+        name="stepvmm",
+    )  # fmt: skip
+    symbols = {name: address for address, name in _symbols(program)}
+    return StepVmm(program, tuple(symbols[_MARK_SYMBOLS[mark]] for mark in Mark))
+
+
+def build_payload(name: str, guest_images: Path, cache: Path) -> Payload:
+    """Assemble a payload and read what it states about itself (payloads/payload.inc).
+
+    :raises MissingToolError: the cross compiler is missing.
+    :raises CompileError: it refuses, or the payload does not state its entry and its range.
+    """
+    folder = guest_images / "payloads"
+    program = compile_cached(
+        [
+            CROSS_COMPILER, "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none",
+            f"-Wl,-Ttext={LOAD_ADDRESS:#x}", "-Wl,-e,entry", f"-Wa,-I{folder}",
+        ],
+        sources=[folder / f"{name}.S"],
+        inputs=sorted(folder.glob("*.inc")),
+        cache=cache / "payloads",
+        name=f"{name}.elf",
+    )  # fmt: skip
+    symbols = _symbols(program)
+    addresses = {symbol: address for address, symbol in symbols}
+    for needed in ("entry", "step_begin", "step_end"):
+        if needed not in addresses:
+            raise CompileError(f"{folder / name}.S does not define {needed}")
+    text, classes = _sections(program)
+    return Payload(
+        name=name,
+        blob=text,
+        load_address=LOAD_ADDRESS,
+        entry=addresses["entry"],
+        begin=addresses["step_begin"],
+        end=addresses["step_end"],
+        labels=tuple((address, label) for address, label in symbols if label in _labels(addresses)),
+        classes=tuple(one.decode() for one in classes.split(b"\0") if one),
+    )
+
+
+def initramfs(stepvmm: StepVmm, job: bytes, payload: Payload) -> bytes:
+    """The archive that L1 boots: the step VMM as PID 1, its job, and L2's bytes."""
+    return pack({"init": stepvmm.program.read_bytes(), "job": job, "payload": payload.blob})
+
+
+def _labels(addresses: dict[str, int]) -> set[str]:
+    hidden = {"step_begin"} | {name for name in addresses if name.startswith(("_", "$"))}
+    return set(addresses) - hidden
+
+
+def _symbols(program: Path) -> list[tuple[int, str]]:
+    elf = ELFFile(BytesIO(program.read_bytes()))
+    table = elf.get_section_by_name(".symtab")
+    if not isinstance(table, SymbolTableSection):
+        raise CompileError(f"{program} has no symbol table")
+    return sorted(
+        (symbol["st_value"], symbol.name)
+        for symbol in table.iter_symbols()
+        if symbol.name and symbol["st_shndx"] not in ("SHN_UNDEF", "SHN_ABS")
+        and symbol["st_info"]["type"] in ("STT_NOTYPE", "STT_FUNC")
+    )  # fmt: skip
+
+
+def _sections(program: Path) -> tuple[bytes, bytes]:
+    elf = ELFFile(BytesIO(program.read_bytes()))
+    text = elf.get_section_by_name(".text")
+    classes = elf.get_section_by_name(".qemu_diff.classes")
+    if text is None or classes is None:
+        raise CompileError(f"{program.name}: the payload holds no code, or states no classes")
+    return text.data(), classes.data()

@@ -1,0 +1,116 @@
+"""The L0 machine as a command line: one commented table of options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qemu_diff.guest.qemu import TIMER_EVENT, Qemu
+from qemu_diff.model import KvmMode, MachineSpec
+
+SHARED_BYTES = 64 << 20
+"""Size of the shared region in bytes; a PCI BAR's size is a power of two."""
+
+COUNTER_HZ = 1_000_000_000
+"""Frequency of the system counter: with ``-icount shift=0`` one instruction, one tick, one ns."""
+
+KVM_MODE_ARGUMENTS = {KvmMode.VHE: "", KvmMode.NVHE: "kvm-arm.mode=nvhe"}
+
+KERNEL_ARGUMENTS = (
+    "console=ttyAMA0",
+    "rdinit=/init",
+    "loglevel=5",  # WARN() prints at KERN_WARNING, which `quiet` would hide
+    "panic=-1",  # reboot at once: with -no-reboot QEMU then ends
+    "oops=panic",  # an oops in the middle of a step is a finding, not a state to go on from
+    "nokaslr",  # the same addresses on every run
+    "norandmaps",
+)
+
+
+@dataclass(frozen=True)
+class MachineFiles:
+    """The files of one boot.
+
+    :param kernel: an arm64 ``Image``.
+    :param shared: file of ``SHARED_BYTES`` bytes behind the ivshmem device.
+    :param timer_log: where QEMU logs what it programs into L1's generic timers.
+    :param plugin: argument of ``-plugin``, or None.
+    """
+
+    kernel: Path
+    initramfs: Path
+    shared: Path
+    timer_log: Path
+    qmp_socket: Path
+    plugin: str | None
+
+
+def kernel_command_line(machine: MachineSpec) -> str:
+    """L1's kernel command line."""
+    return " ".join(filter(None, (*KERNEL_ARGUMENTS, KVM_MODE_ARGUMENTS[machine.kvm_mode])))
+
+
+def cpu_option(cpu: str) -> str:
+    """QEMU's ``-cpu`` argument for a CPU model."""
+    # Without pauth-impdef=on TCG computes QARMA for each PAC instruction, several times slower
+    # (QEMU docs/system/arm/cpu-features.rst); only `max` has the property everywhere.
+    pauth = ",pauth-impdef=on" if cpu == "max" else ""
+    return f"{cpu}{pauth},cntfrq={COUNTER_HZ}"
+
+
+def determinism(seed: int) -> list[str]:
+    """Options that make a run repeat itself bit for bit.
+
+    :param seed: for QEMU's own random numbers (FEAT_RNG), 31 bits.
+    """
+    return [
+        # Virtual time is the count of executed instructions, and idle time is skipped.
+        *("-icount", "shift=0,sleep=off"),
+        *("-seed", str(seed)),
+    ]
+
+
+def argv(qemu: Qemu, machine: MachineSpec, files: MachineFiles, seed: int) -> list[str]:
+    """QEMU's whole command line for one boot.
+
+    :param seed: see :func:`determinism`.
+    """
+    return [
+        str(qemu.program),
+        # --- the machine: EL2 for L1's KVM, a GICv3 for its vgic v3, no random DTB properties
+        *("-M", "virt,virtualization=on,gic-version=3,dtb-randomness=off"),
+        *("-cpu", cpu_option(machine.cpu)),
+        *("-m", str(machine.memory_mib), "-smp", "1"),
+        # --- nothing that was not asked for: no network device, no ROM, no display, no TCP port
+        *("-nodefaults", "-display", "none", "-no-reboot"),
+        *("-serial", "stdio"),
+        *("-qmp", f"unix:{files.qmp_socket},server=on,wait=off"),
+        # --- determinism
+        *determinism(seed),
+        # --- results: a memory-only ivshmem device keeps the run deterministic
+        *("-object", f"memory-backend-file,id=shared,mem-path={_escaped(files.shared)}"
+          f",size={SHARED_BYTES},share=on"),
+        *("-device", "ivshmem-plain,memdev=shared"),
+        # --- what L1 boots
+        *("-kernel", str(files.kernel), "-initrd", str(files.initramfs)),
+        *("-append", kernel_command_line(machine)),
+        # --- the truth, and when L1's timers fire
+        *_plugin(files.plugin),
+        *("-trace", f"enable={TIMER_EVENT},file={_escaped(files.timer_log)}"),
+        *_sandbox(qemu),
+    ]  # fmt: skip
+
+
+def _escaped(path: Path) -> str:
+    # In QEMU's option syntax a comma ends a value and is written as two (qemu-options.hx).
+    return str(path).replace(",", ",,")
+
+
+def _plugin(plugin: str | None) -> Sequence[str]:
+    return ("-plugin", plugin) if plugin else ()
+
+
+def _sandbox(qemu: Qemu) -> Sequence[str]:
+    options = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+    return ("-sandbox", options) if qemu.sandbox else ()

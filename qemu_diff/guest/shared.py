@@ -1,0 +1,98 @@
+"""The shared region: the file behind L1's ivshmem device, where stepvmm writes its records."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from qemu_diff.abi import (
+    SHARED_HEADER,
+    SHARED_HEADER_BYTES,
+    SHARED_MAGIC,
+    STEP_ABI_VERSION,
+    STEP_RECORD,
+    SharedState,
+)
+from qemu_diff.errors import CorruptDataError, InfrastructureError
+from qemu_diff.guest.machine import SHARED_BYTES
+
+
+@dataclass(frozen=True)
+class SharedHeader:
+    """The region's header, checked.
+
+    :param count: records written.
+    :param dropped: records that found no room.
+    :param heartbeat: returns from KVM_RUN so far.
+    :param message: how stepvmm ended, in its own words.
+    """
+
+    state: SharedState
+    count: int
+    dropped: int
+    heartbeat: int
+    crc32: int
+    counter_hz: int
+    message: str
+
+
+RECORD_CAPACITY = (SHARED_BYTES - SHARED_HEADER_BYTES) // STEP_RECORD.itemsize
+"""Records that fit into the shared region."""
+
+
+def reserve(path: Path, size: int) -> None:
+    """Make a zeroed file whose blocks exist: a full disk shows now and not as a SIGBUS in QEMU.
+
+    :param size: bytes.
+    :raises InfrastructureError: there is no room for it.
+    """
+    try:
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise InfrastructureError(f"{path}: {size >> 20} MiB: {error.strerror}") from error
+
+
+def read_header(path: Path) -> SharedHeader:
+    """The header as it is now; safe while the guest runs.
+
+    :raises CorruptDataError: it is not one of ours.
+    """
+    with path.open("rb") as file:
+        raw = file.read(SHARED_HEADER_BYTES)
+    if len(raw) < SHARED_HEADER_BYTES:
+        raise CorruptDataError(f"{path}: {len(raw)} bytes are no record file")
+    header = np.frombuffer(raw, SHARED_HEADER, 1)[0]
+    if not header["magic"]:
+        return SharedHeader(SharedState.EMPTY, 0, 0, 0, 0, 0, "")
+    if int(header["magic"]) != SHARED_MAGIC:
+        raise CorruptDataError(f"{path}: not a record file")
+    if int(header["version"]) != STEP_ABI_VERSION:
+        raise CorruptDataError(
+            f"{path}: record version {header['version']}, this qemu-diff reads {STEP_ABI_VERSION}"
+        )
+    if int(header["record_bytes"]) != STEP_RECORD.itemsize:
+        raise CorruptDataError(f"{path}: records of {header['record_bytes']} bytes")
+    try:
+        state = SharedState(int(header["state"]))
+    except ValueError as error:
+        raise CorruptDataError(f"{path}: unknown state {header['state']}") from error
+    return SharedHeader(
+        state=state,
+        count=int(header["count"]),
+        dropped=int(header["dropped"]),
+        heartbeat=int(header["heartbeat"]),
+        crc32=int(header["crc32"]),
+        counter_hz=int(header["counter_hz"]),
+        message=bytes(header["message"]).decode(errors="replace"),
+    )
+
+
+def trim(path: Path) -> None:
+    """Cut the file to the records that it holds."""
+    size = SHARED_HEADER_BYTES + read_header(path).count * STEP_RECORD.itemsize
+    os.truncate(path, min(size, path.stat().st_size))
