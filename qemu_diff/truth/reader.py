@@ -1,0 +1,71 @@
+"""Reading a truth file. A file that contradicts its own header is never judged."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from qemu_diff.abi import (
+    TRUTH_ABI_VERSION,
+    TRUTH_HEADER,
+    TRUTH_HEADER_BYTES,
+    TRUTH_MAGIC,
+    TRUTH_RECORD,
+    TruthRecords,
+)
+from qemu_diff.errors import CorruptDataError, LostGuestError
+
+
+def read_truth(path: Path) -> TruthRecords:
+    """The records of a sealed truth file.
+
+    :returns: shape (n,), in the order in which QEMU executed.
+    :raises LostGuestError: the file was never sealed: QEMU did not end in order.
+    :raises CorruptDataError: wrong magic, version, record size, count or checksum, or records that
+        found no room.
+    """
+    with path.open("rb") as file:
+        raw = file.read(TRUTH_HEADER_BYTES)
+        if len(raw) < TRUTH_HEADER_BYTES:
+            raise CorruptDataError(f"{path}: {len(raw)} bytes are no truth file")
+        header = np.frombuffer(raw, TRUTH_HEADER, 1)[0]
+        _check_header(path, header)
+        count = int(header["count"])
+        body = file.read(count * TRUTH_RECORD.itemsize)
+    if len(body) != count * TRUTH_RECORD.itemsize:
+        raise CorruptDataError(f"{path}: its header counts {count} records, it holds fewer")
+    if zlib.crc32(body) != int(header["crc32"]):
+        raise CorruptDataError(f"{path}: checksum does not match its {count} records")
+    return np.frombuffer(body, TRUTH_RECORD)
+
+
+def truth_bytes(capacity: int) -> int:
+    """Size in bytes of a truth file for so many records."""
+    return TRUTH_HEADER_BYTES + capacity * TRUTH_RECORD.itemsize
+
+
+def trim_truth(path: Path) -> None:
+    """Cut a truth file to the records that it holds."""
+    with path.open("r+b") as file:
+        raw = file.read(TRUTH_HEADER_BYTES)
+        if len(raw) == TRUTH_HEADER_BYTES:
+            file.truncate(truth_bytes(int(np.frombuffer(raw, TRUTH_HEADER, 1)[0]["count"])))
+
+
+def _check_header(path: Path, header: np.void) -> None:
+    if int(header["magic"]) == 0:
+        raise LostGuestError(f"{path}: QEMU never got as far as the truth plugin")
+    if int(header["magic"]) != TRUTH_MAGIC:
+        raise CorruptDataError(f"{path}: not a truth file")
+    if int(header["version"]) != TRUTH_ABI_VERSION:
+        raise CorruptDataError(
+            f"{path}: truth version {header['version']}, this qemu-diff reads {TRUTH_ABI_VERSION}"
+        )
+    if int(header["record_bytes"]) != TRUTH_RECORD.itemsize:
+        raise CorruptDataError(f"{path}: records of {header['record_bytes']} bytes")
+    if not header["sealed"]:
+        raise LostGuestError(f"{path}: not sealed: QEMU did not end in order")
+    if header["dropped"]:
+        raise CorruptDataError(f"{path}: overflow: {header['dropped']} records found no room")
