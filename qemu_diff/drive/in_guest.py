@@ -1,0 +1,133 @@
+"""Boots: one kernel, one job, one payload, stepped by the step VMM inside L1."""
+
+from __future__ import annotations
+
+import shlex
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from qemu_diff.drive.job import Job
+from qemu_diff.errors import CorruptDataError, InfrastructureError, UserError
+from qemu_diff.guest.image import LOAD_ADDRESS, MEMORY_BYTES, StepVmm, initramfs
+from qemu_diff.guest.machine import SHARED_BYTES, MachineFiles, argv
+from qemu_diff.guest.process import GuestExit, private_socket, run_guest
+from qemu_diff.guest.qemu import Qemu
+from qemu_diff.guest.shared import RECORD_CAPACITY, SharedHeader, read_header, reserve, trim
+from qemu_diff.model import Build, MachineSpec, Payload
+from qemu_diff.truth.plugin import TruthPlugin
+from qemu_diff.truth.reader import trim_truth, truth_bytes
+
+RECORDS = "records.bin"
+TRUTH = "truth.bin"
+TIMER_LOG = "timer.log"
+INITRAMFS = "initramfs"
+
+TRUTH_RECORDS_PER_RUN = 10
+"""Room in the truth for each record of a return from KVM_RUN; a step takes 3 to 8."""
+
+TRUTH_CAPACITY = RECORD_CAPACITY * TRUTH_RECORDS_PER_RUN
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What every boot needs, prepared once."""
+
+    qemu: Qemu
+    plugin: TruthPlugin
+    stepvmm: StepVmm
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What one boot left behind: files in its directory, under the names above.
+
+    :param header: the record file's header at the end; None where it was never written.
+    """
+
+    directory: Path
+    exit: GuestExit
+    header: SharedHeader | None
+
+
+def boot(
+    tools: Tools,
+    build: Build,
+    payload: Payload,
+    job: Job,
+    *,
+    machine: MachineSpec,
+    seed: int,
+    directory: Path,
+    budget_s: float,
+    cancel: threading.Event,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Boot:
+    """Boot a kernel, let it run a job, and collect what is left.
+
+    :param directory: gets the job, the command line, the console and all records.
+    :param budget_s: wall-clock seconds for the boot.
+    :param cancel: set it to call the boot off.
+    :param progress: called a few times a second with the returns from KVM_RUN so far.
+    :raises InfrastructureError: no room on the disk, or QEMU can't be started.
+    :raises Cancelled: ``cancel`` was set.
+    """
+    with private_socket() as qmp_socket:
+        encoded = job.encode(payload)
+        _write_inputs(directory, encoded, initramfs(tools.stepvmm, encoded, payload))
+        files = MachineFiles(
+            kernel=build.image,
+            initramfs=directory / INITRAMFS,
+            shared=directory / RECORDS,
+            timer_log=directory / TIMER_LOG,
+            qmp_socket=qmp_socket,
+            plugin=_plugin_argument(tools, directory / TRUTH),
+        )
+        command = argv(tools.qemu, machine, files, seed)
+        (directory / "argv").write_text(shlex.join(command) + "\n")
+
+        def watch() -> None:
+            with suppress(CorruptDataError):
+                progress(read_header(files.shared).heartbeat)
+
+        console = directory / "console.log"
+        ended = run_guest(
+            command, console, qmp_socket, budget_s=budget_s, cancel=cancel, watch=watch
+        )
+    if ended.registers:
+        (directory / "registers.txt").write_text(ended.registers)
+    header = _final_header(files.shared)
+    with suppress(CorruptDataError):
+        trim(files.shared)
+        trim_truth(directory / TRUTH)
+    files.initramfs.unlink()
+    return Boot(directory, ended, header)
+
+
+def _write_inputs(directory: Path, job: bytes, archive: bytes) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        # QEMU appends to a log that is there.
+        (directory / TIMER_LOG).unlink(missing_ok=True)
+        (directory / "job").write_bytes(job)
+        (directory / INITRAMFS).write_bytes(archive)
+    except OSError as error:
+        raise InfrastructureError(f"{directory}: {error.strerror}") from error
+    reserve(directory / RECORDS, SHARED_BYTES)
+    reserve(directory / TRUTH, truth_bytes(TRUTH_CAPACITY))
+
+
+def _plugin_argument(tools: Tools, truth: Path) -> str:
+    if "," in str(tools.plugin.library):
+        raise UserError(f"{tools.plugin.library}: QEMU's -plugin takes no path with a comma")
+    end = LOAD_ADDRESS + MEMORY_BYTES
+    return tools.plugin.argument(truth, TRUTH_CAPACITY, LOAD_ADDRESS, end, tools.stepvmm.marks)
+
+
+def _final_header(shared: Path) -> SharedHeader | None:
+    try:
+        return read_header(shared)
+    except CorruptDataError:
+        return None

@@ -1,0 +1,1 @@
+"""Interrupt sources and where they place their interrupts: pure, and seeded."""
