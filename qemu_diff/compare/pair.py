@@ -1,0 +1,113 @@
+"""Two kernels, one cell: the outcome, and both kernels' PCs side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from qemu_diff.abi import RecordKind
+from qemu_diff.compare.contract import executions, group_slices, pass_of_run, rows_of_groups
+from qemu_diff.compare.verdict import pair_outcome
+from qemu_diff.model import CellResult, PairOutcome, PairResult, SideBySide
+from qemu_diff.trace.listing import Listing
+from qemu_diff.trace.trace import Trace
+
+CONTEXT = 3
+"""Instructions shown before and after the one that differs."""
+
+
+@dataclass(frozen=True)
+class PassOfSteps:
+    """One pass over the payload, as one kernel stepped it.
+
+    :param executed: PCs that L2 executed, in order, then the PC at which the pass ended.
+    :param reported: PCs of the step reports, in order.
+    """
+
+    executed: tuple[int, ...]
+    reported: tuple[int, ...]
+
+
+def pass_of_steps(trace: Trace, number: int) -> PassOfSteps:
+    """One pass of a boot.
+
+    :param number: of the pass, from 0; one that the boot does not have gives empty tuples.
+    :raises CorruptDataError: reports and truth don't belong together.
+    """
+    runs = trace.records[trace.records["kind"] == RecordKind.RUN]
+    inside = np.flatnonzero(pass_of_run(trace.records) == number)
+    if not len(inside):
+        return PassOfSteps((), ())
+    reported = tuple(int(pc) for pc in runs["pc"][inside])
+    groups = group_slices(trace.records).of_run[inside]
+    done = executions(trace.truth, trace.phantom, rows_of_groups(trace.records, trace.truth))
+    within = (done.group >= groups[0]) & (done.group <= groups[-1])
+    return PassOfSteps((*(int(pc) for pc in done.pc[within]), reported[-1]), reported)
+
+
+def side_by_side(
+    baseline: PassOfSteps, candidate: PassOfSteps, around: int, listing: Listing
+) -> SideBySide:
+    """Both kernels' reports of one pass, in the order in which L2 executed.
+
+    :param around: the PC to show, with ``CONTEXT`` instructions before and after it.
+    """
+    executed = max(baseline.executed, candidate.executed, key=len)
+    stopped = [_stopped(executed, one.reported) for one in (baseline, candidate)]
+    differs = [index for index, pair in enumerate(zip(*stopped, strict=True)) if len(set(pair)) > 1]
+    centre = next((index for index in differs if executed[index] == around), None)
+    if centre is None:
+        centre = differs[0] if differs else 0
+    shown = range(max(0, centre - CONTEXT), min(len(executed), centre + CONTEXT + 1))
+    return SideBySide(
+        tuple(
+            (listing.instruction(executed[index]), stopped[0][index], stopped[1][index])
+            for index in shown
+        )
+    )
+
+
+def _stopped(executed: tuple[int, ...], reported: tuple[int, ...]) -> list[bool]:
+    """Before which executed instructions a stop was reported.
+
+    A pass begins at its first instruction because the job put L2 there: that is a stop, too.
+    """
+    waiting = list(reported)
+    stops = [True]
+    for pc in executed[1:]:
+        hit = bool(waiting) and waiting[0] == pc
+        stops.append(hit)
+        if hit:
+            waiting.pop(0)
+    return stops
+
+
+def pair_result(
+    baseline: CellResult, candidate: CellResult, rows: SideBySide | None = None
+) -> PairResult:
+    """The outcome of a pair, in words too."""
+    outcome = pair_outcome(baseline.verdict, candidate.verdict)
+    return PairResult(
+        baseline.cell, candidate.cell, outcome, _words(outcome, baseline, candidate), rows
+    )
+
+
+def _words(outcome: PairOutcome, baseline: CellResult, candidate: CellResult) -> str:
+    before, after = baseline.cell.kernel, candidate.cell.kernel
+    if outcome is PairOutcome.SAME:
+        return f"{before} and {after} both keep the step contract"
+    if outcome is PairOutcome.FIXED:
+        return f"{before}: {_trouble(baseline)}; {after}: none in {candidate.steps} steps"
+    if outcome is PairOutcome.REGRESSED:
+        return f"{after}: {_trouble(candidate)}; {before}: none in {baseline.steps} steps"
+    if outcome is PairOutcome.BOTH_FAIL:
+        return f"{before}: {_trouble(baseline)}; {after}: {_trouble(candidate)}"
+    lost = " and ".join(
+        f"{one.cell.kernel} ({one.reason})" for one in (baseline, candidate) if not one.steps
+    )
+    return f"nothing was learnt from {lost or before}"
+
+
+def _trouble(result: CellResult) -> str:
+    return result.reason or result.verdict.value

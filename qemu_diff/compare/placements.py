@@ -1,0 +1,204 @@
+"""Which interrupt came when: placed interrupts and L1's own, by delivered virtual time.
+
+A placed interrupt is delivered later than it was asked for: the timer's compare value is written
+some hundred ns after the expiry was computed (``clockevents_program_event``). So nothing here is
+indexed by the requested delay. The first timer interrupt at or after the requested expiry is the
+placed one, if the step VMM saw its timerfd expired; every other is L1's own, its tick above all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qemu_diff.abi import RecordFlag, RecordKind, StepRecords
+from qemu_diff.compare.contract import Judged, Steps
+from qemu_diff.model import Grid, Instruction, ViolationKind, Window
+
+NOT_DELIVERED = -1
+"""In :class:`Placements`: no placed interrupt inside the step window."""
+
+LARGEST_GAP_NS = 16
+"""Gaps up to this size are left by an interrupt of L1's own; a larger one was never reachable."""
+
+FEW_DELAYS = 4
+"""One ns of virtual time is reached by so many requested delays at most."""
+
+COMMON_PATHS = 2
+
+
+@dataclass(frozen=True)
+class Placements:
+    """Interrupts of each judged step; all arrays have shape (g,), int64 unless said.
+
+    :param requested_ns: the requested delay from arming, or ``NOT_DELIVERED`` without a flood.
+    :param delivered_ns: when the placed interrupt came, from the entry into KVM_RUN.
+    :param ticks: L1's own timer interrupts inside the step window.
+    """
+
+    requested_ns: NDArray[np.int64]
+    delivered_ns: NDArray[np.int64]
+    ticks: NDArray[np.int64]
+
+    @property
+    def delivered(self) -> NDArray[np.bool_]:
+        """Whether the placed interrupt came inside the step window. Shape (g,)."""
+        return np.asarray(self.delivered_ns != NOT_DELIVERED)
+
+    @property
+    def clean(self) -> NDArray[np.bool_]:
+        """Whether it was the only one there. Shape (g,)."""
+        return np.asarray(self.delivered & (self.ticks == 0))
+
+
+def place(records: StepRecords, deliveries: NDArray[np.uint64], steps: Steps) -> Placements:
+    """Attribute the timer interrupts of one boot to its steps.
+
+    A step window is the time from the entry into the step's first KVM_RUN to the return from its
+    last.
+
+    :param deliveries: shape (i,), ascending: counter values (ns) at which L1's timer fired.
+    """
+    runs = records[records["kind"] == RecordKind.RUN]
+    first, last = runs[steps.first_run], runs[steps.run]
+    fired = deliveries.astype(np.int64)
+    entered, returned = first["entered_at"].astype(np.int64), last["returned_at"].astype(np.int64)
+    inside = np.searchsorted(fired, returned, side="right") - np.searchsorted(fired, entered)
+    armed = (first["flags"] & RecordFlag.TIMER_ARMED) != 0
+    own_time = _own_delivery(first, fired)
+    own = (own_time >= entered) & (own_time <= returned)
+    return Placements(
+        requested_ns=np.where(armed, first["delay_ns"].astype(np.int64), NOT_DELIVERED),
+        delivered_ns=np.where(own, own_time - entered, NOT_DELIVERED),
+        ticks=inside - own,
+    )
+
+
+def _own_delivery(first: StepRecords, fired: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Counter value at which each step's placed interrupt came, or ``NOT_DELIVERED``."""
+    expired = (first["flags"] & RecordFlag.TIMER_FIRED) != 0
+    expiry = (first["armed_at"] + first["delay_ns"]).astype(np.int64)
+    time = np.append(fired, NOT_DELIVERED)[np.searchsorted(fired, expiry)]
+    return np.where(expired, time, NOT_DELIVERED)
+
+
+def grids(steps: Steps, placements: Placements, name: dict[int, Instruction]) -> tuple[Grid, ...]:
+    """What was tried, per executed instruction, in address order.
+
+    :param name: address → instruction, for every executed PC.
+    """
+    found = []
+    for pc in _placed_instructions(steps, placements):
+        times, requested = _samples(steps, placements, pc)
+        distinct = _reachable(times, requested)
+        if len(distinct):
+            first, last = int(distinct[0]), int(distinct[-1])
+            missing = last - first + 1 - len(distinct)
+            found.append(Grid(name[pc], first, last, len(distinct), missing))
+    return tuple(found)
+
+
+def missed_delays(steps: Steps, placements: Placements) -> tuple[int, ...]:
+    """Requested delays that should hit the ns which an interrupt of L1's own left out.
+
+    From arming to delivery two paths are common, with L1's tick near or not; both are tried.
+
+    :returns: ns, ascending, without repeats.
+    """
+    delays: set[int] = set()
+    for pc in _placed_instructions(steps, placements):
+        times, requested = _samples(steps, placements, pc)
+        offsets, counts = np.unique(requested - times, return_counts=True)
+        common = offsets[np.argsort(-counts, kind="stable")[:COMMON_PATHS]].tolist()
+        for before, after in pairwise(_reachable(times, requested).tolist()):
+            missing = range(before + 1, after)
+            delays.update(time + offset for time in missing for offset in common)
+    return tuple(sorted(delay for delay in delays if delay > 0))
+
+
+def windows(
+    steps: Steps, placements: Placements, name: dict[int, Instruction]
+) -> tuple[Window, ...]:
+    """Contiguous placements that break a step, per executed instruction, in address order."""
+    found = []
+    clean = placements.clean
+    for pc in _placed_instructions(steps, placements):
+        here = clean & (steps.first_executed == pc)
+        worst = _worst_by_time(placements.delivered_ns[here], steps.outcome[here])
+        found.extend(_runs_of_violations(name[pc], *worst))
+    return tuple(found)
+
+
+def _placed_instructions(steps: Steps, placements: Placements) -> list[int]:
+    return [int(pc) for pc in np.unique(steps.first_executed[placements.clean])]
+
+
+def _samples(
+    steps: Steps, placements: Placements, pc: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Delivered times and requested delays of an instruction's clean placements."""
+    here = placements.clean & (steps.first_executed == pc)
+    return placements.delivered_ns[here], placements.requested_ns[here]
+
+
+def _reachable(times: NDArray[np.int64], requested: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Distinct delivered times that a delay can reach, ascending.
+
+    A delay below the timer's own programming time expires while it is being armed: all of these
+    come at one early time, and nothing comes before it but by accident.
+    """
+    distinct = np.unique(times)
+    early = distinct[: len(distinct) // 2]
+    crowded = [time for time in early if len(np.unique(requested[times == time])) > FEW_DELAYS]
+    distinct = distinct[distinct > max(crowded, default=-1)]
+    large = np.flatnonzero(np.diff(distinct[: len(distinct) // 2]) > LARGEST_GAP_NS)
+    return distinct[large[-1] + 1 :] if len(large) else distinct
+
+
+def _worst_by_time(
+    times: NDArray[np.int64], outcome: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Per distinct time: the time, the worst outcome, and whether all outcomes agree."""
+    order = np.lexsort((outcome, times))
+    times, outcome = times[order], outcome[order]
+    last = np.append(np.flatnonzero(np.diff(times)), len(times) - 1)
+    first = np.append(0, last[:-1] + 1)
+    return times[last], outcome[last], np.asarray(outcome[first] == outcome[last])
+
+
+def _runs_of_violations(
+    instruction: Instruction,
+    times: NDArray[np.int64],
+    outcome: NDArray[np.int64],
+    agreed: NDArray[np.bool_],
+) -> list[Window]:
+    changes = np.flatnonzero(np.diff(outcome)) + 1
+    bounds = [0, *changes.tolist(), len(outcome)]
+    return [
+        Window(
+            instruction=instruction,
+            kind=violation_of(int(outcome[begin])),
+            first_ns=int(times[begin]),
+            last_ns=int(times[end - 1]),
+            placements=end - begin,
+            complete=_is_complete(times, agreed, begin, end),
+        )
+        for begin, end in pairwise(bounds)
+        if outcome[begin] != Judged.OK
+    ]
+
+
+def _is_complete(times: NDArray[np.int64], agreed: NDArray[np.bool_], begin: int, end: int) -> bool:
+    """Whether every ns of [begin - 1, end] was tried and always gave the same outcome."""
+    if begin == 0 or end == len(times):
+        return False
+    around = slice(begin - 1, end + 1)
+    return bool(np.all(np.diff(times[around]) == 1) and np.all(agreed[around]))
+
+
+def violation_of(outcome: int) -> ViolationKind:
+    """The violation behind a :class:`Judged` number."""
+    return Judged(outcome).violation

@@ -1,0 +1,1 @@
+"""What a boot left behind, read and checked: reports, truth, interrupts."""

@@ -1,0 +1,41 @@
+"""One boot's whole record, ready to be judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qemu_diff.abi import StepRecords, TruthRecords
+from qemu_diff.trace.interrupts import read_deliveries
+from qemu_diff.trace.records import read_records
+from qemu_diff.truth.phantom import PhantomRule, phantoms
+from qemu_diff.truth.reader import read_truth
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one boot left behind.
+
+    :param records: shape (r,), dtype ``STEP_RECORD``.
+    :param truth: shape (t,), dtype ``TRUTH_RECORD``, phantoms included.
+    :param phantom: shape (t,), bool: which truth records are phantoms.
+    :param deliveries: shape (i,), uint64, ascending: counter values at which L1's timer fired.
+    """
+
+    records: StepRecords
+    truth: TruthRecords
+    phantom: NDArray[np.bool_]
+    deliveries: NDArray[np.uint64]
+
+
+def read_trace(records: Path, truth: Path, timer_log: Path, rule: PhantomRule) -> Trace:
+    """Read and check the three files of a boot.
+
+    :raises LostGuestError: a file that was never sealed.
+    :raises CorruptDataError: a file that contradicts itself.
+    """
+    stream = read_truth(truth)
+    return Trace(read_records(records), stream, phantoms(rule, stream), read_deliveries(timer_log))
