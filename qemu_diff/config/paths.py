@@ -1,0 +1,54 @@
+"""Paths in a campaign file: what a relative one is relative to."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class SearchPath:
+    """Where a campaign's relative paths are looked up, in this order.
+
+    :param campaign: directory of the campaign file.
+    :param project: the project's root directory.
+    """
+
+    campaign: Path
+    project: Path
+
+    def resolve(self, named: str) -> Path:
+        """The absolute path that a campaign means: the first that exists, else the first."""
+        candidates = [directory / _expanded(named) for directory in self._directories()]
+        return next((path for path in candidates if mode(path) is not None), candidates[0])
+
+    def looked_in(self, named: str) -> str:
+        """The directories that :meth:`resolve` tried, for a message; "" for an absolute path."""
+        if _expanded(named).is_absolute():
+            return ""
+        return " or ".join(str(directory) for directory in self._directories())
+
+    def _directories(self) -> tuple[Path, ...]:
+        return tuple(dict.fromkeys((self.campaign, self.project)))
+
+
+def mode(path: Path) -> int | None:
+    """``st_mode``, or None where nothing can be found."""
+    try:
+        return path.stat().st_mode
+    except (OSError, ValueError):  # ValueError: the name has a null byte
+        return None
+
+
+def is_directory(path: Path) -> bool:
+    """Whether a directory can be found there."""
+    found = mode(path)
+    return found is not None and stat.S_ISDIR(found)
+
+
+def _expanded(named: str) -> Path:
+    try:
+        return Path(named).expanduser()
+    except RuntimeError:  # "~name" of a user that this machine does not know is a plain name
+        return Path(named)

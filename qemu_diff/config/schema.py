@@ -1,0 +1,179 @@
+"""The shape of a campaign file: every key, its type and its default.
+
+A kernel's ``source`` is written in one way each: a Debian package as the string
+``"debian:PACKAGE"``; everything that is a path as a table, ``{ tree = PATH }`` or
+``{ image = PATH, vmlinux = PATH }``, since a path may hold any character.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Annotated, get_args, get_origin
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from qemu_diff.model import DebianSource, Driver, Expectation, FloodSource, KvmMode, Placement
+
+NAME_CHARACTERS = "A-Z a-z 0-9 _ -"
+NAME_LENGTH = 64
+Name = Annotated[str, StringConstraints(pattern=rf"\A[A-Za-z0-9_-]{{1,{NAME_LENGTH}}}\z")]
+"""Cell ids, directories and testcases are made of names: no dots, slashes or spaces."""
+
+_DEBIAN = re.compile(r"debian:(?P<package>[a-z0-9][a-z0-9.+-]+)")
+
+
+def _choice(options: type[StrEnum]) -> BeforeValidator:
+    def chosen(value: object) -> StrEnum:
+        for option in options:
+            if option == value:
+                return option
+        raise PydanticCustomError("choice", "not a choice", {"options": tuple(options)})
+
+    return BeforeValidator(chosen)
+
+
+def _one_or_many(value: object) -> object:
+    return value if isinstance(value, list) else [value]
+
+
+KvmModeName = Annotated[KvmMode, _choice(KvmMode)]
+ExpectationName = Annotated[Expectation, _choice(Expectation)]
+OneOrMany = BeforeValidator(_one_or_many)
+
+
+class Table(BaseModel):
+    """A TOML table: unknown keys are errors, and no value is converted to fit a type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class CampaignTable(Table):
+    """``[campaign]``
+
+    :param seed: all random placements derive from it.
+    :param budget_s: wall-clock seconds that one boot may take.
+    """
+
+    name: Name
+    seed: Annotated[int, Field(ge=0)] = 1
+    budget_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 120.0
+
+
+class SourceTable(Table):
+    """``source`` as a table: a ``tree``, or an ``image`` and perhaps its ``vmlinux``."""
+
+    tree: str | None = None
+    image: str | None = None
+    vmlinux: str | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> SourceTable:
+        if self.tree is None and self.image is None:
+            raise PydanticCustomError("source_none", "neither tree nor image")
+        if self.tree is not None and (self.image is not None or self.vmlinux is not None):
+            raise PydanticCustomError("source_both", "tree beside image or vmlinux")
+        return self
+
+
+class KernelTable(Table):
+    """``[kernels.NAME]``
+
+    :param patches: applied in this order.
+    :param kconfig: fragments, merged in this order.
+    """
+
+    source: DebianSource | SourceTable
+    patches: list[str] = []
+    kconfig: list[str] = []
+
+    @field_validator("source", mode="plain")
+    @classmethod
+    def _string_or_table(cls, value: object) -> DebianSource | SourceTable:
+        if isinstance(value, dict):
+            return SourceTable.model_validate(value)
+        if isinstance(value, str) and (match := _DEBIAN.fullmatch(value)):
+            return DebianSource(match["package"])
+        raise PydanticCustomError("source_form", "neither a Debian package nor a table")
+
+
+class PairTable(Table):
+    """``[[pair]]``: two kernels by name."""
+
+    baseline: str
+    candidate: str
+
+
+class FloodTable(Table):
+    """``flood``: see :class:`qemu_diff.model.FloodSpec`."""
+
+    source: Annotated[FloodSource, _choice(FloodSource)] = FloodSource.NONE
+    placement: Annotated[Placement, _choice(Placement)] = Placement.NONE
+    first_ns: Annotated[int, Field(ge=0)] = 0
+    last_ns: Annotated[int, Field(ge=0)] | None = None
+    step_ns: Annotated[int, Field(ge=1)] = 1
+    count: Annotated[int, Field(ge=1)] | None = None
+
+
+class MachineTable(Table):
+    """``machine``: lists multiply into the matrix."""
+
+    kvm_mode: Annotated[list[KvmModeName], Field(min_length=1), OneOrMany] = [KvmMode.VHE]
+    cpu: Annotated[list[Name], Field(min_length=1), OneOrMany] = ["max"]
+    memory_mib: Annotated[int, Field(ge=1)] = 256
+
+
+class ScenarioTable(Table):
+    """``[[scenario]]``
+
+    :param expect: kernel → payload → what must be seen; everything else must pass.
+    """
+
+    payload: Annotated[list[str], Field(min_length=1), OneOrMany]
+    flood: FloodTable = FloodTable()
+    machine: MachineTable = MachineTable()
+    driver: Annotated[Driver, _choice(Driver)] = Driver.IN_GUEST
+    expect: dict[str, dict[str, ExpectationName]] = {}
+
+
+class CampaignFile(Table):
+    """A whole campaign file."""
+
+    campaign: CampaignTable
+    kernels: dict[Name, KernelTable] = {}
+    pair: list[PairTable] = []
+    scenario: list[ScenarioTable] = []
+
+
+def keys_of(table: tuple[str | int, ...]) -> tuple[str, ...]:
+    """The keys that may stand in the table at a key path of a campaign file."""
+    shape: type[Table] = CampaignFile
+    parts = iter(table)
+    for part in parts:
+        annotation = shape.model_fields[str(part)].annotation
+        if get_origin(annotation) in (dict, list):
+            next(parts)  # a kernel's name or an element's number: any stands for the same shape
+        shape = _table_in(annotation)
+    return tuple(shape.model_fields)
+
+
+def _table_in(annotation: object) -> type[Table]:
+    """The one table class that an annotation such as ``list[PairTable]`` speaks of."""
+    if isinstance(annotation, type) and issubclass(annotation, Table):
+        return annotation
+    return next(_table_in(part) for part in get_args(annotation) if _mentions_table(part))
+
+
+def _mentions_table(annotation: object) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, Table):
+        return True
+    return any(_mentions_table(part) for part in get_args(annotation))
