@@ -346,7 +346,8 @@ class CellResult:
     :param placements: placed interrupts that were delivered.
     :param findings: the first of each (kind, instruction); counts are in ``violations``.
     :param reason: why, in one line, where the verdict is not ``pass``.
-    :param attempts: boots that were tried.
+    :param warnings: what the kernel's WARN() printed, without repeats.
+    :param attempts: tries of the boot that took most.
     """
 
     cell: Cell
@@ -363,6 +364,7 @@ class CellResult:
     windows: tuple[Window, ...] = ()
     grids: tuple[Grid, ...] = ()
     reason: str = ""
+    warnings: tuple[str, ...] = ()
     attempts: int = 1
     duration_s: float = 0.0
 

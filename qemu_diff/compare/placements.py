@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from qemu_diff.abi import RecordFlag, RecordKind, StepRecords
 from qemu_diff.compare.contract import Judged, Steps
+from qemu_diff.errors import CorruptDataError
 from qemu_diff.model import Grid, Instruction, ViolationKind, Window
 
 NOT_DELIVERED = -1
@@ -61,6 +62,7 @@ def place(records: StepRecords, deliveries: NDArray[np.uint64], steps: Steps) ->
     last.
 
     :param deliveries: shape (i,), ascending: counter values (ns) at which L1's timer fired.
+    :raises CorruptDataError: a timer had fired after the last of them: the log was cut off.
     """
     runs = records[records["kind"] == RecordKind.RUN]
     first, last = runs[steps.first_run], runs[steps.run]
@@ -78,8 +80,14 @@ def place(records: StepRecords, deliveries: NDArray[np.uint64], steps: Steps) ->
 
 
 def _own_delivery(first: StepRecords, fired: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Counter value at which each step's placed interrupt came, or ``NOT_DELIVERED``."""
+    """Counter value at which each step's placed interrupt came, or ``NOT_DELIVERED``.
+
+    :raises CorruptDataError: see :func:`place`.
+    """
     expired = (first["flags"] & RecordFlag.TIMER_FIRED) != 0
+    logged_until = fired[-1] if len(fired) else NOT_DELIVERED
+    if np.any(first["armed_at"][expired].astype(np.int64) > logged_until):
+        raise CorruptDataError("the timer log ends before the run: a timer fired that it lacks")
     expiry = (first["armed_at"] + first["delay_ns"]).astype(np.int64)
     time = np.append(fired, NOT_DELIVERED)[np.searchsorted(fired, expiry)]
     return np.where(expired, time, NOT_DELIVERED)

@@ -23,7 +23,7 @@ from qemu_diff.flood.placement import Sweep
 from qemu_diff.guest.image import MEMORY_BYTES
 from qemu_diff.model import Payload
 
-STALL_NS = 1_000_000_000
+STALL_NS = 200_000_000
 """Virtual time in KVM_RUN without a return after which L2 counts as stalled."""
 
 STEPS_PER_PASS = 1000

@@ -31,6 +31,9 @@ AFTER_OOPS_S = 10.0
 PR_SET_PDEATHSIG = 1
 """Linux include/uapi/linux/prctl.h."""
 
+_LIBC = ctypes.CDLL(None)
+"""Loaded before any fork: a child of a process with threads must not load libraries."""
+
 KERNEL_DEATH = (
     rb"Kernel panic - not syncing: [^\r\n]*",
     rb"Internal error: [^\r\n]*",
@@ -142,7 +145,7 @@ def _spawned(argv: list[str], log: BinaryIO) -> Iterator[pexpect.spawn]:
     try:
         qemu = pexpect.spawn(
             argv[0], argv[1:], logfile=log, echo=False, timeout=POLL_S, maxread=65536,
-            preexec_fn=_die_with_parent,
+            preexec_fn=_die_with(os.getpid()),
         )  # fmt: skip
     except pexpect.ExceptionPexpect as error:
         raise InfrastructureError(f"starting QEMU: {error}") from error
@@ -152,9 +155,19 @@ def _spawned(argv: list[str], log: BinaryIO) -> Iterator[pexpect.spawn]:
         _kill_group(qemu)
 
 
-def _die_with_parent() -> None:
-    # Whatever kills us, SIGKILL included, takes QEMU along (prctl(2), PR_SET_PDEATHSIG).
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def _die_with(parent: int) -> Callable[[], None]:
+    """What the child does before it becomes QEMU.
+
+    Whatever kills us, SIGKILL included, takes QEMU along (prctl(2), PR_SET_PDEATHSIG); and so does
+    a death before that took effect.
+    """
+
+    def prepare() -> None:
+        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return prepare
 
 
 def _wait(

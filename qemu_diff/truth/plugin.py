@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,9 @@ def prepare_plugin(qemu: Qemu, guest_images: Path, cache: Path) -> TruthPlugin:
         return TruthPlugin(library, api, rule)
     unproven = TruthPlugin(library, api, PhantomRule.INSN_SIZE)
     rule = prove_rule(qemu, unproven.argument, guest_images, cache)
-    proof.write_text(json.dumps({"rule": rule.value, "api": api}))
+    scratch = proof.with_name(f"{proof.name}.{os.getpid()}")
+    scratch.write_text(json.dumps({"rule": rule.value, "api": api}))
+    scratch.replace(proof)
     return TruthPlugin(library, api, rule)
 
 
