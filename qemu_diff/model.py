@@ -286,6 +286,11 @@ class Finding:
     attributed_to: str
     message: str
 
+    @property
+    def instruction(self) -> Instruction:
+        """The stepped instruction: the first executed, or where L2 stood if none was."""
+        return self.executed[0] if self.executed else self.previous_pc or self.reported_pc
+
 
 @dataclass(frozen=True)
 class Window:

@@ -14,9 +14,14 @@ closes it (ESR_EL2.EC):
 
 And L2 must go on where the report says it is, unless the job wrote PC.
 
-Repeats of one PC count once if a synchronous exit lies between them (a stage-2 fault or a first FP
-use, after which the instruction executes again). The step exception itself can't be that exit: it
-closes the group.
+Repeats of one PC count once if a synchronous exit that is not the step exception follows the first
+(a stage-2 fault or a first FP use, after which the instruction executes again). A branch raises no
+exception of its own, and an entry in Active-pending none but the step exception: after these, a
+synchronous exit excuses nothing.
+
+A job that interferes in mid-step has no claim on that step: a correct kernel reports a spent step
+at once where PC was written to, and forgets it when stepping is turned off
+(``kvm_arch_vcpu_ioctl_set_guest_debug()``).
 """
 
 from __future__ import annotations
@@ -43,8 +48,11 @@ from qemu_diff.compare.decode import NO_SUCCESSOR, Program
 from qemu_diff.errors import CorruptDataError
 from qemu_diff.model import ViolationKind
 
-UNKNOWN_PC = -1
+UNKNOWN_PC = NO_SUCCESSOR
 """In :class:`Steps`: there is no such PC."""
+
+STEPPING_CONTROL = 0b11
+"""KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP (Linux include/uapi/linux/kvm.h)."""
 
 SLOT_TYPE_MASK = 0x180
 """Bits of a vector's offset that tell synchronous, IRQ, FIQ and SError."""
@@ -100,26 +108,56 @@ class Steps:
     def __len__(self) -> int:
         return len(self.run)
 
+    @property
+    def instruction(self) -> NDArray[np.int64]:
+        """The stepped instruction's PC: the first executed, or where L2 stood if none was."""
+        return np.where(self.first_executed == UNKNOWN_PC, self.previous_pc, self.first_executed)
+
 
 @dataclass(frozen=True)
 class Groups:
-    """Joined slices. Arrays have shape (g,), but ``of_run``, which has one entry per RUN record."""
+    """Joined slices. Arrays have shape (g,), but ``of_run`` and ``stopped``: one entry per RUN.
+
+    :param closed: a debug exception closes the group.
+    :param stepping: stepping was on, and was not turned off, all the time.
+    :param previous_pc: see :class:`Steps`.
+    :param pc_written: the job wrote it.
+    :param stopped: stepping was turned off between the RUN before and this one.
+    """
 
     first_run: NDArray[np.int64]
     run: NDArray[np.int64]
     of_run: NDArray[np.int64]
-    judged: NDArray[np.bool_]
+    closed: NDArray[np.bool_]
+    stepping: NDArray[np.bool_]
     previous_pc: NDArray[np.int64]
     pc_written: NDArray[np.bool_]
+    stopped: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Executions:
-    """Executed instructions, repeats collapsed: ascending in ``group``. Shape (e,)."""
+    """Executed instructions, repeats collapsed: ascending in ``group``. Shape (e,).
+
+    :param run: number of the RUN record of the slice that an instruction was executed in.
+    """
 
     pc: NDArray[np.int64]
     group: NDArray[np.int64]
-    row: NDArray[np.int64]
+    run: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Where each truth record belongs. Shape (t,).
+
+    :param run: number of the RUN record whose slice it lies in; after the last mark there is none,
+        and the number is that of all RUN records.
+    :param group: the group, or -1 after the last mark.
+    """
+
+    run: NDArray[np.int64]
+    group: NDArray[np.int64]
 
 
 def judge(
@@ -134,29 +172,24 @@ def judge(
     """
     runs = records[records["kind"] == RecordKind.RUN]
     groups = group_slices(records)
-    row_group = _groups_of_rows(runs, truth, groups)
-    done = executions(truth, phantom, row_group)
+    slices = slice_truth(records, truth, groups)
+    done = executions(truth, phantom, slices, program)
     number = np.arange(len(groups.run))
     executed = np.bincount(done.group, minlength=len(number)).astype(np.int64)
-    first = _first_of_group(done.pc, done.group, number)
-    last = _last_of_group(done.pc, done.group, number)
     reported = runs["pc"][groups.run].astype(np.int64)
-    follows = program.follows(last, reported, _branch_registers(runs, groups))
-    outcome = _outcomes(runs, groups, executed, last == reported, follows)
-    _check_continuity(outcome, groups, truth, row_group, number)
-    keep = groups.judged
+    outcome = _outcomes(runs, groups, executed, _last_executions(runs, done, number), program)
+    _check_continuity(outcome, groups, truth, slices.group, number)
+    keep = groups.closed & groups.stepping & ~_spent(runs, groups, done)
+    entered_pending = slices.group[phantom & (slices.group >= 0)]
     return Steps(
         first_run=groups.first_run[keep],
         run=groups.run[keep],
         previous_pc=groups.previous_pc[keep],
         reported_pc=reported[keep],
         executed=executed[keep],
-        first_executed=first[keep],
-        active_pending=np.bincount(row_group[phantom & (row_group >= 0)], minlength=len(number))[
-            keep
-        ]
-        > 0,
-        irq_exits=_count_exits(truth, row_group, VectorSlot.IRQ, len(number))[keep],
+        first_executed=_first_of_group(done.pc, done.group, number)[keep],
+        active_pending=np.bincount(entered_pending, minlength=len(number))[keep] > 0,
+        irq_exits=_count_exits(truth, slices.group, VectorSlot.IRQ, len(number))[keep],
         outcome=outcome[keep],
     )
 
@@ -169,43 +202,61 @@ def group_slices(records: StepRecords) -> Groups:
     """
     is_run = records["kind"] == RecordKind.RUN
     runs = records[is_run]
-    written = _written_pcs(records, is_run)
+    written, has_written = _written_pcs(records, is_run)
     closes = (runs["exit_reason"] == KVM_EXIT_DEBUG) & (runs["error"] == 0)
     starts = np.ones(len(runs), dtype=bool)
-    starts[1:] = closes[:-1] | (written[1:] != UNKNOWN_PC)
+    starts[1:] = closes[:-1] | has_written[1:]
     first = np.flatnonzero(starts)
     last = np.append(first[1:], len(runs)) - 1 if len(first) else first
-    stepping = (runs["flags"] & RecordFlag.STEPPING) != 0
-    all_stepping = np.logical_and.reduceat(stepping, first) if len(first) else stepping
-    previous = written[first]
-    inherits = np.flatnonzero((previous == UNKNOWN_PC) & (first > 0))
-    inherits = inherits[closes[first[inherits] - 1]]
-    previous[inherits] = runs["pc"][first[inherits] - 1].astype(np.int64)
+    after_report = (first > 0) & np.append(False, closes)[first]
+    report = np.append(np.int64(UNKNOWN_PC), runs["pc"].astype(np.int64))[first]
+    stopped = _stops(records, is_run)
+    on = (runs["flags"] & RecordFlag.STEPPING) != 0
+    undisturbed = on & (~stopped | starts)
     return Groups(
         first_run=first,
         run=last,
         of_run=np.cumsum(starts) - 1,
-        judged=closes[last] & all_stepping,
-        previous_pc=previous,
-        pc_written=written[first] != UNKNOWN_PC,
+        closed=closes[last],
+        stepping=np.logical_and.reduceat(undisturbed, first) if len(first) else on,
+        previous_pc=np.where(
+            has_written[first], written[first], np.where(after_report, report, UNKNOWN_PC)
+        ),
+        pc_written=has_written[first],
+        stopped=stopped,
     )
+
+
+def slice_truth(records: StepRecords, truth: TruthRecords, groups: Groups) -> Slices:
+    """Cut the truth at the marks.
+
+    :raises CorruptDataError: see :func:`judge`.
+    """
+    runs = int(np.sum(records["kind"] == RecordKind.RUN))
+    marks = np.flatnonzero((truth["kind"] == TruthKind.MARK) & (truth["detail"] == Mark.RETURNED))
+    if len(marks) != runs:
+        raise CorruptDataError(
+            f"the truth holds {len(marks)} marks for {runs} returns from KVM_RUN"
+        )
+    run = np.searchsorted(marks, np.arange(len(truth)), side="left").astype(np.int64)
+    return Slices(run, np.append(groups.of_run, -1)[run].astype(np.int64))
 
 
 def executions(
-    truth: TruthRecords, phantom: NDArray[np.bool_], row_group: NDArray[np.int64]
+    truth: TruthRecords, phantom: NDArray[np.bool_], slices: Slices, program: Program
 ) -> Executions:
-    """What each group executed.
-
-    :param row_group: shape (t,): the group of each truth record, or -1.
-    """
-    row = np.flatnonzero((truth["kind"] == TruthKind.INSTRUCTION) & ~phantom & (row_group >= 0))
-    pc, group = truth["pc"][row].astype(np.int64), row_group[row]
-    synchronous = np.cumsum(_exits(truth, VectorSlot.SYNCHRONOUS))[row]
-    repeat = np.zeros(len(row), dtype=bool)
-    repeat[1:] = (
-        (pc[1:] == pc[:-1]) & (group[1:] == group[:-1]) & (synchronous[1:] > synchronous[:-1])
-    )
-    return Executions(pc[~repeat], group[~repeat], row[~repeat])
+    """What each group executed; of repeats that count once, the last."""
+    shown = np.flatnonzero((truth["kind"] == TruthKind.INSTRUCTION) & (slices.group >= 0))
+    exits = np.cumsum(_exits(truth, VectorSlot.SYNCHRONOUS))
+    pc, group = truth["pc"].astype(np.int64), slices.group
+    left = np.zeros(len(truth), dtype=bool)
+    left[shown[:-1]] = exits[shown[1:]] > exits[shown[:-1]]
+    row = shown[~phantom[shown]]
+    faulted = left[row] & ~program.is_branch(pc[row])
+    again = np.zeros(len(row), dtype=bool)
+    again[:-1] = (pc[row[1:]] == pc[row[:-1]]) & (group[row[1:]] == group[row[:-1]])
+    row = row[~(again & faulted)]
+    return Executions(pc[row], group[row], slices.run[row])
 
 
 def executed_in(done: Executions, group: int) -> tuple[int, ...]:
@@ -220,33 +271,44 @@ def pass_of_run(records: StepRecords) -> NDArray[np.int64]:
     return np.asarray(passes[records["kind"] == RecordKind.RUN] - 1, dtype=np.int64)
 
 
-def rows_of_groups(records: StepRecords, truth: TruthRecords) -> NDArray[np.int64]:
-    """The group of each truth record, or -1 after the last mark. Shape (t,).
-
-    :raises CorruptDataError: see :func:`judge`.
-    """
-    runs = records[records["kind"] == RecordKind.RUN]
-    return _groups_of_rows(runs, truth, group_slices(records))
-
-
-def _groups_of_rows(runs: StepRecords, truth: TruthRecords, groups: Groups) -> NDArray[np.int64]:
-    marks = np.flatnonzero((truth["kind"] == TruthKind.MARK) & (truth["detail"] == Mark.RETURNED))
-    if len(marks) != len(runs):
-        raise CorruptDataError(
-            f"the truth holds {len(marks)} marks for {len(runs)} returns from KVM_RUN"
-        )
-    run = np.searchsorted(marks, np.arange(len(truth)), side="left")
-    return np.append(groups.of_run, -1)[run].astype(np.int64)
-
-
-def _written_pcs(records: StepRecords, is_run: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The PC that the job wrote before each RUN record, or ``UNKNOWN_PC``. Shape (runs,)."""
-    written = np.full(int(is_run.sum()), UNKNOWN_PC, dtype=np.int64)
+def _written_pcs(
+    records: StepRecords, is_run: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The PC that the job wrote before each RUN record, and whether it wrote one. Shape (runs,)."""
     writes = (records["kind"] == RecordKind.SET_REGISTER) & (records["detail"][:, 0] == REGISTER_PC)
-    next_run = np.cumsum(is_run)[writes]
-    inside = next_run < len(written)
-    written[next_run[inside]] = records["detail"][writes, 1].astype(np.int64)[inside]
-    return written
+    value = np.zeros(int(is_run.sum()) + 1, dtype=np.int64)
+    value[np.cumsum(is_run)[writes]] = records["detail"][writes, 1].astype(np.int64)
+    return value[:-1], _before_runs(writes, is_run)
+
+
+def _stops(records: StepRecords, is_run: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether the job turned stepping off before each RUN record. Shape (runs,)."""
+    control = records["detail"][:, 0] & STEPPING_CONTROL
+    turns_off = (records["kind"] == RecordKind.DEBUG_CONTROL) & (control != STEPPING_CONTROL)
+    return _before_runs(np.asarray(turns_off), is_run)
+
+
+def _before_runs(chosen: NDArray[np.bool_], is_run: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether a chosen record lies between the RUN record before and each one. Shape (runs,)."""
+    found = np.zeros(int(is_run.sum()) + 1, dtype=bool)
+    found[np.cumsum(is_run)[chosen]] = True
+    return found[:-1]
+
+
+def _spent(runs: StepRecords, groups: Groups, done: Executions) -> NDArray[np.bool_]:
+    """Groups that begin with a written PC while a step is spent, but not reported. Shape (g,)."""
+    spent = np.zeros(len(groups.run), dtype=bool)
+    after = np.append(False, ~groups.closed[:-1]) if len(spent) else spent
+    stepped = ((runs["flags"] & RecordFlag.STEPPING) != 0) & (
+        np.bincount(done.run, minlength=len(runs)) > 0
+    )
+    for group in np.flatnonzero(groups.pc_written & after).tolist():
+        begin, end = groups.first_run[group - 1], groups.first_run[group]
+        stops = np.flatnonzero(groups.stopped[begin + 1 : end + 1])
+        since = begin + 1 + stops[-1] if len(stops) else begin
+        carried = spent[group - 1] and not len(stops)
+        spent[group] = carried or bool(np.any(stepped[since:end]))
+    return spent
 
 
 def _exits(truth: TruthRecords, slot: VectorSlot) -> NDArray[np.bool_]:
@@ -268,59 +330,64 @@ def _first_of_group(
     return np.where(begin < end, np.append(values, UNKNOWN_PC)[begin], UNKNOWN_PC)
 
 
-def _last_of_group(
-    values: NDArray[np.int64], group: NDArray[np.int64], number: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    begin, end = np.searchsorted(group, number), np.searchsorted(group, number, side="right")
-    return np.where(begin < end, np.append(values, UNKNOWN_PC)[end - 1], UNKNOWN_PC)
+@dataclass(frozen=True)
+class _LastExecutions:
+    """The last executed instruction of each group. Shape (g,).
+
+    :param pc: or ``UNKNOWN_PC``.
+    :param register: the branch register before it, where ``recorded``.
+    """
+
+    pc: NDArray[np.int64]
+    register: NDArray[np.int64]
+    recorded: NDArray[np.bool_]
+
+
+def _last_executions(
+    runs: StepRecords, done: Executions, number: NDArray[np.int64]
+) -> _LastExecutions:
+    end = np.searchsorted(done.group, number, side="right")
+    some = np.searchsorted(done.group, number) < end
+    run = np.where(some, np.append(done.run, 0)[end - 1], 0)
+    flags = runs["flags"][run] if len(runs) else np.zeros(0, dtype=np.uint32)
+    register = runs["branch_register"][run] if len(runs) else np.zeros(0, dtype=np.uint64)
+    return _LastExecutions(
+        pc=np.where(some, np.append(done.pc, UNKNOWN_PC)[end - 1], UNKNOWN_PC),
+        register=register.astype(np.int64),
+        recorded=np.asarray(some & ((flags & RecordFlag.BRANCH_REGISTER) != 0)),
+    )
 
 
 def _outcomes(
     runs: StepRecords,
     groups: Groups,
     executed: NDArray[np.int64],
-    reports_last: NDArray[np.bool_],
-    follows: NDArray[np.bool_],
+    last: _LastExecutions,
+    program: Program,
 ) -> NDArray[np.int64]:
     """:class:`Judged` of each group by itself.
 
-    :param reports_last: whether the report names the last executed instruction.
-    :param follows: whether it names a successor of it.
+    After an executed instruction the Software Step exception is due, and has priority over a
+    breakpoint (DDI 0487, D1.3.5.5 "Synchronous exception prioritization").
     """
     ec = runs["esr"][groups.run].astype(np.int64) >> 26
     reported = runs["pc"][groups.run].astype(np.int64)
     itself = (ec == ExceptionClass.WATCHPOINT) | (ec == ExceptionClass.BRK)
     breakpoint_hit = ec == ExceptionClass.BREAKPOINT
-    known = itself | breakpoint_hit | (ec == ExceptionClass.SOFTWARE_STEP)
     stands_still = (groups.previous_pc == reported) | (groups.previous_pc == UNKNOWN_PC)
-    return np.select(
-        [
-            ~known,
-            executed >= 2,
-            (executed == 0) & breakpoint_hit & stands_still,
-            (executed == 0) & breakpoint_hit,
-            executed == 0,
-            itself & reports_last,
-            ~itself & follows,
-        ],
-        [
-            Judged.SPURIOUS_STEP,
-            Judged.LOST_STEP,
-            Judged.OK,
-            Judged.WRONG_PC,
-            Judged.SPURIOUS_STEP,
-            Judged.OK,
-            Judged.OK,
-        ],
-        default=Judged.WRONG_PC,
-    ).astype(np.int64)
-
-
-def _branch_registers(runs: StepRecords, groups: Groups) -> NDArray[np.int64]:
-    """Value of the branch register before each group's instruction, or ``NO_SUCCESSOR``."""
-    recorded = (runs["flags"][groups.first_run] & RecordFlag.BRANCH_REGISTER) != 0
-    value = runs["branch_register"][groups.first_run].astype(np.int64)
-    return np.where(recorded, value, NO_SUCCESSOR)
+    follows = program.follows(last.pc, reported, last.register, last.recorded)
+    cases = [
+        (breakpoint_hit & (executed > 0), Judged.LOST_STEP),
+        (breakpoint_hit & stands_still, Judged.OK),
+        (breakpoint_hit, Judged.WRONG_PC),
+        (executed >= 2, Judged.LOST_STEP),
+        (executed == 0, Judged.SPURIOUS_STEP),
+        (itself & (last.pc == reported), Judged.OK),
+        ((ec == ExceptionClass.SOFTWARE_STEP) & follows, Judged.OK),
+    ]
+    conditions = [condition for condition, _ in cases]
+    outcomes = [outcome for _, outcome in cases]
+    return np.select(conditions, outcomes, default=Judged.WRONG_PC).astype(np.int64)
 
 
 def _check_continuity(
@@ -336,7 +403,7 @@ def _check_continuity(
     """
     rows = np.flatnonzero((truth["kind"] == TruthKind.INSTRUCTION) & (row_group >= 0))
     begins = _first_of_group(truth["pc"][rows].astype(np.int64), row_group[rows], number)
-    broken = (begins != UNKNOWN_PC) & (groups.previous_pc != UNKNOWN_PC)
-    broken &= begins != groups.previous_pc
+    known = (begins != UNKNOWN_PC) & (groups.previous_pc != UNKNOWN_PC)
+    broken = known & (begins != groups.previous_pc)
     blamed = np.where(groups.pc_written, number, number - 1)[broken]
     outcome[blamed] = np.where(outcome[blamed] == Judged.OK, Judged.WRONG_PC, outcome[blamed])

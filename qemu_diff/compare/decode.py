@@ -33,6 +33,11 @@ class InstructionClass:
     falls_through: bool = True
     decidable: bool = True
 
+    @property
+    def branches(self) -> bool:
+        """Whether it is a branch with a decidable target."""
+        return self.offset_bits is not None or self.name == BRANCH_REGISTER
+
 
 BRANCH_REGISTER = "branch-register"
 
@@ -48,7 +53,7 @@ CLASSES = (
     InstructionClass("svc", 0xFFE0001F, 0xD4000001, decidable=False),
     InstructionClass("hvc", 0xFFE0001F, 0xD4000002),
     InstructionClass("smc", 0xFFE0001F, 0xD4000003),
-    InstructionClass("brk", 0xFFE0001F, 0xD4200000),
+    InstructionClass("brk", 0xFFE0001F, 0xD4200000, falls_through=False),  # never retires
     InstructionClass("exception", 0xFF000000, 0xD4000000, decidable=False),
     InstructionClass("nop", 0xFFFFFFFF, 0xD503201F),
     InstructionClass("hint", 0xFFFFF01F, 0xD503201F),
@@ -85,8 +90,8 @@ def branch_offset(word: int, one: InstructionClass) -> int | None:
     return (raw - (1 << width) if raw >> (width - 1) else raw) * 4
 
 
-NO_SUCCESSOR = -1
-"""In the tables of :class:`Program`: there is no such successor."""
+NO_SUCCESSOR = -(1 << 63) + 1
+"""In the tables of :class:`Program`: there is no such successor. An odd address is never one."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +101,14 @@ class Program:
     :param fall_through: shape (n,), int64: the next PC, or ``NO_SUCCESSOR``.
     :param target: shape (n,), int64: the branch target, or ``NO_SUCCESSOR``.
     :param by_register: shape (n,), bool: whether a register gives the target.
+    :param branches: shape (n,), bool: branches that raise no exception of their own.
     """
 
     load_address: int
     fall_through: NDArray[np.int64]
     target: NDArray[np.int64]
     by_register: NDArray[np.bool_]
+    branches: NDArray[np.bool_]
 
     @cached_property
     def end(self) -> int:
@@ -112,32 +119,46 @@ class Program:
         """Which PCs are addresses of instructions of this program."""
         return np.asarray((pc >= self.load_address) & (pc < self.end) & (pc % 4 == 0))
 
+    def is_branch(self, pc: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which PCs hold a branch; False outside of the program. Shape (n,)."""
+        inside = self.holds(pc)
+        return np.asarray(
+            inside & self.branches[np.where(inside, (pc - self.load_address) // 4, 0)]
+        )
+
     def follows(
-        self, pc: NDArray[np.int64], successor: NDArray[np.int64], register: NDArray[np.int64]
+        self,
+        pc: NDArray[np.int64],
+        successor: NDArray[np.int64],
+        register: NDArray[np.int64],
+        recorded: NDArray[np.bool_],
     ) -> NDArray[np.bool_]:
         """Whether ``successor`` may be the PC after the instruction at ``pc``.
 
-        :param register: value of the branch register before the instruction, or ``NO_SUCCESSOR``
-            where it was not recorded. All three have shape (n,).
+        :param register: value of the branch register before the instruction, where ``recorded``.
+            All four have shape (n,).
         :returns: shape (n,); False for a ``pc`` outside of the program.
         """
         inside = self.holds(pc)
         index = np.where(inside, (pc - self.load_address) // 4, 0)
-        by_register = self.by_register[index] & (register == successor)
-        legal = (
-            (self.fall_through[index] == successor)
-            | (self.target[index] == successor)
-            | by_register
+        fall_through, target = self.fall_through[index], self.target[index]
+        # A kernel may report any PC, the one that looks like NO_SUCCESSOR included.
+        legal = ((fall_through == successor) & (fall_through != NO_SUCCESSOR)) | (
+            (target == successor) & (target != NO_SUCCESSOR)
         )
+        legal |= self.by_register[index] & recorded & (register == successor)
         return np.asarray(inside & legal)
 
-    def successors(self, pc: int, register: int = NO_SUCCESSOR) -> tuple[int, ...]:
-        """The legal PCs after the instruction at ``pc``, ascending."""
-        if not self.holds(np.array([pc]))[0]:
+    def successors(self, pc: int, register: int | None = None) -> tuple[int, ...]:
+        """The legal PCs after the instruction at ``pc``, ascending.
+
+        :param register: value of the branch register before it, where that was recorded.
+        """
+        if not self.holds(np.array([pc], dtype=np.int64))[0]:
             return ()
         index = (pc - self.load_address) // 4
         found = {int(self.fall_through[index]), int(self.target[index])}
-        if self.by_register[index]:
+        if self.by_register[index] and register is not None:
             found.add(register)
         return tuple(sorted(found - {NO_SUCCESSOR}))
 
@@ -153,10 +174,15 @@ def program_of(payload: Payload) -> Program:
     _check_range(payload, words, classes)
     return Program(
         payload.load_address,
-        _table(payload, words, classes, lambda pc, _, one: pc + 4 if one.falls_through else None),
+        _table(payload, words, classes, _fall_through),
         _table(payload, words, classes, _branch_target),
         np.array([one.name == BRANCH_REGISTER for one in classes], dtype=bool),
+        np.array([one.branches for one in classes], dtype=bool),
     )
+
+
+def _fall_through(pc: int, _: int, one: InstructionClass) -> int | None:
+    return pc + 4 if one.falls_through and one.decidable else None
 
 
 def _branch_target(pc: int, word: int, one: InstructionClass) -> int | None:

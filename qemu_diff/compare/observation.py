@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from qemu_diff.abi import RecordKind, StepRecords
+from qemu_diff.abi import RecordFlag, RecordKind, StepRecords
 from qemu_diff.compare.contract import (
     UNKNOWN_PC,
     Executions,
@@ -17,7 +17,7 @@ from qemu_diff.compare.contract import (
     group_slices,
     judge,
     pass_of_run,
-    rows_of_groups,
+    slice_truth,
 )
 from qemu_diff.compare.decode import Program
 from qemu_diff.compare.placements import NOT_DELIVERED, Placements, place
@@ -83,17 +83,14 @@ def attribution(ticks: int, delivered_ns: int) -> str:
 
 
 def _key(finding: Finding) -> tuple[ViolationKind, int, str]:
-    pc = finding.executed[0].address if finding.executed else finding.reported_pc.address
-    return finding.kind, pc, finding.attributed_to
+    return finding.kind, finding.instruction.address, finding.attributed_to
 
 
 def _first(steps: Steps, placements: Placements) -> list[int]:
     """Indexes of the first violation of each (kind, instruction, attribution), in order."""
     seen: dict[tuple[int, int, str], int] = {}
     for index in np.flatnonzero(steps.outcome != Judged.OK).tolist():
-        pc = int(steps.first_executed[index])
-        if pc == UNKNOWN_PC:
-            pc = int(steps.reported_pc[index])
+        pc = int(steps.instruction[index])
         whose = attribution(int(placements.ticks[index]), int(placements.delivered_ns[index]))
         seen.setdefault((int(steps.outcome[index]), pc, whose), index)
     return list(seen.values())
@@ -105,9 +102,10 @@ class _Narrator:
     def __init__(self, trace: Trace, program: Program, listing: Listing, boot: str) -> None:
         self._runs: StepRecords = trace.records[trace.records["kind"] == RecordKind.RUN]
         self._pass_of_run = pass_of_run(trace.records)
-        rows = rows_of_groups(trace.records, trace.truth)
-        self._executions: Executions = executions(trace.truth, trace.phantom, rows)
-        self._group_of_run = group_slices(trace.records).of_run
+        groups = group_slices(trace.records)
+        slices = slice_truth(trace.records, trace.truth, groups)
+        self._executions: Executions = executions(trace.truth, trace.phantom, slices, program)
+        self._group_of_run = groups.of_run
         self._program = program
         self._listing = listing
         self._boot = boot
@@ -121,7 +119,7 @@ class _Narrator:
         previous = int(steps.previous_pc[index])
         reported = self._listing.instruction(int(steps.reported_pc[index]))
         named = tuple(self._listing.instruction(pc) for pc in executed)
-        legal = self._legal(executed, int(steps.first_run[index]), previous)
+        legal = self._legal(int(steps.instruction[index]), run)
         return Finding(
             kind=kind,
             boot=self._boot,
@@ -138,14 +136,11 @@ class _Narrator:
             message=message(kind, named, reported, legal),
         )
 
-    def _legal(
-        self, executed: tuple[int, ...], first_run: int, previous: int
-    ) -> tuple[Instruction, ...]:
-        pc = executed[0] if executed else previous
-        register = int(self._runs["branch_register"][first_run])
-        return tuple(
-            self._listing.instruction(one) for one in self._program.successors(pc, register)
-        )
+    def _legal(self, instruction: int, run: int) -> tuple[Instruction, ...]:
+        recorded = int(self._runs["flags"][run]) & RecordFlag.BRANCH_REGISTER
+        register = int(self._runs["branch_register"][run]) if recorded else None
+        successors = self._program.successors(instruction, register)
+        return tuple(self._listing.instruction(one) for one in successors)
 
 
 def message(

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qemu_diff.abi import RecordKind
-from qemu_diff.compare.contract import executions, group_slices, pass_of_run, rows_of_groups
+from qemu_diff.abi import KVM_EXIT_DEBUG, RecordKind
+from qemu_diff.compare.contract import executions, group_slices, pass_of_run, slice_truth
+from qemu_diff.compare.decode import Program
 from qemu_diff.compare.verdict import pair_outcome
-from qemu_diff.model import CellResult, PairOutcome, PairResult, SideBySide
+from qemu_diff.model import CellResult, CellVerdict, PairOutcome, PairResult, SideBySide
 from qemu_diff.trace.listing import Listing
 from qemu_diff.trace.trace import Trace
 
@@ -29,7 +30,7 @@ class PassOfSteps:
     reported: tuple[int, ...]
 
 
-def pass_of_steps(trace: Trace, number: int) -> PassOfSteps:
+def pass_of_steps(trace: Trace, program: Program, number: int) -> PassOfSteps:
     """One pass of a boot.
 
     :param number: of the pass, from 0; one that the boot does not have gives empty tuples.
@@ -39,11 +40,13 @@ def pass_of_steps(trace: Trace, number: int) -> PassOfSteps:
     inside = np.flatnonzero(pass_of_run(trace.records) == number)
     if not len(inside):
         return PassOfSteps((), ())
-    reported = tuple(int(pc) for pc in runs["pc"][inside])
-    groups = group_slices(trace.records).of_run[inside]
-    done = executions(trace.truth, trace.phantom, rows_of_groups(trace.records, trace.truth))
-    within = (done.group >= groups[0]) & (done.group <= groups[-1])
-    return PassOfSteps((*(int(pc) for pc in done.pc[within]), reported[-1]), reported)
+    debug = (runs["exit_reason"] == KVM_EXIT_DEBUG) & (runs["error"] == 0)
+    reported = tuple(int(pc) for pc in runs["pc"][inside][debug[inside]])
+    ended_at = int(runs["pc"][inside[-1]])
+    slices = slice_truth(trace.records, trace.truth, group_slices(trace.records))
+    done = executions(trace.truth, trace.phantom, slices, program)
+    within = (done.run >= inside[0]) & (done.run <= inside[-1])
+    return PassOfSteps((*(int(pc) for pc in done.pc[within]), ended_at), reported)
 
 
 def side_by_side(
@@ -56,9 +59,8 @@ def side_by_side(
     executed = max(baseline.executed, candidate.executed, key=len)
     stopped = [_stopped(executed, one.reported) for one in (baseline, candidate)]
     differs = [index for index, pair in enumerate(zip(*stopped, strict=True)) if len(set(pair)) > 1]
-    centre = next((index for index in differs if executed[index] == around), None)
-    if centre is None:
-        centre = differs[0] if differs else 0
+    here = [index for index, pc in enumerate(executed) if pc == around]
+    centre = next(iter([*(index for index in differs if index in here), *differs, *here]), 0)
     shown = range(max(0, centre - CONTEXT), min(len(executed), centre + CONTEXT + 1))
     return SideBySide(
         tuple(
@@ -73,13 +75,13 @@ def _stopped(executed: tuple[int, ...], reported: tuple[int, ...]) -> list[bool]
 
     A pass begins at its first instruction because the job put L2 there: that is a stop, too.
     """
-    waiting = list(reported)
-    stops = [True]
-    for pc in executed[1:]:
-        hit = bool(waiting) and waiting[0] == pc
-        stops.append(hit)
-        if hit:
-            waiting.pop(0)
+    stops = [True, *(False for _ in executed[1:])]
+    position = 1
+    for pc in reported:
+        # A report of a PC that L2 does not reach from here on has no row, and hides no later one.
+        if pc in executed[position:]:
+            position = executed.index(pc, position) + 1
+            stops[position - 1] = True
     return stops
 
 
@@ -104,9 +106,11 @@ def _words(outcome: PairOutcome, baseline: CellResult, candidate: CellResult) ->
     if outcome is PairOutcome.BOTH_FAIL:
         return f"{before}: {_trouble(baseline)}; {after}: {_trouble(candidate)}"
     lost = " and ".join(
-        f"{one.cell.kernel} ({one.reason})" for one in (baseline, candidate) if not one.steps
+        f"{one.cell.kernel} ({one.reason})"
+        for one in (baseline, candidate)
+        if one.verdict is CellVerdict.LOST
     )
-    return f"nothing was learnt from {lost or before}"
+    return f"nothing was learnt from {lost}"
 
 
 def _trouble(result: CellResult) -> str:

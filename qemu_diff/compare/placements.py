@@ -22,8 +22,9 @@ from qemu_diff.model import Grid, Instruction, ViolationKind, Window
 NOT_DELIVERED = -1
 """In :class:`Placements`: no placed interrupt inside the step window."""
 
-LARGEST_GAP_NS = 16
-"""Gaps up to this size are left by an interrupt of L1's own; a larger one was never reachable."""
+LARGEST_GAP = 16
+"""In steps of the grid: up to this, an interrupt of L1's own has left a gap; no delay reaches what
+lies before a larger one."""
 
 FEW_DELAYS = 4
 """One ns of virtual time is reached by so many requested delays at most."""
@@ -134,21 +135,21 @@ def windows(
     found = []
     clean = placements.clean
     for pc in _placed_instructions(steps, placements):
-        here = clean & (steps.first_executed == pc)
+        here = clean & (steps.instruction == pc)
         worst = _worst_by_time(placements.delivered_ns[here], steps.outcome[here])
         found.extend(_runs_of_violations(name[pc], *worst))
     return tuple(found)
 
 
 def _placed_instructions(steps: Steps, placements: Placements) -> list[int]:
-    return [int(pc) for pc in np.unique(steps.first_executed[placements.clean])]
+    return [int(pc) for pc in np.unique(steps.instruction[placements.clean])]
 
 
 def _samples(
     steps: Steps, placements: Placements, pc: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Delivered times and requested delays of an instruction's clean placements."""
-    here = placements.clean & (steps.first_executed == pc)
+    here = placements.clean & (steps.instruction == pc)
     return placements.delivered_ns[here], placements.requested_ns[here]
 
 
@@ -162,7 +163,10 @@ def _reachable(times: NDArray[np.int64], requested: NDArray[np.int64]) -> NDArra
     early = distinct[: len(distinct) // 2]
     crowded = [time for time in early if len(np.unique(requested[times == time])) > FEW_DELAYS]
     distinct = distinct[distinct > max(crowded, default=-1)]
-    large = np.flatnonzero(np.diff(distinct[: len(distinct) // 2]) > LARGEST_GAP_NS)
+    gaps = np.diff(distinct)
+    if not len(gaps):
+        return distinct
+    large = np.flatnonzero(gaps[: len(gaps) // 2] > LARGEST_GAP * np.median(gaps))
     return distinct[large[-1] + 1 :] if len(large) else distinct
 
 

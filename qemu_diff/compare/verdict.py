@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from qemu_diff.compare.contract import UNKNOWN_PC, Judged
+from qemu_diff.compare.contract import Judged
 from qemu_diff.compare.observation import Observation
 from qemu_diff.compare.placements import grids, violation_of, windows
 from qemu_diff.model import (
@@ -27,7 +27,7 @@ def judged_cell(cell: Cell, observation: Observation, listing: Listing) -> CellR
         violation_of(outcome) for outcome in steps.outcome.tolist() if outcome != Judged.OK
     )
     interrupted = placements.delivered | (placements.ticks > 0)
-    name = {pc: listing.instruction(pc) for pc in np.unique(steps.first_executed).tolist()}
+    name = {pc: listing.instruction(pc) for pc in np.unique(steps.instruction).tolist()}
     return CellResult(
         cell=cell,
         verdict=CellVerdict.FAIL if broken else CellVerdict.PASS,
@@ -54,11 +54,10 @@ def unjudged_cell(cell: Cell, verdict: CellVerdict, reason: str) -> CellResult:
 def _breakdown(observation: Observation, listing: Listing) -> tuple[Breakdown, ...]:
     """Per kind and instruction; where nothing was executed, the instruction L2 stood at."""
     steps = observation.steps
-    at = np.where(steps.first_executed == UNKNOWN_PC, steps.previous_pc, steps.first_executed)
-    stepped = Counter(at.tolist())
+    stepped = Counter(steps.instruction.tolist())
     broken = Counter(
         (pc, violation_of(outcome))
-        for pc, outcome in zip(at.tolist(), steps.outcome.tolist(), strict=True)
+        for pc, outcome in zip(steps.instruction.tolist(), steps.outcome.tolist(), strict=True)
         if outcome != Judged.OK
     )
     return tuple(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import os
 import re
 import signal
@@ -22,6 +23,9 @@ from qemu.qmp import QMPClient, QMPError
 
 from qemu_diff.errors import InfrastructureError
 
+# A QEMU that can't be asked any more is no news: what became of it is said in the cell's reason.
+logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
+
 POLL_S = 0.1
 """How often cancellation, budget and progress are looked at."""
 
@@ -31,6 +35,9 @@ AFTER_OOPS_S = 10.0
 PR_SET_PDEATHSIG = 1
 """Linux include/uapi/linux/prctl.h."""
 
+_FOUND, _CONSOLE_ENDED = 0, 1
+"""Indexes into what is waited for on the console."""
+
 _LIBC = ctypes.CDLL(None)
 """Loaded before any fork: a child of a process with threads must not load libraries."""
 
@@ -39,7 +46,7 @@ KERNEL_DEATH = (
     rb"Internal error: [^\r\n]*",
     rb"Unable to handle kernel [^\r\n]*",
     rb"kernel BUG at [^\r\n]*",
-    rb"BUG: [^\r\n]*",
+    rb"\bBUG: [^\r\n]*",
 )
 KERNEL_WARNING = (rb"WARNING: CPU: [^\r\n]*",)
 STEPVMM_LINE = (rb"stepvmm: [^\r\n]*",)
@@ -131,23 +138,39 @@ def private_socket() -> Iterator[Path]:
         yield Path(directory) / "qmp"
 
 
+class _Qemu(pexpect.spawn):  # type: ignore[misc]
+    """A child whose console may end before it does."""
+
+    flag_eof: bool
+
+    def isalive(self) -> bool:
+        """Whether it runs. pexpect's own waits without a limit once the console has ended."""
+        ended = self.flag_eof
+        self.flag_eof = False
+        try:
+            return bool(super().isalive())
+        finally:
+            self.flag_eof = ended
+
+
 @contextmanager
 def _opened(console: Path) -> Iterator[BinaryIO]:
     try:
-        with console.open("wb") as log:
-            yield log
+        log = console.open("wb")
     except OSError as error:
         raise InfrastructureError(f"{console}: {error.strerror}") from error
+    with log:
+        yield log
 
 
 @contextmanager
-def _spawned(argv: list[str], log: BinaryIO) -> Iterator[pexpect.spawn]:
+def _spawned(argv: list[str], log: BinaryIO) -> Iterator[_Qemu]:
     try:
-        qemu = pexpect.spawn(
+        qemu = _Qemu(
             argv[0], argv[1:], logfile=log, echo=False, timeout=POLL_S, maxread=65536,
             preexec_fn=_die_with(os.getpid()),
         )  # fmt: skip
-    except pexpect.ExceptionPexpect as error:
+    except (pexpect.ExceptionPexpect, OSError) as error:
         raise InfrastructureError(f"starting QEMU: {error}") from error
     try:
         yield qemu
@@ -171,24 +194,28 @@ def _die_with(parent: int) -> Callable[[], None]:
 
 
 def _wait(
-    qemu: pexpect.spawn,
+    qemu: _Qemu,
     qmp_socket: Path,
     deadline: float,
     cancel: threading.Event,
     watch: Callable[[], None],
 ) -> tuple[Ending, str]:
     patterns = qemu.compile_pattern_list([_INTERESTING.pattern, pexpect.EOF, pexpect.TIMEOUT])
-    while True:
-        matched = qemu.expect_list(patterns, timeout=POLL_S)
-        if matched == 1:
-            return Ending.EXITED, ""
-        if matched == 0 and _DEATH.match(qemu.match[0]):
-            deadline = min(deadline, time.monotonic() + AFTER_OOPS_S)
+    console_open = True
+    while console_open or qemu.isalive():
+        if console_open:
+            matched = qemu.expect_list(patterns, timeout=POLL_S)
+            console_open = matched != _CONSOLE_ENDED
+            if matched == _FOUND and _DEATH.match(qemu.match[0]):
+                deadline = min(deadline, time.monotonic() + AFTER_OOPS_S)
+        else:
+            time.sleep(POLL_S / 10)
         if cancel.is_set():
             raise Cancelled
         watch()
         if time.monotonic() > deadline:
             return Ending.OUT_OF_BUDGET, _registers(qmp_socket)
+    return Ending.EXITED, ""
 
 
 def _registers(qmp_socket: Path) -> str:
@@ -209,13 +236,13 @@ async def _ask_registers(qmp_socket: Path) -> str:
         await client.disconnect()
 
 
-def _reap(qemu: pexpect.spawn) -> None:
+def _reap(qemu: _Qemu) -> None:
     if qemu.isalive():
         _kill_group(qemu)
     qemu.close(force=True)
 
 
-def _kill_group(qemu: pexpect.spawn) -> None:
+def _kill_group(qemu: _Qemu) -> None:
     # pexpect makes its child a session leader, so the group is QEMU's alone.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(qemu.pid, signal.SIGKILL)

@@ -1,0 +1,320 @@
+"""One boot's life, with small scripts in QEMU's place."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qemu_diff.errors import InfrastructureError
+from qemu_diff.guest import process
+from qemu_diff.guest.process import Cancelled, Ending, GuestExit, private_socket, run_guest
+
+Guest = Callable[..., GuestExit]
+
+NEVER_ENDS = "while :; do sleep 1000; done"
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Guest:
+    """Runs a shell script as QEMU; its console goes to ``tmp_path / "console.log"``."""
+
+    def run(
+        script: str,
+        *arguments: str,
+        budget_s: float = 20,
+        cancel: threading.Event | None = None,
+        watch: Callable[[], None] = lambda: None,
+        interpreter: str = "#!/bin/sh",
+    ) -> GuestExit:
+        qemu = tmp_path / "qemu"
+        qemu.write_text(f"{interpreter}\n{script}\n")
+        qemu.chmod(0o755)
+        return run_guest(
+            [str(qemu), *arguments],
+            tmp_path / "console.log",
+            tmp_path / "qmp",
+            budget_s=budget_s,
+            cancel=cancel or threading.Event(),
+            watch=watch,
+        )
+
+    return run
+
+
+@pytest.fixture
+def leaves_pids(tmp_path: Path) -> Callable[[], list[int]]:
+    """The processes whose ids the script wrote to ``tmp_path / "pids"``."""
+    return lambda: [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended; a zombie that waits for its parent has."""
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.02)
+    return False
+
+
+# --- how it ends ---
+
+
+def test_a_guest_that_powers_off(guest: Guest, tmp_path: Path) -> None:
+    ended = guest("echo Booting; echo 'reboot: Power down'")
+    assert (ended.ending, ended.status) == (Ending.EXITED, 0)
+    assert (ended.death, ended.warnings, ended.registers) == ("", (), "")
+    assert ended.last_line == "reboot: Power down"
+    assert (tmp_path / "console.log").read_bytes() == b"Booting\r\nreboot: Power down\r\n"
+
+
+def test_arguments_are_handed_over_as_they_are(guest: Guest) -> None:
+    ended = guest('printf "%s|" "$@"', "-append", "console=ttyAMA0 x=$y", "a,,b", "")
+    assert ended.last_line == "-append|console=ttyAMA0 x=$y|a,,b||"
+
+
+def test_a_qemu_that_refuses_to_start(guest: Guest) -> None:
+    ended = guest("echo 'qemu: no machine virt' >&2; exit 1")
+    assert (ended.ending, ended.status) == (Ending.DIED, 1)
+    assert ended.last_line == "qemu: no machine virt"
+
+
+@pytest.mark.parametrize(("signal", "number"), [("SEGV", 11), ("KILL", 9), ("ABRT", 6)])
+def test_a_qemu_that_dies_by_a_signal(guest: Guest, signal: str, number: int) -> None:
+    ended = guest(f"echo Booting; ulimit -c 0; kill -{signal} $$")
+    assert (ended.ending, ended.status) == (Ending.DIED, -number)
+    assert ended.last_line == "Booting"
+
+
+def test_a_qemu_that_never_ends_is_ended(
+    guest: Guest, leaves_pids: Callable[[], list[int]], tmp_path: Path
+) -> None:
+    started = time.monotonic()
+    ended = guest(f"echo $$ > {tmp_path}/pids; echo Booting; {NEVER_ENDS}", budget_s=0.5)
+    assert ended.ending is Ending.OUT_OF_BUDGET
+    assert ended.last_line == "Booting"
+    assert 0.5 <= ended.wall_s <= time.monotonic() - started < 5
+    assert all(is_gone(pid) for pid in leaves_pids())
+
+
+def test_no_child_survives_the_budget(
+    guest: Guest, leaves_pids: Callable[[], list[int]], tmp_path: Path
+) -> None:
+    script = (
+        f"sleep 1000 & echo $! $$ > {tmp_path}/pids; sleep 1000 & echo $! >> {tmp_path}/pids; wait"
+    )
+    guest(script, budget_s=0.5)
+    assert len(leaves_pids()) == 3
+    assert all(is_gone(pid) for pid in leaves_pids())
+
+
+def test_no_child_survives_an_orderly_end(
+    guest: Guest, leaves_pids: Callable[[], list[int]], tmp_path: Path
+) -> None:
+    # Not the hang-up of the terminal may end the child, but we.
+    ended = guest(f"trap '' HUP; sleep 1000 & echo $! > {tmp_path}/pids; exit 0", budget_s=2)
+    assert all(is_gone(pid) for pid in leaves_pids())
+    assert ended.ending is Ending.EXITED
+
+
+def test_who_ignores_signals_is_ended_all_the_same(
+    guest: Guest, leaves_pids: Callable[[], list[int]], tmp_path: Path
+) -> None:
+    script = f"trap '' TERM HUP INT; echo $$ > {tmp_path}/pids; {NEVER_ENDS}"
+    assert guest(script, budget_s=0.5).ending is Ending.OUT_OF_BUDGET
+    assert all(is_gone(pid) for pid in leaves_pids())
+
+
+def test_a_qemu_that_closes_its_console_stays_on_the_clock(guest: Guest) -> None:
+    assert guest("exec <&- >&- 2>&-; sleep 2", budget_s=0.3).wall_s < 1.5
+
+
+def test_the_user_calls_it_off(
+    guest: Guest, leaves_pids: Callable[[], list[int]], tmp_path: Path
+) -> None:
+    cancel = threading.Event()
+    script = f"sleep 1000 & echo $! $$ > {tmp_path}/pids; {NEVER_ENDS}"
+
+    def user() -> None:
+        if (tmp_path / "pids").exists():
+            cancel.set()
+
+    started = time.monotonic()
+    with pytest.raises(Cancelled):
+        guest(script, cancel=cancel, watch=user)
+    assert time.monotonic() - started < 5
+    assert len(leaves_pids()) == 2
+    assert all(is_gone(pid) for pid in leaves_pids())
+
+
+def test_a_watcher_that_fails_leaves_no_guest_behind(
+    guest: Guest, leaves_pids: Callable[[], list[int]], tmp_path: Path
+) -> None:
+    def watch() -> None:
+        if (tmp_path / "pids").exists():
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        guest(f"echo $$ > {tmp_path}/pids; {NEVER_ENDS}", watch=watch)
+    assert all(is_gone(pid) for pid in leaves_pids())
+
+
+def test_the_watcher_is_called_while_the_guest_runs(guest: Guest) -> None:
+    calls: list[float] = []
+    guest("sleep 0.6", watch=lambda: calls.append(time.monotonic()))
+    assert len(calls) >= 2
+
+
+# --- what it prints ---
+
+
+def test_a_panic_is_not_waited_on_for_the_whole_budget(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "AFTER_OOPS_S", 0.3)
+    ended = guest(f"echo '[    1.0] Kernel panic - not syncing: x'; {NEVER_ENDS}", budget_s=60)
+    assert ended.ending is Ending.OUT_OF_BUDGET
+    assert ended.death == "Kernel panic - not syncing: x"
+    assert 0.3 <= ended.wall_s < 5
+
+
+def test_more_oopses_give_a_dying_kernel_no_more_time(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "AFTER_OOPS_S", 0.3)
+    ended = guest("while :; do echo 'Internal error: Oops'; sleep 0.1; done", budget_s=60)
+    assert ended.ending is Ending.OUT_OF_BUDGET
+    assert ended.wall_s < 5
+
+
+def test_a_panic_does_not_give_more_time_than_the_budget(guest: Guest) -> None:
+    ended = guest(f"echo 'Kernel panic - not syncing: x'; {NEVER_ENDS}", budget_s=0.3)
+    assert ended.wall_s < 5
+
+
+def test_a_kernel_that_panics_and_goes_down_by_itself(guest: Guest) -> None:
+    ended = guest("echo 'Kernel panic - not syncing: VFS: no root'; echo 'Rebooting'")
+    assert (ended.ending, ended.death) == (
+        Ending.EXITED,
+        "Kernel panic - not syncing: VFS: no root",
+    )
+    assert ended.last_line == "Rebooting"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Kernel panic - not syncing: x",
+        "Internal error: Oops: 96000004 [#1] SMP",
+        "Unable to handle kernel NULL pointer dereference at virtual address 0",
+        "kernel BUG at arch/arm64/kvm/debug.c:1!",
+        "BUG: KASAN: slab-out-of-bounds in kvm_arm_setup_debug+0x8",
+    ],
+)
+def test_a_dying_kernel_is_recognised(guest: Guest, line: str) -> None:
+    assert guest(f"echo '[    1.000000] {line}'").death == line
+
+
+def test_the_first_line_of_a_dying_kernel_counts(guest: Guest) -> None:
+    ended = guest("echo 'Unable to handle kernel x'; echo 'Kernel panic - not syncing: y'")
+    assert ended.death == "Unable to handle kernel x"
+
+
+def test_a_debug_message_kills_no_kernel(guest: Guest) -> None:
+    assert guest("echo '[    1.0] arch_timer: DEBUG: probed'").death == ""
+
+
+def test_warnings_are_collected_and_kill_nobody(guest: Guest) -> None:
+    ended = guest(
+        "echo '[    1.0] WARNING: CPU: 0 PID: 1 at kernel/a.c:1 a+0x8'; echo fine;"
+        "echo '[    2.0] WARNING: CPU: 1 PID: 2 at kernel/b.c:2 b+0x8'"
+    )
+    assert ended.warnings == (
+        "WARNING: CPU: 0 PID: 1 at kernel/a.c:1 a+0x8",
+        "WARNING: CPU: 1 PID: 2 at kernel/b.c:2 b+0x8",
+    )
+    assert (ended.ending, ended.death) == (Ending.EXITED, "")
+
+
+def test_a_last_line_needs_no_newline(guest: Guest) -> None:
+    ended = guest("printf 'Booting\\nKernel panic - not syncing: cut o'")
+    assert (ended.death, ended.last_line) == (
+        "Kernel panic - not syncing: cut o",
+        "Kernel panic - not syncing: cut o",
+    )
+
+
+def test_a_guest_that_prints_nothing(guest: Guest) -> None:
+    assert guest("exit 0").last_line == ""
+    assert guest("printf '\\n  \\n\\n'").last_line == ""
+
+
+def test_binary_junk_is_kept_as_it_is(guest: Guest, tmp_path: Path) -> None:
+    junk = bytes(range(256)) * 16
+    (tmp_path / "junk").write_bytes(junk)
+    ended = guest(f"stty raw; cat {tmp_path}/junk; printf '\\nKernel panic - \\377\\nend'")
+    assert (tmp_path / "console.log").read_bytes().startswith(junk)
+    assert (ended.ending, ended.last_line) == (Ending.EXITED, "end")
+
+
+def test_a_dying_line_may_hold_any_bytes(guest: Guest) -> None:
+    assert guest("printf 'BUG: \\377\\033[0m\\n'").death == "BUG: \ufffd\x1b[0m"
+
+
+def test_much_output_at_once_is_all_there(guest: Guest, tmp_path: Path) -> None:
+    ended = guest("seq 1 100000; echo 'WARNING: CPU: 0'")
+    lines = (tmp_path / "console.log").read_text().splitlines()
+    assert lines == [*map(str, range(1, 100_001)), "WARNING: CPU: 0"]
+    assert ended.warnings == ("WARNING: CPU: 0",)
+
+
+def test_a_console_that_never_falls_silent_does_not_stop_the_clock(guest: Guest) -> None:
+    ended = guest("while :; do echo noise; done", budget_s=0.5)
+    assert ended.ending is Ending.OUT_OF_BUDGET
+    assert ended.wall_s < 5
+
+
+# --- what can't be started ---
+
+
+def test_a_program_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(InfrastructureError, match=r"starting QEMU: .*no-such-qemu"):
+        run_guest(
+            [str(tmp_path / "no-such-qemu")],
+            tmp_path / "console.log",
+            tmp_path / "qmp",
+            budget_s=1,
+            cancel=threading.Event(),
+        )
+
+
+def test_a_program_that_can_not_be_executed(guest: Guest) -> None:
+    with pytest.raises(InfrastructureError, match="starting QEMU"):
+        guest("", interpreter="#!/no/such/interpreter")
+
+
+def test_a_console_that_can_not_be_written(guest: Guest, tmp_path: Path) -> None:
+    (tmp_path / "console.log").mkdir()
+    with pytest.raises(InfrastructureError) as caught:
+        guest(f"touch {tmp_path}/started")
+    assert str(caught.value) == f"{tmp_path / 'console.log'}: Is a directory"
+    assert not (tmp_path / "started").exists()
+
+
+# --- the socket ---
+
+
+def test_a_socket_s_path_is_short_and_private_and_goes_away() -> None:
+    with private_socket() as socket:
+        assert len(os.fsencode(socket)) < 108
+        assert socket.parent.stat().st_mode & 0o777 == 0o700
+        socket.write_text("")
+    assert not socket.parent.exists()
