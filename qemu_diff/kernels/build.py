@@ -1,0 +1,289 @@
+"""A kernel variant: from its specification to an entry in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import Timeout
+
+from ..errors import InfrastructureError, KernelBuildError, QemuDiffError, SourceError
+from ..events import Stage, stage
+from ..model import Build, ImageSource, KernelSpec
+from . import cache, image, kconfig, make, patch, toolchain
+from .source import ResolvedSource, resolve, source_identity
+from .tree import IsolatedTree
+
+#: Part of every key: to be counted up when a change in this package gives another image for the
+#: same ingredients.
+RECIPE = 1
+
+#: Steps of a build of linux-source-6.1 with our fragment alone; only the progress display needs it.
+_TYPICAL_STEPS = 705
+
+# The first that is wrong, as gcc, ld and make word it.
+_ERRORS = (
+    re.compile(r"^.*\b(?:fatal )?error: .*$", re.MULTILINE),
+    re.compile(r"^.*(?:undefined reference to|multiple definition of).*$", re.MULTILINE),
+    re.compile(r"^make.*\*\*\* (?!\[.*Error|Waiting).*$", re.MULTILINE),
+    re.compile(r"^make.*\*\*\* .*$", re.MULTILINE),
+)
+_NO_HEADER = re.compile(r"fatal error: (?P<header>\S+): No such file or directory")
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """All that decides what a kernel comes out as, but for its source."""
+
+    spec: KernelSpec
+    patches: tuple[patch.Patch, ...]
+    own: kconfig.Fragment
+    users: tuple[kconfig.Fragment, ...]
+    toolchain: tuple[str, ...]
+
+    @property
+    def fragments(self) -> tuple[kconfig.Fragment, ...]:
+        """Later ones win."""
+        return (self.own, *self.users)
+
+    @property
+    def objects_name(self) -> str:
+        """Name of the directory of objects: variants that differ in patches alone share one."""
+        return _digest([kconfig.merge(self.fragments), self.toolchain])[:12]
+
+
+def kernel_key(spec: KernelSpec) -> str:
+    """The cache key of a kernel: equal keys, equal kernels.
+
+    :raise UserError: as :func:`build_kernel`, short of building.
+    """
+    if isinstance(spec.source, ImageSource):
+        return image.source_key(spec.source)
+    ingredients = _gather(spec)
+    return _key(source_identity(resolve(spec.source)), ingredients)
+
+
+def build_kernel(spec: KernelSpec, *, jobs: int | None = None) -> Build:
+    """Build a kernel, or find it in the cache.
+
+    :param jobs: compilers to run at once; by default one for each CPU that we may use.
+    :raise SourceError: the source is not there, or not a kernel.
+    :raise PatchError: a patch does not apply.
+    :raise MissingToolError: a program is missing.
+    :raise UserError: a fragment can't be read, or an option that is needed or asked for did not
+        come out; the cache can't be written to.
+    :raise KernelBuildError: the compiler refused.
+    :raise InfrastructureError: no space is left.
+    """
+    with stage("kernel", spec.name) as running:
+        if isinstance(spec.source, ImageSource):
+            _refuse_changes(spec)
+            return image.ready_build(spec.name, spec.source)
+        started = time.monotonic()
+        ingredients = _gather(spec)
+        running.progress("finding the source")
+        source = resolve(spec.source)
+        metadata = _find_ready(source, ingredients)
+        cached = metadata is not None
+        if metadata is None:
+            with cache.disk_errors(), _locked(source.lineage, running):
+                metadata, cached = _build_locked(source, ingredients, jobs, running)
+        cache.note_use(metadata, spec.name)
+        return _as_build(spec, metadata, cached, time.monotonic() - started)
+
+
+def _refuse_changes(spec: KernelSpec) -> None:
+    if spec.patches or spec.kconfig:
+        raise SourceError(
+            f"kernel {spec.name!r}: an image is built already; "
+            "patches and kconfig fragments need a source"
+        )
+
+
+def _gather(spec: KernelSpec) -> Ingredients:
+    return Ingredients(
+        spec=spec,
+        patches=tuple(patch.read_patch(path) for path in spec.patches),
+        own=kconfig.read_fragment(kconfig.own_fragment()),
+        users=tuple(kconfig.read_fragment(path) for path in spec.kconfig),
+        toolchain=toolchain.toolchain_identity(),
+    )
+
+
+def _key(identity: str, ingredients: Ingredients) -> str:
+    patches = [_sha256(entry.content) for entry in ingredients.patches]
+    fragments = kconfig.merge(ingredients.fragments)
+    return _digest([RECIPE, identity, patches, fragments, ingredients.toolchain])[:20]
+
+
+def _digest(content: object) -> str:
+    return _sha256(json.dumps(content).encode())
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _find_ready(source: ResolvedSource, ingredients: Ingredients) -> cache.KernelMetadata | None:
+    """A kernel that is in the cache, as far as that can be told without a lock."""
+    if source.identity is None:
+        return None
+    return cache.find(_key(source.identity, ingredients))
+
+
+def _as_build(
+    spec: KernelSpec, metadata: cache.KernelMetadata, cached: bool, duration_s: float
+) -> Build:
+    directory = cache.entry_directory(metadata.key)
+    return Build(
+        kernel=spec.name,
+        key=metadata.key,
+        image=directory / "Image",
+        vmlinux=directory / "vmlinux",
+        config=directory / "config",
+        log=directory / "build.log",
+        release=metadata.release,
+        cached=cached,
+        duration_s=duration_s,
+    )
+
+
+@contextmanager
+def _locked(lineage: str, running: Stage) -> Iterator[None]:
+    lock = cache.lineage_lock(lineage)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        running.progress("waiting for another build in the same source tree")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+# --- with the tree's lock held -------------------------------------------------------------------
+
+
+def _build_locked(
+    source: ResolvedSource, ingredients: Ingredients, jobs: int | None, running: Stage
+) -> tuple[cache.KernelMetadata, bool]:
+    """The kernel, and whether it was in the cache after all."""
+    tree = IsolatedTree(source.lineage)
+    running.progress("preparing the source")
+    identity = source.prepare(tree)
+    key = _key(identity, ingredients)
+    if (ready := cache.find(key)) is not None:
+        return ready, True
+    toolchain.require()
+    tree.switch(patch.patched(ingredients.patches, tree))
+    began = time.monotonic()
+    run = make.MakeRun(
+        source=tree.source,
+        objects=tree.directory / "objects" / ingredients.objects_name,
+        output=tree.directory / "output",
+        jobs=jobs or len(os.sched_getaffinity(0)),
+    )
+    dropped = _configure(tree, run, key, ingredients, running)
+    _compile(run, key, ingredients.spec.name, running)
+    metadata = cache.KernelMetadata(
+        key=key,
+        names=(ingredients.spec.name,),
+        release=(run.objects / "include/config/kernel.release").read_text().strip(),
+        lineage=source.lineage,
+        source=identity,
+        patches=tuple((p.path.name, _sha256(p.content)) for p in ingredients.patches),
+        fragments=tuple((f.path.name, f.sha256) for f in ingredients.fragments),
+        toolchain=ingredients.toolchain,
+        dropped=dropped,
+        build_s=time.monotonic() - began,
+    )
+    return cache.publish(metadata, _results(run)), False
+
+
+def _results(run: make.MakeRun) -> dict[str, Path | bytes]:
+    return {
+        "Image": run.objects / "arch/arm64/boot/Image",
+        "vmlinux": run.objects / "vmlinux",
+        "config": run.objects / ".config",
+        "build.log": run.log,
+    }
+
+
+def _configure(
+    tree: IsolatedTree,
+    run: make.MakeRun,
+    key: str,
+    ingredients: Ingredients,
+    running: Stage,
+) -> tuple[str, ...]:
+    """Put a ``.config`` into the objects; return the options of our own that did not come out.
+
+    It is made elsewhere and only put there when it differs, so that its time tells make the truth.
+    """
+    running.progress("configuring")
+    elsewhere = make.MakeRun(run.source, tree.directory / "kconfig", run.output, run.jobs)
+    fragment = tree.directory / "merged.config"
+    fragment.write_text(kconfig.merge(ingredients.fragments))
+    name = ingredients.spec.name
+    if not make.configure(elsewhere, fragment):
+        raise _build_error(name, "the configuration failed", elsewhere, key)
+    content = (elsewhere.objects / ".config").read_bytes()
+    config = kconfig.parse_config(content.decode())
+    dropped = kconfig.check(name, ingredients.own, ingredients.users, config)
+    run.objects.mkdir(parents=True, exist_ok=True)
+    target = run.objects / ".config"
+    if not target.exists() or target.read_bytes() != content:
+        cache.replace_file(target, content)
+    return dropped
+
+
+def _compile(run: make.MakeRun, key: str, name: str, running: Stage) -> None:
+    warm = run.warm
+    steps = 0
+
+    def on_step(target: str) -> None:
+        nonlocal steps
+        steps += 1
+        running.progress(target, None if warm else min(steps / _TYPICAL_STEPS, 0.99))
+
+    running.progress("compiling", None if warm else 0.0)
+    if not make.build_image(run, on_step):
+        raise _build_error(name, "the build failed", run, key)
+
+
+# --- what went wrong -----------------------------------------------------------------------------
+
+
+def _build_error(name: str, what: str, run: make.MakeRun, key: str) -> QemuDiffError:
+    """The error that a failed make stands for; its log is kept."""
+    text = run.log.read_text(errors="replace") if run.log.exists() else ""
+    if "No space left on device" in text:
+        return InfrastructureError(cache.no_space_message())
+    if (header := _NO_HEADER.search(text)) and (missing := _package_of(header["header"])):
+        return toolchain.missing_tools([missing])
+    log = cache.cache_directory("failed") / f"{key}.log"
+    if run.log.exists():
+        shutil.copyfile(run.log, log)
+    reason = _first_error(text, run.source) or what
+    return KernelBuildError(f"kernel {name!r} does not build: {reason}", log)
+
+
+def _package_of(header: str) -> toolchain.Requirement | None:
+    needs = (need for part, need in toolchain.OPTIONAL_HEADERS if part in header)
+    return next(needs, None)
+
+
+def _first_error(text: str, source: Path) -> str:
+    for pattern in _ERRORS:
+        if match := pattern.search(text):
+            return match[0].strip().replace(f"{source}/", "")
+    return ""

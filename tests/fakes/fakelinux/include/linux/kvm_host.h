@@ -1,0 +1,4 @@
+struct vcpu {
+	int flags;
+	int pstate_ss;
+};
