@@ -1,0 +1,311 @@
+"""One cell, from its kernel to its verdict: the boots that it takes, and what becomes of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qemu_diff.abi import RecordKind, SharedState
+from qemu_diff.compare.decode import Program, program_of
+from qemu_diff.compare.observation import Observation, merge, observe
+from qemu_diff.compare.placements import missed_delays
+from qemu_diff.compare.verdict import judged_cell, unjudged_cell
+from qemu_diff.drive.in_guest import RECORDS, TIMER_LOG, TRUTH, Boot, Tools, boot
+from qemu_diff.drive.job import Job, fill_job, quiet_job, sweep_job, table_job
+from qemu_diff.errors import InfrastructureError, LostGuestError
+from qemu_diff.events import Stage
+from qemu_diff.flood.placement import Sweep, random_delays, sweep
+from qemu_diff.guest.process import Ending
+from qemu_diff.guest.shared import RECORD_CAPACITY, SharedHeader
+from qemu_diff.model import Build, Cell, CellResult, CellVerdict, Payload, Placement
+from qemu_diff.trace.listing import Listing
+from qemu_diff.trace.trace import Trace, read_trace
+
+ATTEMPTS = 2
+"""Boots of one job before what went wrong is believed."""
+
+LEARNING_PASSES = 5
+LEARNING_DELAY_NS = 1_000_000
+"""Longer than any step: the timer is armed and programmed, but never fires inside a window."""
+
+FILL_ROUNDS = 3
+FILL_SLACK = 1.25
+"""So many more delays than a quiet run has steps: returns with EINTR take one, too."""
+
+NO_HEADER = SharedHeader(SharedState.EMPTY, 0, 0, 0, 0, 0, "")
+
+USABLE_CAPACITY = RECORD_CAPACITY * 9 // 10
+
+
+@dataclass(frozen=True)
+class CellContext:
+    """What a cell needs besides its own description.
+
+    :param directory: the cell's own, for everything its boots leave.
+    :param budget_s: wall-clock seconds of one boot.
+    """
+
+    build: Build
+    payload: Payload
+    tools: Tools
+    directory: Path
+    budget_s: float
+    cancel: threading.Event
+
+
+class _Ended(Exception):  # noqa: N818 - a verdict, not an error
+    """The cell's verdict is known without judging steps."""
+
+    def __init__(self, verdict: CellVerdict, reason: str) -> None:
+        super().__init__(reason)
+        self.verdict = verdict
+        self.reason = reason
+
+
+def run_cell(cell: Cell, context: CellContext, stage: Stage) -> CellResult:
+    """Run one cell to its verdict.
+
+    :returns: never raises for what a guest or its QEMU does: that is a verdict, or ``lost``.
+    :raises Cancelled: the user called it off.
+    """
+    runner = _CellRunner(cell, context, stage)
+    try:
+        result = runner.judge()
+    except _Ended as ended:
+        result = unjudged_cell(cell, ended.verdict, ended.reason)
+    except InfrastructureError as error:
+        result = unjudged_cell(cell, CellVerdict.LOST, str(error))
+    return replace(result, attempts=runner.attempts, warnings=tuple(runner.warnings))
+
+
+class _CellRunner:
+    def __init__(self, cell: Cell, context: CellContext, stage: Stage) -> None:
+        self._cell = cell
+        self._context = context
+        self._stage = stage
+        self._listing = Listing(context.payload)
+        self._program: Program = program_of(context.payload)
+        self.attempts = 1
+        self.warnings: dict[str, None] = {}
+
+    def judge(self) -> CellResult:
+        observations = list(self._observations())
+        return judged_cell(self._cell, merge(observations), self._listing)
+
+    def _observations(self) -> Iterator[Observation]:
+        placement = self._cell.flood.placement
+        if placement is Placement.NONE:
+            passes = self._cell.flood.count
+            yield self._observe("run", quiet_job(self._context.payload, passes))
+            return
+        learnt = self._learn()
+        if placement is Placement.RANDOM:
+            yield self._random(learnt)
+        else:
+            yield from self._sweep(learnt)
+
+    # --- floods ---
+
+    def _learn(self) -> Trace:
+        job = sweep_job(self._context.payload, Sweep(LEARNING_DELAY_NS, 0, LEARNING_PASSES))
+        return self._boot("learn", job)
+
+    def _random(self, learnt: Trace) -> Observation:
+        flood, seed = self._cell.flood, self._cell.seed
+        steps = int(_runs_per_pass(learnt) * flood.count * FILL_SLACK)
+        delays = random_delays(flood, longest_window(learnt), steps, seed)
+        return self._observe("random", table_job(self._context.payload, flood.count, delays))
+
+    def _sweep(self, learnt: Trace) -> Iterator[Observation]:
+        whole = sweep(self._cell.flood, longest_window(learnt))
+        most = max(1, int(USABLE_CAPACITY / _records_per_pass(learnt)))
+        observed = []
+        for number, begin in enumerate(range(0, whole.passes, most)):
+            part = replace(
+                whole,
+                first_ns=whole.first_ns + begin * whole.step_ns,
+                passes=min(most, whole.passes - begin),
+            )
+            job = sweep_job(self._context.payload, part)
+            observed.append(self._observe(f"sweep-{number}", job))
+            yield observed[-1]
+        if whole.step_ns == 1:
+            yield from self._fill(observed)
+
+    def _fill(self, observed: list[Observation]) -> Iterator[Observation]:
+        """Place again what an interrupt of L1's own had displaced."""
+        for number in range(FILL_ROUNDS):
+            whole = merge(observed)
+            delays = missed_delays(whole.steps, whole.placements)
+            if not delays:
+                return
+            job = fill_job(self._context.payload, delays)
+            observed.append(self._observe(f"fill-{number}", job))
+            yield observed[-1]
+
+    # --- boots ---
+
+    def _observe(self, name: str, job: Job) -> Observation:
+        trace = self._boot(name, job)
+        return observe(trace, self._program, self._listing, name)
+
+    def _boot(self, name: str, job: Job) -> Trace:
+        """Boot, and again if nothing could be judged; believe what repeats itself.
+
+        :raises _Ended: the cell's verdict is known.
+        """
+        endings: list[_Unjudged] = []
+        for attempt in range(1, ATTEMPTS + 1):
+            self.attempts = max(self.attempts, attempt)
+            done = self._boot_once(name, job)
+            self.warnings.update(dict.fromkeys(done.exit.warnings))
+            unjudged = _unjudged(done, self._context.budget_s)
+            if unjudged is None:
+                return read_boot(done.directory, self._context.tools)
+            endings.append(unjudged)
+            if not unjudged.worth_another_try:
+                break
+            self._stage.progress(f"{name}: {unjudged.reason}; trying again")
+        raise _believed(endings)
+
+    def _boot_once(self, name: str, job: Job) -> Boot:
+        context = self._context
+        return boot(
+            context.tools,
+            context.build,
+            context.payload,
+            job,
+            machine=self._cell.machine,
+            seed=self._cell.seed,
+            directory=context.directory / name,
+            budget_s=context.budget_s,
+            cancel=context.cancel,
+            progress=self._progress(name, job),
+        )
+
+    def _progress(self, name: str, job: Job) -> Callable[[int], None]:
+        passes = sum(one.n for one in job.operations if one.code.name == "REPEAT")
+        expected = max(1, passes * (self._context.payload.end - self._context.payload.begin) // 4)
+
+        def report(heartbeat: int) -> None:
+            fraction = min(1.0, heartbeat / expected)
+            self._stage.progress(f"{name}: {heartbeat} steps", fraction)
+
+        return report
+
+
+def read_boot(directory: Path, tools: Tools) -> Trace:
+    """A boot's trace, from the directory that it was run in.
+
+    :raises LostGuestError: it was never sealed, or is not there.
+    :raises CorruptDataError: a file contradicts itself.
+    """
+    try:
+        return read_trace(
+            directory / RECORDS, directory / TRUTH, directory / TIMER_LOG, tools.plugin.rule
+        )
+    except FileNotFoundError as error:
+        raise LostGuestError(f"{error.filename} is not there") from error
+
+
+# --- what quiet passes teach ---
+
+
+def longest_window(trace: Trace) -> int:
+    """From arming to the return from KVM_RUN, the longest step of the payload, in ns.
+
+    Of each instruction the shortest pass counts: the first has stage-2 faults, others L1's tick.
+    """
+    runs = trace.records[trace.records["kind"] == RecordKind.RUN]
+    length = (runs["returned_at"] - runs["armed_at"]).astype(np.int64)
+    _, instruction = np.unique(runs["pc"], return_inverse=True)
+    shortest: NDArray[np.int64] = np.full(instruction.max() + 1, np.iinfo(np.int64).max)
+    np.minimum.at(shortest, instruction, length)
+    return int(shortest.max())
+
+
+def _runs_per_pass(trace: Trace) -> float:
+    return float(np.sum(trace.records["kind"] == RecordKind.RUN)) / LEARNING_PASSES
+
+
+def _records_per_pass(trace: Trace) -> float:
+    return len(trace.records) / LEARNING_PASSES
+
+
+# --- boots that left nothing to judge ---
+
+
+@dataclass(frozen=True)
+class _Unjudged:
+    """Why a boot can't be judged.
+
+    :param evidence: what must repeat for a hang to be the kernel's: how far L2 came.
+    """
+
+    verdict: CellVerdict
+    reason: str
+    worth_another_try: bool
+    evidence: int = 0
+
+
+def _unjudged(done: Boot, budget_s: float) -> _Unjudged | None:
+    """Why a boot can't be judged, or None if it can."""
+    ended, header = done.exit, done.header or NO_HEADER
+    if ended.death:
+        return _Unjudged(CellVerdict.KERNEL_OOPS, ended.death, worth_another_try=False)
+    if header.state is SharedState.NO_KVM:
+        return _Unjudged(CellVerdict.LOST, header.message, worth_another_try=False)
+    if no_progress := _no_progress(ended.ending, header, budget_s):
+        return no_progress
+    if header.state is SharedState.DONE and ended.ending is Ending.EXITED:
+        return None
+    again = header.state is not SharedState.FAILED
+    return _Unjudged(CellVerdict.LOST, _loss(done, header, budget_s), again)
+
+
+def _no_progress(ending: Ending, header: SharedHeader, budget_s: float) -> _Unjudged | None:
+    """What is the kernel's doing, if it happens again at the same point."""
+    if header.state is SharedState.STALLED:
+        verdict, reason = CellVerdict.HANG, header.message
+    elif header.state is SharedState.RUNNING and ending is Ending.OUT_OF_BUDGET:
+        verdict = CellVerdict.HANG
+        reason = f"no progress after {header.heartbeat} steps within {budget_s:g} s"
+    elif header.state is SharedState.UNEXPECTED:
+        verdict, reason = CellVerdict.FAIL, f"an exit that no job expects: {header.message}"
+    else:
+        return None
+    return _Unjudged(verdict, reason, worth_another_try=True, evidence=header.heartbeat)
+
+
+def _loss(done: Boot, header: SharedHeader, budget_s: float) -> str:
+    ended = done.exit
+    said = f"; its last line: {ended.last_line}" if ended.last_line else "; it printed nothing"
+    if ended.ending is Ending.DIED:
+        how = f"signal {-ended.status}" if ended.status < 0 else f"exit status {ended.status}"
+        return f"QEMU died ({how}){said}"
+    if header.state is SharedState.FAILED:
+        return f"the step VMM gave up: {header.message}"
+    if header.state is SharedState.DONE:
+        return f"QEMU did not end within {budget_s:g} s, although the job was done{said}"
+    if ended.ending is Ending.OUT_OF_BUDGET:
+        return f"the kernel did not start the step VMM within {budget_s:g} s{said}"
+    return f"L1 went down before the job was done{said}"
+
+
+def _believed(endings: list[_Unjudged]) -> _Ended:
+    """The verdict of several boots of one job, none of which could be judged.
+
+    Under icount a kernel that hangs or gives an unexpected exit does so at the same point again;
+    anything else was the machine.
+    """
+    last = endings[-1]
+    if last.verdict in (CellVerdict.KERNEL_OOPS, CellVerdict.LOST):
+        return _Ended(last.verdict, last.reason)
+    if len({(one.verdict, one.evidence) for one in endings}) == 1 < len(endings):
+        return _Ended(last.verdict, f"{last.reason}; the same on every try")
+    return _Ended(CellVerdict.LOST, f"{last.reason}; not the same on another try")

@@ -1,0 +1,37 @@
+"""What a campaign's result means for the process's exit code."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from qemu_diff.model import CampaignResult, CellResult, CellVerdict, PairOutcome
+
+
+class ExitCode(IntEnum):
+    """The contract with scripts and CI."""
+
+    AS_EXPECTED = 0
+    UNEXPECTED = 1
+    USER_ERROR = 2
+    LOST = 3
+
+
+def exit_code(result: CampaignResult) -> ExitCode:
+    """A finding outweighs what was lost beside it."""
+    if unexpected_cells(result) or any(
+        pair.outcome is PairOutcome.REGRESSED for pair in result.pairs
+    ):
+        return ExitCode.UNEXPECTED
+    lost = any(cell.verdict is CellVerdict.LOST for cell in result.cells)
+    if lost or not result.complete or not result.cells:
+        return ExitCode.LOST
+    return ExitCode.AS_EXPECTED
+
+
+def unexpected_cells(result: CampaignResult) -> tuple[CellResult, ...]:
+    """Judged cells that did not do what the campaign expects."""
+    return tuple(
+        cell
+        for cell in result.cells
+        if cell.verdict is not CellVerdict.LOST and not cell.as_expected
+    )

@@ -1,0 +1,119 @@
+"""Campaign → matrix of cells, each with a stable id and seed. Pure.
+
+A cell's id says what the cell is, and nothing about the campaign around it: the parts
+``KERNEL.PAYLOAD.KVM_MODE.FLOOD``, and after them only what differs from the default.
+``unpatched.trapped_sysreg.vhe.host_timer-sweep`` is a sweep of the whole step window at 1 ns, and
+``unpatched.hvc.nvhe.quiet.cpu-cortex-a57`` has no flood and another CPU. Names hold no dots, and
+each optional part begins in a way of its own, so different cells can't share an id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+
+from qemu_diff.model import (
+    Campaign,
+    Cell,
+    Driver,
+    Expectation,
+    FloodSource,
+    FloodSpec,
+    MachineSpec,
+    Placement,
+    ScenarioSpec,
+)
+
+_SEED_BITS = 31
+"""Seeds go to C on the other side of the job file: positive in a signed 32-bit word."""
+
+
+def plan(campaign: Campaign) -> tuple[Cell, ...]:
+    """The matrix, scenario by scenario, payload by payload, machine by machine.
+
+    A point's kernels follow each other, in the order of the campaign file: a run that is cut off
+    has both sides of each pair that it began, but for the last.
+    """
+    return tuple(
+        _cell(campaign, scenario, kernel.name, payload, machine)
+        for scenario in campaign.scenarios
+        for payload in scenario.payloads
+        for machine in scenario.machines
+        for kernel in campaign.kernels
+    )
+
+
+def pairs(campaign: Campaign, cells: Sequence[Cell]) -> tuple[tuple[Cell, Cell], ...]:
+    """(baseline, candidate) for each pair of kernels and each point that ``cells`` has both of."""
+    by_id = {cell.id: cell for cell in cells}
+    return tuple(
+        (cell, by_id[counterpart])
+        for pair in campaign.pairs
+        for cell in cells
+        if cell.kernel == pair.baseline
+        and (counterpart := f"{pair.candidate}.{_point_of(cell)}") in by_id
+    )
+
+
+def _cell(
+    campaign: Campaign, scenario: ScenarioSpec, kernel: str, payload: str, machine: MachineSpec
+) -> Cell:
+    point = ".".join(_point_parts(payload, machine, scenario.flood, scenario.driver))
+    return Cell(
+        id=f"{kernel}.{point}",
+        kernel=kernel,
+        payload=payload,
+        machine=machine,
+        flood=scenario.flood,
+        driver=scenario.driver,
+        seed=_seed(campaign.seed, point),
+        expected=_expected(scenario.expect, kernel, payload),
+    )
+
+
+def _point_of(cell: Cell) -> str:
+    """A cell's id without its kernel: the same for both sides of a pair."""
+    return ".".join(_point_parts(cell.payload, cell.machine, cell.flood, cell.driver))
+
+
+def _point_parts(
+    payload: str, machine: MachineSpec, flood: FloodSpec, driver: Driver
+) -> Iterator[str]:
+    yield payload
+    yield machine.kvm_mode
+    yield from _flood_parts(flood)
+    if machine.cpu != MachineSpec.cpu:
+        yield f"cpu-{machine.cpu}"
+    if machine.memory_mib != MachineSpec.memory_mib:
+        yield f"mem-{machine.memory_mib}"
+    if driver is not Driver.IN_GUEST:
+        yield f"driver-{driver}"
+
+
+def _flood_parts(flood: FloodSpec) -> Iterator[str]:
+    if flood.source is FloodSource.NONE:
+        yield "quiet" if flood.count == FloodSpec.count else f"quiet.x{flood.count}"
+        return
+    yield f"{flood.source}-{flood.placement}"
+    interval = f"{flood.first_ns}-{'end' if flood.last_ns is None else flood.last_ns}"
+    if flood.placement is Placement.SWEEP:
+        if (flood.first_ns, flood.last_ns, flood.step_ns) != (0, None, 1):
+            yield f"{interval}-{flood.step_ns}"
+        return
+    if (flood.first_ns, flood.last_ns) != (0, None):
+        yield interval
+    yield f"x{flood.count}"
+
+
+def _seed(campaign_seed: int, point: str) -> int:
+    digest = blake2b(f"{campaign_seed}:{point}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> (64 - _SEED_BITS)
+
+
+def _expected(
+    expect: Iterable[tuple[str, str, Expectation]], kernel: str, payload: str
+) -> Expectation:
+    for of_kernel, of_payload, expectation in expect:
+        if (of_kernel, of_payload) == (kernel, payload):
+            return expectation
+    return Expectation.PASS

@@ -1,0 +1,273 @@
+"""What is believed of a boot that left nothing to judge, and what quiet passes teach."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qemu_diff.abi import STEP_RECORD, TRUTH_RECORD, RecordKind, SharedState
+from qemu_diff.campaign.cell import _believed, _no_progress, _Unjudged, _unjudged, longest_window
+from qemu_diff.drive.in_guest import Boot
+from qemu_diff.guest.process import Ending, GuestExit
+from qemu_diff.guest.shared import SharedHeader
+from qemu_diff.model import CellVerdict
+from qemu_diff.trace.trace import Trace
+
+BUDGET_S = 60.0
+PANIC = "Kernel panic - not syncing: Oops: Fatal exception"
+
+
+def header(state: SharedState, heartbeat: int = 0, message: str = "") -> SharedHeader:
+    return SharedHeader(
+        state=state,
+        count=0,
+        dropped=0,
+        heartbeat=heartbeat,
+        crc32=0,
+        counter_hz=10**9,
+        message=message,
+    )
+
+
+DONE, STALLED, FAILED, NO_KVM, UNEXPECTED, RUNNING, EMPTY = (
+    header(SharedState.DONE, 200, "done"),
+    header(SharedState.STALLED, 100, "no return from KVM_RUN within 200000000 ns; PC 0x5a5a0004"),
+    header(SharedState.FAILED, 0, "KVM_CREATE_VM: Invalid argument"),
+    header(SharedState.NO_KVM, 0, "this kernel offers no KVM: /dev/kvm: No such file or directory"),
+    header(SharedState.UNEXPECTED, 100, "operation 4: exit reason 17 (error 0) at PC 0x5a5a0004"),
+    header(SharedState.RUNNING, 100),
+    header(SharedState.EMPTY),
+)
+
+
+def boot(
+    state: SharedHeader | None,
+    ending: Ending = Ending.EXITED,
+    *,
+    status: int = 0,
+    death: str = "",
+    last_line: str = "Booting Linux",
+) -> Boot:
+    ended = GuestExit(
+        ending=ending,
+        status=status,
+        death=death,
+        warnings=(),
+        registers="",
+        last_line=last_line,
+        wall_s=1.0,
+    )
+    return Boot(Path("/boot"), ended, state)
+
+
+def unjudged(done: Boot) -> _Unjudged:
+    found = _unjudged(done, BUDGET_S)
+    assert found is not None
+    return found
+
+
+# --- one boot ---
+
+
+def test_a_boot_that_ran_to_its_end_can_be_judged() -> None:
+    assert _unjudged(boot(DONE), BUDGET_S) is None
+
+
+@pytest.mark.parametrize(
+    "done",
+    [
+        boot(DONE, Ending.DIED, status=-9),
+        boot(DONE, Ending.OUT_OF_BUDGET),
+        boot(RUNNING),
+        boot(EMPTY),
+        boot(None),
+        boot(None, Ending.OUT_OF_BUDGET),
+        boot(RUNNING, Ending.DIED, status=1),
+    ],
+)
+def test_whatever_else_ends_a_boot_is_lost_at_first(done: Boot) -> None:
+    assert unjudged(done).verdict is CellVerdict.LOST
+    assert unjudged(done).worth_another_try
+
+
+@pytest.mark.parametrize("state", [DONE, STALLED, FAILED, NO_KVM, UNEXPECTED, RUNNING, EMPTY, None])
+@pytest.mark.parametrize("ending", Ending)
+def test_a_kernel_that_dies_is_believed_at_once(state: SharedHeader | None, ending: Ending) -> None:
+    found = unjudged(boot(state, ending, death=PANIC))
+    assert found == _Unjudged(CellVerdict.KERNEL_OOPS, PANIC, worth_another_try=False)
+
+
+@pytest.mark.parametrize(
+    ("done", "reason"),
+    [
+        (
+            boot(RUNNING, Ending.DIED, status=-9),
+            "QEMU died (signal 9); its last line: Booting Linux",
+        ),
+        (
+            boot(None, Ending.DIED, status=1, last_line="qemu: no such machine"),
+            "QEMU died (exit status 1); its last line: qemu: no such machine",
+        ),
+        (
+            boot(EMPTY, Ending.OUT_OF_BUDGET, last_line=""),
+            "the kernel did not start the step VMM within 60 s; it printed nothing",
+        ),
+        (boot(RUNNING), "L1 went down before the job was done; its last line: Booting Linux"),
+    ],
+)
+def test_a_loss_says_what_was_lost_and_the_last_thing_that_was_printed(
+    done: Boot, reason: str
+) -> None:
+    assert unjudged(done).reason == reason
+
+
+def test_a_kernel_without_kvm_will_not_get_one() -> None:
+    assert unjudged(boot(NO_KVM)) == _Unjudged(
+        CellVerdict.LOST, NO_KVM.message, worth_another_try=False
+    )
+
+
+def test_a_step_vmm_that_gave_up_will_give_up_again() -> None:
+    assert unjudged(boot(FAILED)) == _Unjudged(
+        CellVerdict.LOST,
+        "the step VMM gave up: KVM_CREATE_VM: Invalid argument",
+        worth_another_try=False,
+    )
+
+
+def test_a_qemu_that_died_is_to_blame_even_if_the_step_vmm_gave_up() -> None:
+    assert unjudged(boot(FAILED, Ending.DIED, status=-11)).reason.startswith(
+        "QEMU died (signal 11)"
+    )
+
+
+def test_a_qemu_that_outlives_its_job_did_start_the_step_vmm() -> None:
+    assert "did not start" not in unjudged(boot(DONE, Ending.OUT_OF_BUDGET)).reason
+
+
+# --- no progress ---
+
+
+@pytest.mark.parametrize("ending", Ending)
+def test_a_stall_is_a_hang_with_the_step_vmm_s_words(ending: Ending) -> None:
+    assert _no_progress(ending, STALLED, BUDGET_S) == _Unjudged(
+        CellVerdict.HANG, STALLED.message, worth_another_try=True, evidence=100
+    )
+
+
+def test_a_job_that_the_budget_cut_off_may_be_a_hang() -> None:
+    assert _no_progress(Ending.OUT_OF_BUDGET, RUNNING, BUDGET_S) == _Unjudged(
+        CellVerdict.HANG,
+        "no progress after 100 steps within 60 s",
+        worth_another_try=True,
+        evidence=100,
+    )
+
+
+def test_an_exit_that_no_job_expects_is_the_kernel_s() -> None:
+    assert _no_progress(Ending.EXITED, UNEXPECTED, BUDGET_S) == _Unjudged(
+        CellVerdict.FAIL,
+        f"an exit that no job expects: {UNEXPECTED.message}",
+        worth_another_try=True,
+        evidence=100,
+    )
+
+
+@pytest.mark.parametrize(
+    ("ending", "state"),
+    [
+        (Ending.EXITED, RUNNING),
+        (Ending.DIED, RUNNING),
+        (Ending.OUT_OF_BUDGET, EMPTY),
+        (Ending.OUT_OF_BUDGET, DONE),
+        *((ending, state) for ending in Ending for state in (DONE, FAILED, NO_KVM)),
+    ],
+)
+def test_nothing_else_is_a_lack_of_progress(ending: Ending, state: SharedHeader) -> None:
+    assert _no_progress(ending, state, BUDGET_S) is None
+
+
+# --- several boots ---
+
+
+def hang(steps: int) -> _Unjudged:
+    return _Unjudged(CellVerdict.HANG, f"stalled after {steps}", True, evidence=steps)
+
+
+def unexpected_exit(steps: int) -> _Unjudged:
+    return _Unjudged(CellVerdict.FAIL, f"exit 17 after {steps}", True, evidence=steps)
+
+
+LOST = _Unjudged(CellVerdict.LOST, "QEMU died", True)
+WITHOUT_KVM = _Unjudged(CellVerdict.LOST, "no KVM", False)
+OOPS = _Unjudged(CellVerdict.KERNEL_OOPS, PANIC, False)
+
+
+@pytest.mark.parametrize(
+    ("endings", "verdict", "reason"),
+    [
+        ([OOPS], CellVerdict.KERNEL_OOPS, PANIC),
+        ([LOST, OOPS], CellVerdict.KERNEL_OOPS, PANIC),
+        ([hang(7), OOPS], CellVerdict.KERNEL_OOPS, PANIC),
+        ([WITHOUT_KVM], CellVerdict.LOST, "no KVM"),
+        ([LOST, LOST], CellVerdict.LOST, "QEMU died"),
+        ([hang(7), LOST], CellVerdict.LOST, "QEMU died"),
+        ([hang(7), hang(7)], CellVerdict.HANG, "stalled after 7; the same on every try"),
+        (
+            [unexpected_exit(7), unexpected_exit(7)],
+            CellVerdict.FAIL,
+            "exit 17 after 7; the same on every try",
+        ),
+        # One try is no evidence, and neither are two that differ.
+        ([hang(7)], CellVerdict.LOST, "stalled after 7; not the same on another try"),
+        ([hang(7), hang(8)], CellVerdict.LOST, "stalled after 8; not the same on another try"),
+        ([LOST, hang(7)], CellVerdict.LOST, "stalled after 7; not the same on another try"),
+        (
+            [hang(7), unexpected_exit(7)],
+            CellVerdict.LOST,
+            "exit 17 after 7; not the same on another try",
+        ),
+        (
+            [unexpected_exit(7), unexpected_exit(8)],
+            CellVerdict.LOST,
+            "exit 17 after 8; not the same on another try",
+        ),
+    ],
+)
+def test_what_is_believed_of_several_boots(
+    endings: list[_Unjudged], verdict: CellVerdict, reason: str
+) -> None:
+    believed = _believed(endings)
+    assert (believed.verdict, believed.reason) == (verdict, reason)
+
+
+# --- what quiet passes teach ---
+
+
+def quiet(*runs: tuple[int, int]) -> Trace:
+    """A boot of (reported PC, ns from arming to the return) for each KVM_RUN."""
+    records = np.zeros(2 * len(runs), STEP_RECORD)
+    for index, (pc, length) in enumerate(runs):
+        record = records[2 * index]
+        record["kind"], record["pc"] = RecordKind.RUN, pc
+        record["armed_at"], record["returned_at"] = 10_000 * index, 10_000 * index + length
+        # Other records have no window, whatever they hold.
+        records[2 * index + 1]["kind"] = RecordKind.PASS
+        records[2 * index + 1]["returned_at"] = 99_999
+    return Trace(records, np.zeros(0, TRUTH_RECORD), np.zeros(0, bool), np.zeros(0, np.uint64))
+
+
+def test_the_longest_window_is_that_of_the_slowest_instruction() -> None:
+    assert longest_window(quiet((0x1000, 3500), (0x1004, 4700), (0x1008, 3400))) == 4700
+
+
+def test_of_each_instruction_the_fastest_pass_counts() -> None:
+    first_pass = [(0x1000, 60_000), (0x1004, 4700), (0x1008, 9000)]
+    second_pass = [(0x1000, 3500), (0x1004, 5000), (0x1008, 3400)]
+    assert longest_window(quiet(*first_pass, *second_pass)) == 4700
+
+
+def test_one_pass_is_enough_to_learn_from() -> None:
+    assert longest_window(quiet((0x1000, 3500))) == 3500

@@ -1,0 +1,192 @@
+"""The matrix: which cells, in which order, under which ids and seeds."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from qemu_diff.campaign.plan import pairs, plan
+from qemu_diff.model import (
+    Campaign,
+    DebianSource,
+    Driver,
+    Expectation,
+    FloodSource,
+    FloodSpec,
+    KernelSpec,
+    KvmMode,
+    MachineSpec,
+    PairSpec,
+    Placement,
+    ScenarioSpec,
+)
+
+SWEEP = FloodSpec(FloodSource.HOST_TIMER, Placement.SWEEP)
+RANDOM = FloodSpec(FloodSource.HOST_TIMER, Placement.RANDOM, count=200)
+
+
+def campaign(*scenarios: ScenarioSpec, seed: int = 1) -> Campaign:
+    kernels = (
+        KernelSpec("unpatched", DebianSource("linux-source-6.1")),
+        KernelSpec("patched", DebianSource("linux-source-6.1")),
+    )
+    return Campaign(
+        path=Path("/c.toml"),
+        name="c",
+        seed=seed,
+        budget_s=60,
+        kernels=kernels,
+        pairs=(PairSpec("unpatched", "patched"),),
+        scenarios=scenarios,
+    )
+
+
+def scenario(
+    payload: str = "hvc",
+    flood: FloodSpec | None = None,
+    machine: MachineSpec | None = None,
+    expect: tuple[tuple[str, str, Expectation], ...] = (),
+) -> ScenarioSpec:
+    return ScenarioSpec(
+        (payload,), (machine or MachineSpec(),), flood or FloodSpec(), Driver.IN_GUEST, expect
+    )
+
+
+def only_id(one: ScenarioSpec) -> str:
+    return plan(campaign(one))[0].id
+
+
+def test_ids_say_what_the_cell_is() -> None:
+    assert only_id(scenario("hvc")) == "unpatched.hvc.vhe.quiet"
+    assert only_id(scenario("trapped_sysreg", SWEEP)) == (
+        "unpatched.trapped_sysreg.vhe.host_timer-sweep"
+    )
+    assert only_id(scenario("hvc", RANDOM)) == "unpatched.hvc.vhe.host_timer-random.x200"
+
+
+def test_ids_have_further_parts_only_for_what_differs_from_the_default() -> None:
+    coarse = replace(SWEEP, step_ns=32)
+    bounded = replace(SWEEP, first_ns=100, last_ns=900)
+    drawn = replace(RANDOM, last_ns=900)
+    other = MachineSpec(KvmMode.NVHE, cpu="cortex-a57", memory_mib=512)
+    assert only_id(scenario(flood=coarse)) == "unpatched.hvc.vhe.host_timer-sweep.0-end-32"
+    assert only_id(scenario(flood=bounded)) == "unpatched.hvc.vhe.host_timer-sweep.100-900-1"
+    assert only_id(scenario(flood=drawn)) == "unpatched.hvc.vhe.host_timer-random.0-900.x200"
+    assert only_id(scenario(machine=other)) == "unpatched.hvc.nvhe.quiet.cpu-cortex-a57.mem-512"
+
+
+def test_cells_come_in_the_order_of_the_file_with_kernels_together() -> None:
+    both_modes = ScenarioSpec(
+        ("straightline", "hvc"),
+        (MachineSpec(KvmMode.VHE), MachineSpec(KvmMode.NVHE)),
+        FloodSpec(),
+        Driver.IN_GUEST,
+    )
+    ids = [cell.id for cell in plan(campaign(both_modes, scenario("hvc", SWEEP)))]
+    assert ids == [
+        "unpatched.straightline.vhe.quiet",
+        "patched.straightline.vhe.quiet",
+        "unpatched.straightline.nvhe.quiet",
+        "patched.straightline.nvhe.quiet",
+        "unpatched.hvc.vhe.quiet",
+        "patched.hvc.vhe.quiet",
+        "unpatched.hvc.nvhe.quiet",
+        "patched.hvc.nvhe.quiet",
+        "unpatched.hvc.vhe.host_timer-sweep",
+        "patched.hvc.vhe.host_timer-sweep",
+    ]
+
+
+def test_a_cell_is_the_same_whatever_else_the_campaign_holds() -> None:
+    alone = plan(campaign(scenario("hvc", RANDOM)))
+    among = plan(campaign(scenario("straightline"), scenario("hvc", RANDOM)))
+    assert set(alone) <= set(among)
+
+
+def test_expectations_are_for_one_kernel_and_payload() -> None:
+    expect = (("unpatched", "hvc", Expectation.LOST_STEP),)
+    unpatched, patched = plan(campaign(scenario("hvc", expect=expect)))
+    assert unpatched.expected is Expectation.LOST_STEP
+    assert patched.expected is Expectation.PASS
+
+
+def test_both_kernels_of_a_pair_get_the_same_seed() -> None:
+    for baseline, candidate in pairs(
+        campaign(scenario("hvc", RANDOM)), plan(campaign(scenario("hvc", RANDOM)))
+    ):
+        assert baseline.seed == candidate.seed
+
+
+def test_seeds_are_stable_31_bit_and_of_the_campaign_and_the_point() -> None:
+    first = plan(campaign(scenario("hvc", RANDOM), seed=1))[0]
+    assert first.seed == 823076008
+    others = (
+        plan(campaign(scenario("hvc", RANDOM), seed=2))[0],
+        plan(campaign(scenario("straightline", RANDOM), seed=1))[0],
+    )
+    assert first.seed not in {cell.seed for cell in others}
+    assert all(0 <= cell.seed < 2**31 for cell in (first, *others))
+
+
+def test_pairs_hold_kernels_against_each_other_point_by_point() -> None:
+    whole = campaign(scenario("hvc"), scenario("trapped_sysreg", SWEEP))
+    assert [(left.id, right.id) for left, right in pairs(whole, plan(whole))] == [
+        ("unpatched.hvc.vhe.quiet", "patched.hvc.vhe.quiet"),
+        (
+            "unpatched.trapped_sysreg.vhe.host_timer-sweep",
+            "patched.trapped_sysreg.vhe.host_timer-sweep",
+        ),
+    ]
+
+
+def test_a_pair_needs_both_of_its_cells() -> None:
+    whole = campaign(scenario("hvc"))
+    unpatched, patched = plan(whole)
+    assert pairs(whole, [unpatched]) == ()
+    assert pairs(whole, [patched]) == ()
+
+
+names = st.text("ab-_x0", min_size=1, max_size=3)
+machines = st.builds(
+    MachineSpec,
+    kvm_mode=st.sampled_from(KvmMode),
+    cpu=st.sampled_from(["max", "mem-512", "cortex-a57", "cpu-", "x1"]),
+    memory_mib=st.sampled_from([256, 512]),
+)
+grids = {
+    "first_ns": st.integers(0, 2),
+    "last_ns": st.none() | st.integers(2, 3),
+    "step_ns": st.integers(1, 2),
+}
+floods = (
+    st.builds(FloodSpec, count=st.integers(1, 3))
+    | st.builds(FloodSpec, st.just(FloodSource.HOST_TIMER), st.just(Placement.SWEEP), **grids)
+    | st.builds(
+        FloodSpec,
+        st.just(FloodSource.HOST_TIMER),
+        st.just(Placement.RANDOM),
+        grids["first_ns"],
+        grids["last_ns"],
+        count=st.integers(1, 2),
+    )
+)
+points = st.lists(st.tuples(names, machines, floods), min_size=1, max_size=30, unique=True)
+
+
+# Time says nothing here: kernels may be building beside the tests.
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(points, st.lists(names, min_size=1, max_size=4, unique=True))
+def test_different_cells_have_different_filesystem_safe_ids(
+    drawn: list[tuple[str, MachineSpec, FloodSpec]], kernels: list[str]
+) -> None:
+    whole = replace(
+        campaign(*(scenario(payload, flood, machine) for payload, machine, flood in drawn)),
+        kernels=tuple(KernelSpec(name, DebianSource("linux-source-6.1")) for name in kernels),
+    )
+    ids = [cell.id for cell in plan(whole)]
+    assert len(set(ids)) == len(ids) == len(drawn) * len(kernels)
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]{1,255}", name) for name in ids)
