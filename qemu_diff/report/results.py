@@ -1,0 +1,145 @@
+"""``RESULTS/``: ``verdicts.json``, written after every cell, and read back by ``show``."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from qemu_diff.errors import InfrastructureError, ResultsError
+from qemu_diff.model import CampaignResult, CellResult, PairResult, ViolationKind
+
+SCHEMA_VERSION = 1
+VERDICTS = "verdicts.json"
+
+_CELL = TypeAdapter(CellResult)
+_PAIR = TypeAdapter(PairResult)
+_CAMPAIGN = TypeAdapter(CampaignResult)
+
+
+def open_results(directory: Path) -> None:
+    """Make a results directory; results that are there are kept as ``DIRECTORY.previous``.
+
+    :raises ResultsError: it can't be made, or not be written.
+    """
+    try:
+        if (directory / VERDICTS).exists():
+            previous = directory.with_name(directory.name + ".previous")
+            _remove(previous)
+            directory.rename(previous)
+        directory.mkdir(parents=True, exist_ok=True)
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ResultsError(f"{directory}: {error.strerror}; name another with --out") from error
+
+
+def write_results(result: CampaignResult, directory: Path) -> None:
+    """Write ``verdicts.json``; at any moment the file is whole.
+
+    :raises InfrastructureError: the disk is full, or the directory went away.
+    """
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "campaign": result.name,
+        "complete": result.complete,
+        "cells": [_cell_to_json(cell) for cell in result.cells],
+        "pairs": [_pair_to_json(pair) for pair in result.pairs],
+    }
+    write_whole(directory / VERDICTS, json.dumps(document, indent=1) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old or the new content, never a part.
+
+    :raises InfrastructureError: it can't be written.
+    """
+    scratch = path.with_name(path.name + ".new")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
+    except OSError as error:
+        raise InfrastructureError(f"{path}: {error.strerror}") from error
+    finally:
+        with suppress(OSError):
+            scratch.unlink()
+
+
+def read_results(directory: Path) -> CampaignResult:
+    """Read ``verdicts.json`` back.
+
+    :raises ResultsError: it is not there, can't be read, or is no results file of this version.
+    """
+    path = directory / VERDICTS
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ResultsError(f"{path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ResultsError(f"{path}: not JSON: {error}") from error
+    found = document.get("schema_version") if isinstance(document, dict) else None
+    if found != SCHEMA_VERSION:
+        raise ResultsError(
+            f"{path}: results of schema version {found}, this qemu-diff reads {SCHEMA_VERSION}"
+        )
+    try:
+        return _CAMPAIGN.validate_python(
+            {
+                "name": document["campaign"],
+                "cells": [cell["result"] for cell in document["cells"]],
+                "pairs": [pair["result"] for pair in document["pairs"]],
+                "complete": document["complete"],
+            }
+        )
+    except (KeyError, TypeError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise ResultsError(f"{path}: not a results file: {reason}") from error
+
+
+def _cell_to_json(result: CellResult) -> dict[str, Any]:
+    """The flat keys are for scripts; ``result`` is the whole, for ``show``."""
+    cell = result.cell
+    flood = cell.flood
+    return {
+        "id": cell.id,
+        "kernel": cell.kernel,
+        "scenario": cell.payload,
+        "machine": {"kvm_mode": cell.machine.kvm_mode, "cpu": cell.machine.cpu},
+        "flood": {"source": flood.source, "placement": flood.placement},
+        "driver": cell.driver,
+        "seed": cell.seed,
+        "verdict": result.verdict,
+        "expected": cell.expected,
+        "as_expected": result.as_expected,
+        "steps": result.steps,
+        "counted_steps": result.counted_steps,
+        "lost_steps": result.count(ViolationKind.LOST_STEP),
+        "spurious_steps": result.count(ViolationKind.SPURIOUS_STEP),
+        "wrong_pcs": result.count(ViolationKind.WRONG_PC),
+        "placements": result.placements,
+        "duration_s": result.duration_s,
+        "findings": [finding.message for finding in result.findings],
+        "result": _CELL.dump_python(result, mode="json"),
+    }
+
+
+def _pair_to_json(pair: PairResult) -> dict[str, Any]:
+    return {
+        "cell": pair.candidate.id.removeprefix(f"{pair.candidate.kernel}."),
+        "baseline": pair.baseline.kernel,
+        "candidate": pair.candidate.kernel,
+        "outcome": pair.outcome,
+        "message": pair.message,
+        "result": _PAIR.dump_python(pair, mode="json"),
+    }
+
+
+def _remove(directory: Path) -> None:
+    if directory.exists():
+        shutil.rmtree(directory)

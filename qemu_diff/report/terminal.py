@@ -1,0 +1,106 @@
+"""The result for people: a table, then sentences, then one broken step in full."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from qemu_diff.model import CampaignResult, CellResult, CellVerdict, PairOutcome, PairResult
+from qemu_diff.report.words import (
+    cell_sentences,
+    closing_sentence,
+    expectation_sentence,
+    finding_lines,
+    side_by_side_lines,
+)
+
+VERDICT_STYLE = {
+    CellVerdict.PASS: "green",
+    CellVerdict.FAIL: "red",
+    CellVerdict.HANG: "red",
+    CellVerdict.KERNEL_OOPS: "red",
+    CellVerdict.LOST: "yellow",
+}
+OUTCOME_STYLE = {
+    PairOutcome.SAME: "green",
+    PairOutcome.FIXED: "bold green",
+    PairOutcome.REGRESSED: "bold red",
+    PairOutcome.BOTH_FAIL: "red",
+    PairOutcome.INCONCLUSIVE: "yellow",
+}
+
+
+def print_result(result: CampaignResult, console: Console) -> None:
+    """Print the whole result."""
+    console.print(_table(result))
+    for pair in result.pairs:
+        _print_pair(pair, result, console)
+    paired = {cell.id for pair in result.pairs for cell in (pair.baseline, pair.candidate)}
+    for cell in result.cells:
+        if cell.cell.id not in paired:
+            _print_sentences(cell, console)
+    for cell in result.cells:
+        if sentence := expectation_sentence(cell):
+            console.print(Text(f"✗ {sentence}", style="bold red"))
+    console.print()
+    console.print(Text(closing_sentence(result), style=f"bold {_closing_colour(result)}"))
+
+
+def _closing_colour(result: CampaignResult) -> str:
+    regressed = any(pair.outcome is PairOutcome.REGRESSED for pair in result.pairs)
+    if regressed or not all(cell.as_expected for cell in result.cells):
+        return "red"
+    return "green" if result.complete else "yellow"
+
+
+def _table(result: CampaignResult) -> Table:
+    number = len(result.cells)
+    title = Text(f"{result.name}: {number} {'cell' if number == 1 else 'cells'}")
+    table = Table(title=title, title_justify="left")
+    table.add_column("cell", overflow="fold")
+    table.add_column("verdict")
+    table.add_column("as expected")
+    for name in ("steps", "count", "violations", "s"):
+        table.add_column(name, justify="right")
+    for cell in result.cells:
+        table.add_row(
+            Text(cell.cell.id),
+            Text(cell.verdict.value, style=VERDICT_STYLE[cell.verdict]),
+            Text("yes", style="green") if cell.as_expected else Text("NO", style="bold red"),
+            f"{cell.steps:,}",
+            f"{cell.counted_steps:,}",
+            f"{sum(number for _, number in cell.violations):,}",
+            f"{cell.duration_s:.1f}",
+        )
+    return table
+
+
+def _print_pair(pair: PairResult, result: CampaignResult, console: Console) -> None:
+    point = pair.candidate.id.removeprefix(f"{pair.candidate.kernel}.")
+    console.print()
+    console.print(
+        Text.assemble(
+            (point, "bold"), ": ", (pair.outcome.value, OUTCOME_STYLE[pair.outcome]),
+            f"   ({pair.baseline.kernel} → {pair.candidate.kernel})",
+        )
+    )  # fmt: skip
+    by_id = {cell.cell.id: cell for cell in result.cells}
+    sides = [by_id[one.id] for one in (pair.baseline, pair.candidate)]
+    for side in sides:
+        _print_sentences(side, console)
+    finding = next((side.findings[0] for side in sides if side.findings), None)
+    if finding:
+        console.print()
+        for line in finding_lines(finding):
+            console.print(Text(f"    {line}"))
+    if pair.side_by_side:
+        console.print()
+        kernels = pair.baseline.kernel, pair.candidate.kernel
+        for line in side_by_side_lines(pair.side_by_side, *kernels):
+            console.print(Text(f"    {line}"))
+
+
+def _print_sentences(cell: CellResult, console: Console) -> None:
+    for sentence in cell_sentences(cell):
+        console.print(Text(f"  • {sentence}"))

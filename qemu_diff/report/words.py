@@ -1,0 +1,162 @@
+"""Results in sentences: what the terminal, JUnit and every other report say."""
+
+from __future__ import annotations
+
+from qemu_diff.model import (
+    Breakdown,
+    CampaignResult,
+    CellResult,
+    CellVerdict,
+    Expectation,
+    Finding,
+    Instruction,
+    PairOutcome,
+    SideBySide,
+    ViolationKind,
+    Window,
+)
+
+VERBS = {
+    ViolationKind.LOST_STEP: "loses the step",
+    ViolationKind.SPURIOUS_STEP: "reports a step that never ran",
+    ViolationKind.WRONG_PC: "reports a wrong PC",
+}
+
+
+def place(instruction: Instruction) -> str:
+    """``trapped_read (mrs x0, id_aa64pfr0_el1)``."""
+    return f"{instruction.label} ({instruction.text})"
+
+
+def breakdown_sentence(kernel: str, one: Breakdown) -> str:
+    """How often an instruction's step is broken."""
+    often = "every time" if one.broken == one.stepped else "sometimes"
+    return (
+        f"{kernel} {VERBS[one.kind]} at {place(one.instruction)} {often}: "
+        f"{one.broken:,} of {one.stepped:,}"
+    )
+
+
+def window_sentence(kernel: str, window: Window) -> str:
+    """Where in virtual time the placements lie that break a step."""
+    every = "every ns inside and both edges tried" if window.complete else "not every ns tried"
+    return (
+        f"{kernel} {VERBS[window.kind]} at {place(window.instruction)} whenever the interrupt is "
+        f"delivered {window.first_ns:,} to {window.last_ns:,} ns after the entry into KVM_RUN: "
+        f"{window.placements:,} placements, {every}"
+    )
+
+
+def cell_sentences(result: CellResult) -> list[str]:
+    """What happened in one cell."""
+    kernel = result.cell.kernel
+    warned = [f"{kernel} warned: {warning}" for warning in result.warnings]
+    return [*_verdict_sentences(result), *warned]
+
+
+def _verdict_sentences(result: CellResult) -> list[str]:
+    kernel = result.cell.kernel
+    if result.verdict is CellVerdict.PASS:
+        return [_clean_sentence(result)]
+    if result.verdict is not CellVerdict.FAIL or not result.breakdown:
+        return [f"{kernel}: {result.verdict}: {result.reason}"]
+    shown = {(window.instruction, window.kind) for window in result.windows}
+    return [
+        *(window_sentence(kernel, window) for window in result.windows),
+        *(
+            breakdown_sentence(kernel, one)
+            for one in result.breakdown
+            if (one.instruction, one.kind) not in shown
+        ),
+    ]
+
+
+def _clean_sentence(result: CellResult) -> str:
+    grid = sum(grid.placements for grid in result.grids)
+    missing = sum(grid.missing for grid in result.grids)
+    swept = ""
+    if result.cell.flood.placement == "sweep":
+        left = f", {missing:,} ns left out" if missing else ", no ns left out"
+        swept = f"; {grid:,} distinct placements over {len(result.grids)} instructions{left}"
+    return (
+        f"{result.cell.kernel} keeps the step contract: {result.steps:,} steps, of which "
+        f"{result.counted_steps:,} count ({result.active_pending_entries:,} entered in "
+        f"Active-pending, {result.interrupted_steps:,} interrupted){swept}"
+    )
+
+
+def expectation_sentence(result: CellResult) -> str:
+    """Why a cell is not as expected; empty where it is."""
+    cell = result.cell
+    if result.as_expected:
+        return ""
+    if result.verdict is CellVerdict.LOST:
+        return f"{cell.id}: nothing was learnt: {result.reason}"
+    if cell.expected is Expectation.PASS:
+        return f"{cell.id}: {result.verdict}, expected to pass: {result.reason}"
+    if result.verdict is CellVerdict.PASS:
+        return (
+            f"{cell.id}: the bug that must be seen here was not seen: expected {cell.expected}, "
+            f"but all {result.steps:,} steps were right; as long as {cell.kernel} does not show "
+            "it, no other kernel's pass means anything"
+        )
+    return f"{cell.id}: expected {cell.expected}, got {result.reason or result.verdict}"
+
+
+def finding_lines(finding: Finding) -> list[str]:
+    """One broken step, whole."""
+    where = "nowhere that is known" if finding.previous_pc is None else _at(finding.previous_pc)
+    lines = [
+        f"{finding.kind} at report {finding.report:,} of boot {finding.boot} "
+        f"(pass {finding.pass_number:,}, {finding.attributed_to})",
+        f"  L2 stood at      {where}",
+        *(
+            f"  {'then it ran' if index == 0 else 'and also'}{'':<{5 if index == 0 else 8}} "
+            f"{_at(one)}"
+            for index, one in enumerate(finding.executed)
+        ),
+        f"  reported         {_at(finding.reported_pc)}",
+        f"  due was          {' or '.join(_at(one) for one in finding.legal_pcs) or 'unknown'}",
+    ]
+    lines.extend(f"  never reported   {_at(one)}" for one in finding.missed)
+    if finding.delivered_ns is not None:
+        lines.append(
+            f"  interrupt        {finding.delivered_ns:,} ns after the entry into KVM_RUN "
+            f"(requested {finding.requested_ns:,} ns after arming)"
+        )
+    return lines
+
+
+def side_by_side_lines(rows: SideBySide, baseline: str, candidate: str) -> list[str]:
+    """Both kernels' reported PCs, in the order in which L2 executed."""
+    width = max(len(baseline), len(candidate), 10)
+    lines = [f"  {'':<46} {baseline:<{width}}  {candidate}"]
+    for instruction, first, second in rows.rows:
+        cells = [f"{instruction.address:#x}" if seen else "-" for seen in (first, second)]
+        name = f"{instruction.label}: {instruction.text}"
+        lines.append(f"  {name:<46} {cells[0]:<{width}}  {cells[1]:<{width}}".rstrip())
+    return lines
+
+
+def closing_sentence(result: CampaignResult) -> str:
+    """The whole campaign in one sentence."""
+    judged = [cell for cell in result.cells if cell.verdict is not CellVerdict.LOST]
+    lost = len(result.cells) - len(judged)
+    unmet = [cell for cell in judged if not cell.as_expected]
+    regressed = [pair for pair in result.pairs if pair.outcome is PairOutcome.REGRESSED]
+    parts = []
+    if unmet:
+        parts.append(f"{len(unmet)} of {len(judged)} judged cells are not as expected")
+    if regressed:
+        parts.append(f"{len(regressed)} of {len(result.pairs)} pairs regressed")
+    if lost:
+        parts.append(f"{lost} of {len(result.cells)} cells were lost: nothing was learnt from them")
+    if not result.complete:
+        parts.append("the run was cut off: these are the cells that had finished")
+    if not parts:
+        return "Everything is as expected, the bugs that must be seen included."
+    return "; ".join(parts).capitalize() + "."
+
+
+def _at(instruction: Instruction) -> str:
+    return f"{instruction.address:#x}  {instruction.label}: {instruction.text}"

@@ -1,0 +1,413 @@
+"""``verdicts.json``: whole at any moment, read back as written, refused if not ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from qemu_diff.errors import InfrastructureError, ResultsError
+from qemu_diff.model import (
+    Breakdown,
+    CampaignResult,
+    Cell,
+    CellResult,
+    CellVerdict,
+    Driver,
+    Expectation,
+    Finding,
+    FloodSource,
+    FloodSpec,
+    Grid,
+    Instruction,
+    KvmMode,
+    MachineSpec,
+    PairOutcome,
+    PairResult,
+    Placement,
+    SideBySide,
+    ViolationKind,
+    Window,
+)
+from qemu_diff.report.results import (
+    VERDICTS,
+    open_results,
+    read_results,
+    write_results,
+    write_whole,
+)
+
+CELL = Cell(
+    id="unpatched.trapped_sysreg.vhe.host_timer-sweep",
+    kernel="unpatched",
+    payload="trapped_sysreg",
+    machine=MachineSpec(KvmMode.VHE, "max"),
+    flood=FloodSpec(FloodSource.HOST_TIMER, Placement.SWEEP, first_ns=1200),
+    driver=Driver.IN_GUEST,
+    seed=708642787,
+    expected=Expectation.LOST_STEP,
+)
+MRS = Instruction(0x5A5A_0004, "trapped_read", "mrs x0, id_aa64pfr0_el1")
+NOP = Instruction(0x5A5A_0008, "trapped_read+0x4", "nop")
+FINDING = Finding(
+    kind=ViolationKind.LOST_STEP,
+    boot="sweep-0",
+    report=9273,
+    pass_number=2318,
+    previous_pc=MRS,
+    reported_pc=NOP,
+    legal_pcs=(NOP,),
+    executed=(MRS, NOP),
+    missed=(NOP,),
+    requested_ns=3518,
+    delivered_ns=3158,
+    attributed_to="placement",
+    message="2 instructions ran for one reported step",
+)
+FAILED = CellResult(
+    CELL,
+    CellVerdict.FAIL,
+    steps=17568,
+    counted_steps=12163,
+    placements=11811,
+    violations=((ViolationKind.LOST_STEP, 468), (ViolationKind.WRONG_PC, 2)),
+    findings=(FINDING,),
+    duration_s=8.452,
+)
+PASSED = CellResult(
+    replace(CELL, id=CELL.id.replace("unpatched", "patched"), kernel="patched"), CellVerdict.PASS
+)
+PAIR = PairResult(CELL, PASSED.cell, PairOutcome.FIXED, "unpatched: 468 lost-step in 17568 steps")
+CAMPAIGN = CampaignResult("quickstart", (FAILED, PASSED), (PAIR,), complete=True)
+
+
+def written(result: CampaignResult, directory: Path) -> dict[str, Any]:
+    write_results(result, directory)
+    return json.loads((directory / VERDICTS).read_text())
+
+
+# --- round trip ---
+
+words = st.text(max_size=8)
+counts = st.integers(0, 2**64)
+instructions = st.builds(Instruction, st.integers(0, 2**64), words, words)
+several = st.lists(instructions, max_size=2).map(tuple)
+cells = st.builds(
+    Cell,
+    machine=st.builds(MachineSpec, cpu=words, memory_mib=counts),
+    flood=st.builds(
+        FloodSpec, first_ns=counts, last_ns=st.none() | counts, step_ns=counts, count=counts
+    ),
+)
+findings = st.builds(
+    Finding, legal_pcs=several, executed=several, missed=several, reported_pc=instructions
+)
+
+
+def up_to_two(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
+    return st.lists(strategy, max_size=2).map(tuple)
+
+
+results = st.builds(
+    CellResult,
+    cell=cells,
+    violations=up_to_two(st.tuples(st.sampled_from(ViolationKind), counts)),
+    breakdown=up_to_two(st.builds(Breakdown, instruction=instructions)),
+    findings=up_to_two(findings),
+    windows=up_to_two(st.builds(Window, instruction=instructions)),
+    grids=up_to_two(st.builds(Grid, instruction=instructions)),
+    reason=words,
+    warnings=up_to_two(words),
+    duration_s=st.floats(0, 1e9),
+)
+rows = up_to_two(st.tuples(instructions, st.booleans(), st.booleans()))
+pairs = st.builds(
+    PairResult,
+    baseline=cells,
+    candidate=cells,
+    side_by_side=st.none() | st.builds(SideBySide, rows),
+)
+campaigns = st.builds(CampaignResult, words, up_to_two(results), up_to_two(pairs), st.booleans())
+
+
+@settings(
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(campaigns)
+def test_results_read_back_as_they_were(tmp_path: Path, result: CampaignResult) -> None:
+    write_results(result, tmp_path)
+    assert read_results(tmp_path) == result
+
+
+def test_odd_bytes_of_a_console_read_back(tmp_path: Path) -> None:
+    odd = replace(PASSED, reason="\x1b[31m \x00 \ufffd \udc80 [bold] </testcase>")
+    result = replace(CAMPAIGN, cells=(odd,))
+    write_results(result, tmp_path)
+    assert read_results(tmp_path) == result
+
+
+# --- the contract with scripts ---
+
+
+def test_a_cell_s_flat_keys(tmp_path: Path) -> None:
+    document = written(CAMPAIGN, tmp_path)
+    assert (document["schema_version"], document["campaign"], document["complete"]) == (
+        1,
+        "quickstart",
+        True,
+    )
+    cell = document["cells"][0]
+    del cell["result"]
+    assert cell == {
+        "id": "unpatched.trapped_sysreg.vhe.host_timer-sweep",
+        "kernel": "unpatched",
+        "scenario": "trapped_sysreg",
+        "machine": {"kvm_mode": "vhe", "cpu": "max"},
+        "flood": {"source": "host_timer", "placement": "sweep"},
+        "driver": "in_guest",
+        "seed": 708642787,
+        "verdict": "fail",
+        "expected": "lost-step",
+        "as_expected": False,
+        "steps": 17568,
+        "counted_steps": 12163,
+        "lost_steps": 468,
+        "spurious_steps": 0,
+        "wrong_pcs": 2,
+        "placements": 11811,
+        "duration_s": 8.452,
+        "findings": ["2 instructions ran for one reported step"],
+    }
+
+
+def test_a_pair_s_flat_keys(tmp_path: Path) -> None:
+    (pair,) = written(CAMPAIGN, tmp_path)["pairs"]
+    del pair["result"]
+    assert pair == {
+        "cell": "trapped_sysreg.vhe.host_timer-sweep",
+        "baseline": "unpatched",
+        "candidate": "patched",
+        "outcome": "fixed",
+        "message": "unpatched: 468 lost-step in 17568 steps",
+    }
+
+
+# --- writing ---
+
+
+def test_nothing_is_left_beside_the_results(tmp_path: Path) -> None:
+    write_results(CAMPAIGN, tmp_path)
+    write_results(replace(CAMPAIGN, complete=False), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [VERDICTS]
+    assert not read_results(tmp_path).complete
+
+
+def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    write_results(CAMPAIGN, tmp_path)
+    with (tmp_path / VERDICTS).open() as reader:
+        reader.read(10)
+        write_results(replace(CAMPAIGN, cells=()), tmp_path)
+        reader.seek(0)
+        assert len(json.load(reader)["cells"]) == 2
+    assert len(read_results(tmp_path).cells) == 0
+
+
+def environment(**changes: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": ":".join(sys.path), **changes}
+
+
+FILLS_THE_DISK = """
+import resource, sys
+from pathlib import Path
+from qemu_diff.errors import InfrastructureError
+from qemu_diff.report.results import write_whole
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    write_whole(Path(sys.argv[1]), "new" * 10_000)
+except InfrastructureError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_part_of_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / VERDICTS
+    write_whole(path, "old")
+    command = [sys.executable, "-c", FILLS_THE_DISK, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
+    assert done.stdout == f"{path}: File too large\n"
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_directory_that_went_away_is_not_the_user_s_mistake(tmp_path: Path) -> None:
+    with pytest.raises(InfrastructureError, match="No such file or directory"):
+        write_results(CAMPAIGN, tmp_path / "gone")
+
+
+def test_text_is_written_as_utf_8_in_any_locale(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from qemu_diff.report.results import write_whole;"
+        "write_whole(Path(sys.argv[1]), 'old \\u2192 new')"
+    )
+    command = [sys.executable, "-X", "utf8=0", "-c", script, str(tmp_path / "text")]
+    in_ascii = environment(LC_ALL="C", PYTHONCOERCECLOCALE="0")
+    subprocess.run(command, check=True, env=in_ascii)
+    assert (tmp_path / "text").read_bytes().decode() == "old → new"
+
+
+# --- reading what is not ours ---
+
+
+def refused(directory: Path) -> str:
+    with pytest.raises(ResultsError) as caught:
+        read_results(directory)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"{directory / VERDICTS}: ")
+    return line.removeprefix(f"{directory / VERDICTS}: ")
+
+
+def drop(*path: str | int) -> Callable[[Any], None]:
+    """Removes what lies at a path of the document."""
+
+    def remove(document: Any) -> None:
+        for part in path[:-1]:
+            document = document[part]
+        del document[path[-1]]
+
+    return remove
+
+
+def put(value: Any, *path: str | int) -> Callable[[Any], None]:
+    """Puts a value at a path of the document."""
+
+    def write(document: Any) -> None:
+        for part in path[:-1]:
+            document = document[part]
+        document[path[-1]] = value
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        drop("campaign"),
+        drop("complete"),
+        drop("cells"),
+        drop("pairs"),
+        drop("cells", 0, "result"),
+        drop("cells", 0, "result", "verdict"),
+        drop("cells", 0, "result", "cell", "kernel"),
+        drop("pairs", 0, "result", "outcome"),
+        put(None, "campaign"),
+        put({}, "complete"),
+        put(5, "cells"),
+        put("text", "cells"),
+        put([None], "cells"),
+        put({"x": 1}, "pairs"),
+        put("maybe", "cells", 0, "result", "verdict"),
+        put("many", "cells", 0, "result", "steps"),
+        put([["lost-step"]], "cells", 0, "result", "violations"),
+        put("\n", "pairs", 0, "result", "outcome"),
+    ],
+)
+def test_a_document_of_another_shape_is_refused(
+    tmp_path: Path, damage: Callable[[Any], None]
+) -> None:
+    document = written(CAMPAIGN, tmp_path)
+    damage(document)
+    (tmp_path / VERDICTS).write_text(json.dumps(document))
+    assert refused(tmp_path).startswith("not a results file: ")
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
+def test_results_of_another_version_are_refused(tmp_path: Path, version: object) -> None:
+    document = written(CAMPAIGN, tmp_path) | {"schema_version": version}
+    (tmp_path / VERDICTS).write_text(json.dumps(document))
+    assert refused(tmp_path) == f"results of schema version {version}, this qemu-diff reads 1"
+
+
+@pytest.mark.parametrize("document", ["[]", "null", "1", '"text"', "{}"])
+def test_json_of_something_else_is_refused(tmp_path: Path, document: str) -> None:
+    (tmp_path / VERDICTS).write_text(document)
+    assert refused(tmp_path) == "results of schema version None, this qemu-diff reads 1"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"\x00" * 100, b"[" * 100_000])
+def test_garbage_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / VERDICTS).write_bytes(content)
+    assert refused(tmp_path).startswith("not JSON: ")
+
+
+def test_a_cut_off_file_is_refused_wherever_it_was_cut(tmp_path: Path) -> None:
+    write_results(replace(CAMPAIGN, cells=(PASSED,), pairs=()), tmp_path)
+    whole = (tmp_path / VERDICTS).read_bytes()
+    for size in range(0, len(whole) - 2, 7):
+        (tmp_path / VERDICTS).write_bytes(whole[:size])
+        refused(tmp_path)
+
+
+def test_missing_results_are_refused(tmp_path: Path) -> None:
+    assert refused(tmp_path) == "No such file or directory"
+    (tmp_path / VERDICTS).mkdir()
+    assert refused(tmp_path) == "Is a directory"
+
+
+# --- opening ---
+
+
+def test_a_results_directory_is_made_with_its_parents(tmp_path: Path) -> None:
+    directory = tmp_path / "deep" / "results"
+    open_results(directory)
+    write_results(CAMPAIGN, directory)
+    assert read_results(directory) == CAMPAIGN
+
+
+def test_results_that_are_there_are_kept(tmp_path: Path) -> None:
+    directory, previous = tmp_path / "results", tmp_path / "results.previous"
+    open_results(directory)
+    write_results(CAMPAIGN, directory)
+    (directory / "cells").mkdir()
+    open_results(directory)
+    assert list(directory.iterdir()) == []
+    assert read_results(previous) == CAMPAIGN
+    assert (previous / "cells").is_dir()
+
+
+def test_only_the_last_results_are_kept(tmp_path: Path) -> None:
+    directory, previous = tmp_path / "results", tmp_path / "results.previous"
+    for name in ("first", "second", "third"):
+        open_results(directory)
+        write_results(replace(CAMPAIGN, name=name), directory)
+    assert read_results(previous).name == "second"
+    assert sorted(tmp_path.iterdir()) == [directory, previous]
+
+
+def test_a_directory_without_results_is_used_as_it_is(tmp_path: Path) -> None:
+    directory = tmp_path / "results"
+    directory.mkdir()
+    (directory / "notes.txt").write_text("mine")
+    open_results(directory)
+    assert (directory / "notes.txt").read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [directory]
+
+
+def test_a_file_in_place_of_the_directory_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "results"
+    path.write_text("mine")
+    with pytest.raises(ResultsError) as caught:
+        open_results(path)
+    assert str(caught.value) == f"{path}: File exists; name another with --out"
+    assert path.read_text() == "mine"

@@ -1,0 +1,435 @@
+"""The sentences of every report, and how a terminal shows them."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from qemu_diff.model import (
+    Breakdown,
+    CampaignResult,
+    Cell,
+    CellResult,
+    CellVerdict,
+    Driver,
+    Expectation,
+    Finding,
+    FloodSource,
+    FloodSpec,
+    Grid,
+    Instruction,
+    MachineSpec,
+    PairOutcome,
+    PairResult,
+    Placement,
+    SideBySide,
+    ViolationKind,
+    Window,
+)
+from qemu_diff.report.terminal import print_result
+from qemu_diff.report.words import (
+    breakdown_sentence,
+    cell_sentences,
+    closing_sentence,
+    expectation_sentence,
+    finding_lines,
+    side_by_side_lines,
+    window_sentence,
+)
+
+LOST, SPURIOUS, WRONG = (
+    ViolationKind.LOST_STEP,
+    ViolationKind.SPURIOUS_STEP,
+    ViolationKind.WRONG_PC,
+)
+SWEEP = FloodSpec(FloodSource.HOST_TIMER, Placement.SWEEP)
+
+MRS = Instruction(0x5A5A_0004, "trapped_read", "mrs x0, id_aa64pfr0_el1")
+NOP = Instruction(0x5A5A_0008, "trapped_read+0x4", "nop")
+MOV = Instruction(0x5A5A_000C, "trapped_read+0x8", "mov x1, x0")
+
+
+def cell(
+    kernel: str = "unpatched",
+    expected: Expectation = Expectation.PASS,
+    flood: FloodSpec | None = None,
+) -> Cell:
+    return Cell(
+        id=f"{kernel}.trapped_sysreg.vhe",
+        kernel=kernel,
+        payload="trapped_sysreg",
+        machine=MachineSpec(),
+        flood=flood or FloodSpec(),
+        driver=Driver.IN_GUEST,
+        seed=1,
+        expected=expected,
+    )
+
+
+PASSED = CellResult(
+    cell("patched"),
+    CellVerdict.PASS,
+    steps=18_208,
+    active_pending_entries=4552,
+    interrupted_steps=11_976,
+    counted_steps=12_606,
+)
+WINDOW = Window(MRS, LOST, first_ns=3158, last_ns=3623, placements=466, complete=True)
+AT_MRS = Breakdown(MRS, LOST, broken=468, stepped=4509)
+FINDING = Finding(
+    kind=LOST,
+    boot="sweep-0",
+    report=9273,
+    pass_number=2318,
+    previous_pc=MRS,
+    reported_pc=MOV,
+    legal_pcs=(NOP,),
+    executed=(MRS, NOP),
+    missed=(NOP,),
+    requested_ns=3518,
+    delivered_ns=3158,
+    attributed_to="placement",
+    message="2 instructions ran for one reported step",
+)
+FAILED = CellResult(
+    cell(expected=Expectation.LOST_STEP),
+    CellVerdict.FAIL,
+    steps=17_568,
+    violations=((LOST, 468),),
+    breakdown=(AT_MRS,),
+    findings=(FINDING,),
+    windows=(WINDOW,),
+    reason="468 lost-step in 17568 steps",
+)
+UNFIXED = replace(FAILED, cell=cell())
+HUNG = CellResult(cell(), CellVerdict.HANG, reason="no return from KVM_RUN within 200000000 ns")
+GONE = CellResult(cell(), CellVerdict.LOST, reason="QEMU died (signal 9); it printed nothing")
+ROWS = SideBySide(((MRS, True, True), (NOP, False, True), (MOV, True, True)))
+FIXED = PairResult(FAILED.cell, PASSED.cell, PairOutcome.FIXED, "m", ROWS)
+
+
+# --- one instruction ---
+
+
+@pytest.mark.parametrize(
+    ("one", "sentence"),
+    [
+        (
+            Breakdown(MRS, LOST, broken=4509, stepped=4509),
+            "k loses the step at trapped_read (mrs x0, id_aa64pfr0_el1) every time: 4,509 of 4,509",
+        ),
+        (
+            Breakdown(MRS, SPURIOUS, broken=1, stepped=4509),
+            "k reports a step that never ran at trapped_read (mrs x0, id_aa64pfr0_el1) sometimes: "
+            "1 of 4,509",
+        ),
+        (
+            Breakdown(NOP, WRONG, broken=0, stepped=2),
+            "k reports a wrong PC at trapped_read+0x4 (nop) sometimes: 0 of 2",
+        ),
+    ],
+)
+def test_how_often_a_step_is_broken(one: Breakdown, sentence: str) -> None:
+    assert breakdown_sentence("k", one) == sentence
+
+
+def test_where_the_placements_lie_that_break_a_step() -> None:
+    begin = (
+        "k loses the step at trapped_read (mrs x0, id_aa64pfr0_el1) whenever the interrupt is "
+        "delivered 3,158 to 3,623 ns after the entry into KVM_RUN: 466 placements, "
+    )
+    assert window_sentence("k", WINDOW) == begin + "every ns inside and both edges tried"
+    incomplete = replace(WINDOW, complete=False)
+    assert window_sentence("k", incomplete) == begin + "not every ns tried"
+
+
+# --- one cell ---
+
+
+def test_a_pass_says_how_much_it_means() -> None:
+    assert cell_sentences(PASSED) == [
+        "patched keeps the step contract: 18,208 steps, of which 12,606 count (4,552 entered in "
+        "Active-pending, 11,976 interrupted)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("grids", "swept"),
+    [
+        (
+            (Grid(MRS, 860, 4738, 3879, 0), Grid(NOP, 860, 3503, 2644, 0)),
+            "; 6,523 distinct placements over 2 instructions, no ns left out",
+        ),
+        (
+            (Grid(MRS, 860, 4738, 3877, 2), Grid(NOP, 860, 3503, 1644, 1000)),
+            "; 5,521 distinct placements over 2 instructions, 1,002 ns left out",
+        ),
+    ],
+)
+def test_a_sweep_that_passes_says_what_was_tried(grids: tuple[Grid, ...], swept: str) -> None:
+    (sentence,) = cell_sentences(replace(PASSED, cell=cell(flood=SWEEP), grids=grids))
+    assert sentence.endswith(f"11,976 interrupted){swept}")
+    random = replace(SWEEP, placement=Placement.RANDOM)
+    (sentence,) = cell_sentences(replace(PASSED, cell=cell(flood=random), grids=grids))
+    assert sentence.endswith("11,976 interrupted)")
+
+
+def test_a_window_says_more_than_a_count() -> None:
+    spurious = Breakdown(NOP, SPURIOUS, broken=2, stepped=9)
+    assert cell_sentences(replace(FAILED, breakdown=(AT_MRS, spurious))) == [
+        window_sentence("unpatched", WINDOW),
+        breakdown_sentence("unpatched", spurious),
+    ]
+
+
+def test_without_a_window_each_instruction_is_counted() -> None:
+    assert cell_sentences(replace(FAILED, windows=())) == [breakdown_sentence("unpatched", AT_MRS)]
+
+
+@pytest.mark.parametrize(
+    ("result", "sentence"),
+    [
+        (HUNG, "unpatched: hang: no return from KVM_RUN within 200000000 ns"),
+        (GONE, "unpatched: lost: QEMU died (signal 9); it printed nothing"),
+        (
+            replace(HUNG, verdict=CellVerdict.KERNEL_OOPS, reason="Kernel panic"),
+            "unpatched: kernel-oops: Kernel panic",
+        ),
+        (
+            replace(HUNG, verdict=CellVerdict.FAIL, reason="an exit that no job expects"),
+            "unpatched: fail: an exit that no job expects",
+        ),
+    ],
+)
+def test_what_left_nothing_to_judge(result: CellResult, sentence: str) -> None:
+    assert cell_sentences(result) == [sentence]
+
+
+def test_a_kernel_s_warnings_are_told_beside_its_verdict() -> None:
+    warned = replace(PASSED, warnings=("WARNING: CPU: 0 PID: 1 at arch/arm64/kvm/debug.c:1",))
+    assert cell_sentences(warned)[1:] == [
+        "patched warned: WARNING: CPU: 0 PID: 1 at arch/arm64/kvm/debug.c:1"
+    ]
+
+
+# --- expectations ---
+
+
+@pytest.mark.parametrize(
+    ("result", "sentence"),
+    [
+        (PASSED, ""),
+        (FAILED, ""),
+        (
+            UNFIXED,
+            "unpatched.trapped_sysreg.vhe: fail, expected to pass: 468 lost-step in 17568 steps",
+        ),
+        (
+            HUNG,
+            "unpatched.trapped_sysreg.vhe: hang, expected to pass: "
+            "no return from KVM_RUN within 200000000 ns",
+        ),
+        (
+            GONE,
+            "unpatched.trapped_sysreg.vhe: nothing was learnt: "
+            "QEMU died (signal 9); it printed nothing",
+        ),
+        (
+            replace(GONE, cell=cell(expected=Expectation.LOST_STEP)),
+            "unpatched.trapped_sysreg.vhe: nothing was learnt: "
+            "QEMU died (signal 9); it printed nothing",
+        ),
+        (
+            replace(PASSED, cell=cell(expected=Expectation.LOST_STEP)),
+            "unpatched.trapped_sysreg.vhe: the bug that must be seen here was not seen: expected "
+            "lost-step, but all 18,208 steps were right; as long as unpatched does not show it, no "
+            "other kernel's pass means anything",
+        ),
+        (
+            replace(FAILED, cell=cell(expected=Expectation.WRONG_PC)),
+            "unpatched.trapped_sysreg.vhe: expected wrong-pc, got 468 lost-step in 17568 steps",
+        ),
+        (
+            replace(HUNG, cell=cell(expected=Expectation.LOST_STEP), reason=""),
+            "unpatched.trapped_sysreg.vhe: expected lost-step, got hang",
+        ),
+    ],
+)
+def test_why_a_cell_is_not_as_expected(result: CellResult, sentence: str) -> None:
+    assert expectation_sentence(result) == sentence
+
+
+# --- one finding, one pair ---
+
+
+def test_a_finding_can_be_read_on_its_own() -> None:
+    assert finding_lines(FINDING) == [
+        "lost-step at report 9,273 of boot sweep-0 (pass 2,318, placement)",
+        "  L2 stood at      0x5a5a0004  trapped_read: mrs x0, id_aa64pfr0_el1",
+        "  then it ran      0x5a5a0004  trapped_read: mrs x0, id_aa64pfr0_el1",
+        "  and also         0x5a5a0008  trapped_read+0x4: nop",
+        "  reported         0x5a5a000c  trapped_read+0x8: mov x1, x0",
+        "  due was          0x5a5a0008  trapped_read+0x4: nop",
+        "  never reported   0x5a5a0008  trapped_read+0x4: nop",
+        "  interrupt        3,158 ns after the entry into KVM_RUN "
+        "(requested 3,518 ns after arming)",
+    ]
+
+
+def test_a_finding_says_what_is_not_known() -> None:
+    unknown = replace(
+        FINDING,
+        kind=SPURIOUS,
+        previous_pc=None,
+        executed=(),
+        missed=(),
+        legal_pcs=(),
+        delivered_ns=None,
+        attributed_to="l1-tick",
+    )
+    assert finding_lines(unknown) == [
+        "spurious-step at report 9,273 of boot sweep-0 (pass 2,318, l1-tick)",
+        "  L2 stood at      nowhere that is known",
+        "  reported         0x5a5a000c  trapped_read+0x8: mov x1, x0",
+        "  due was          unknown",
+    ]
+
+
+def test_a_branch_has_two_legal_ways() -> None:
+    (due,) = (
+        line for line in finding_lines(replace(FINDING, legal_pcs=(MRS, NOP))) if "due" in line
+    )
+    assert due == (
+        "  due was          0x5a5a0004  trapped_read: mrs x0, id_aa64pfr0_el1"
+        " or 0x5a5a0008  trapped_read+0x4: nop"
+    )
+
+
+def test_both_kernels_pcs_stand_side_by_side() -> None:
+    assert side_by_side_lines(ROWS, "unpatched", "patched-by-someone") == [
+        f"{'':48} unpatched           patched-by-someone",
+        f"{'  trapped_read: mrs x0, id_aa64pfr0_el1':48} 0x5a5a0004          0x5a5a0004",
+        f"{'  trapped_read+0x4: nop':48} -                   0x5a5a0008",
+        f"{'  trapped_read+0x8: mov x1, x0':48} 0x5a5a000c          0x5a5a000c",
+    ]
+
+
+def test_no_line_has_blanks_at_its_end() -> None:
+    lines = side_by_side_lines(ROWS, "unpatched", "patched")
+    assert [line for line in lines if line != line.rstrip()] == []
+
+
+# --- the whole campaign ---
+
+
+def campaign(
+    *cells: CellResult, pairs: tuple[PairResult, ...] = (), complete: bool = True
+) -> CampaignResult:
+    return CampaignResult("quickstart", cells, pairs, complete)
+
+
+@pytest.mark.parametrize(
+    ("result", "sentence"),
+    [
+        (
+            campaign(PASSED, FAILED, pairs=(FIXED,)),
+            "Everything is as expected, the bugs that must be seen included.",
+        ),
+        (campaign(PASSED, UNFIXED, HUNG), "2 of 3 judged cells are not as expected."),
+        (
+            campaign(FAILED, PASSED, pairs=(replace(FIXED, outcome=PairOutcome.REGRESSED), FIXED)),
+            "1 of 2 pairs regressed.",
+        ),
+        (
+            campaign(PASSED, GONE),
+            "1 of 2 cells were lost: nothing was learnt from them.",
+        ),
+        (
+            campaign(PASSED, complete=False),
+            "The run was cut off: these are the cells that had finished.",
+        ),
+        (
+            campaign(UNFIXED, PASSED, GONE, complete=False),
+            "1 of 2 judged cells are not as expected; 1 of 3 cells were lost: nothing was learnt "
+            "from them; the run was cut off: these are the cells that had finished.",
+        ),
+    ],
+)
+def test_the_whole_in_one_sentence(result: CampaignResult, sentence: str) -> None:
+    assert closing_sentence(result) == sentence
+
+
+# --- on a terminal ---
+
+
+def shown(result: CampaignResult, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    print_result(result, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def unwrapped(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_a_terminal_shows_cells_pairs_and_the_first_finding() -> None:
+    text = shown(campaign(FAILED, PASSED, pairs=(FIXED,)))
+    words = unwrapped(text)
+    assert "quickstart: 2 cells" in words
+    assert "trapped_sysreg.vhe: fixed (unpatched → patched)" in words
+    for sentence in (*cell_sentences(FAILED), *cell_sentences(PASSED), *finding_lines(FINDING)):
+        assert unwrapped(sentence) in words
+    for line in side_by_side_lines(ROWS, "unpatched", "patched"):
+        assert f"    {line}" in text.splitlines()
+    assert words.endswith("Everything is as expected, the bugs that must be seen included.")
+
+
+def test_a_terminal_shows_cells_that_are_in_no_pair() -> None:
+    assert unwrapped(cell_sentences(PASSED)[0]) in unwrapped(shown(campaign(PASSED)))
+
+
+def test_a_terminal_says_why_a_cell_is_not_as_expected() -> None:
+    words = unwrapped(shown(campaign(UNFIXED, GONE)))
+    for one in (UNFIXED, GONE):
+        assert f"✗ {expectation_sentence(one)}" in words
+
+
+MARKUP = ["[bold]", "[/]", "[/red]", "[red", "[link=x]", ":smile:"]
+
+
+@pytest.mark.parametrize("odd", MARKUP)
+def test_what_a_kernel_prints_is_no_markup(odd: str) -> None:
+    gone = replace(
+        GONE,
+        cell=cell("broken"),
+        reason=f"its last line: {odd} end",
+        warnings=(f"WARNING: {odd} end",),
+    )
+    strange = replace(MRS, text=odd)
+    finding = replace(FINDING, reported_pc=strange, boot=odd)
+    failed = replace(
+        FAILED, findings=(finding,), windows=(), breakdown=(Breakdown(strange, LOST, 1, 2),)
+    )
+    rows = SideBySide(((strange, True, False),))
+    words = unwrapped(
+        shown(campaign(gone, failed, PASSED, pairs=(replace(FIXED, side_by_side=rows),)))
+    )
+    assert f"✗ {gone.cell.id}: nothing was learnt: its last line: {odd} end" in words
+    assert f"warned: WARNING: {odd} end" in words
+    assert f"at trapped_read ({odd}) sometimes: 1 of 2" in words
+    assert f"of boot {odd} (pass" in words
+    assert f"reported 0x5a5a0004 trapped_read: {odd}" in words
+    assert f"trapped_read: {odd} 0x5a5a0004 -" in words
+
+
+@pytest.mark.parametrize("odd", MARKUP[:3])
+def test_a_name_is_no_markup(odd: str) -> None:
+    strange = replace(PASSED, cell=replace(PASSED.cell, id=f"k{odd}.hvc", kernel=f"k{odd}"))
+    words = unwrapped(shown(replace(campaign(strange), name=f"c{odd}")))
+    assert f"c{odd}: 1 cell" in words
+    assert f"k{odd}.hvc" in words
+    assert f"k{odd} keeps the step contract" in words
