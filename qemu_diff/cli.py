@@ -1,0 +1,265 @@
+"""The command line. Every outcome becomes an exit code; no user's mistake becomes a traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from datetime import datetime
+from fnmatch import fnmatch
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+from rich.table import Table
+
+from qemu_diff.campaign.outcome import ExitCode, exit_code
+from qemu_diff.campaign.plan import plan
+from qemu_diff.campaign.runner import Places, run_campaign
+from qemu_diff.config import load_campaign
+from qemu_diff.config.project import project_root
+from qemu_diff.doctor import all_needed, checks, print_checks
+from qemu_diff.errors import QemuDiffError, UserError
+from qemu_diff.kernels import build_kernel, cache_root, cached_kernels, prune
+from qemu_diff.model import Campaign, CampaignResult, Cell
+from qemu_diff.report.junit import junit
+from qemu_diff.report.progress import show_progress
+from qemu_diff.report.results import open_results, read_results, write_results, write_whole
+from qemu_diff.report.terminal import print_result
+
+app = App(
+    name="qemu-diff",
+    help="Judges KVM/arm64 guest single-step, kernel against kernel, and both against the truth.",
+    help_epilogue=(
+        "Exit status: 0 everything as expected, expected failures seen included; 1 an unexpected "
+        "finding, an expectation not met, or a regression; 2 a mistake in what was asked for; "
+        "3 nothing judged, or infrastructure lost."
+    ),
+    version_flags=[],
+    default_parameter=Parameter(negative=()),
+)
+kernels = App(name="kernels", help="The kernels that campaigns boot, in the cache.")
+app.command(kernels)
+
+JUNIT = "junit.xml"
+
+
+@app.command
+def run(
+    campaign: Path,
+    /,
+    *,
+    out: Path | None = None,
+    jobs: Annotated[int | None, Parameter(name=["--jobs", "-j"])] = None,
+    only: str = "*",
+    set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    junit_file: Annotated[Path | None, Parameter(name="--junit")] = None,
+    dry_run: bool = False,
+) -> int:
+    """Run a campaign: build its kernels, boot its cells, judge them, compare the pairs.
+
+    Parameters
+    ----------
+    campaign
+        A campaign file (TOML).
+    out
+        Results directory; default results/NAME. Results that are there are kept as OUT.previous.
+    jobs
+        Boots side by side; default: the CPUs.
+    only
+        A glob over cell ids, as `list` shows them.
+    set_
+        KEY=VALUE over the campaign file, with dotted keys; may be given several times.
+    junit_file
+        Where else to write JUnit XML; OUT/junit.xml is always written.
+    dry_run
+        Say what would be run, and stop.
+    """
+    loaded, cells = _selected(campaign, only, set_)
+    if dry_run:
+        _print_cells(cells)
+        return ExitCode.AS_EXPECTED
+    if jobs is not None and jobs < 1:
+        raise UserError(f"--jobs {jobs}: at least one boot at a time")
+    directory = (out or Path("results") / loaded.name).absolute()
+    open_results(directory)
+    places = Places(project_root() / "guest_images", cache_root(), directory / "cells")
+    console = _console()
+
+    def publish(result: CampaignResult) -> None:
+        write_results(result, directory)
+        for path in filter(None, (directory / JUNIT, junit_file)):
+            write_whole(path, junit(result))
+
+    with show_progress(console):
+        result = run_campaign(loaded, cells, places, jobs or os.cpu_count() or 1, publish)
+    print_result(result, console)
+    console.print(f"Results: {directory}", highlight=False, soft_wrap=True)
+    return exit_code(result)
+
+
+@app.command(name="list")
+def list_(
+    campaign: Path,
+    /,
+    *,
+    only: str = "*",
+    set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
+) -> int:
+    """Show the cells of a campaign, and what is expected of each.
+
+    Parameters
+    ----------
+    campaign
+        A campaign file (TOML).
+    only
+        A glob over cell ids.
+    set_
+        KEY=VALUE over the campaign file.
+    """
+    _print_cells(_selected(campaign, only, set_)[1])
+    return ExitCode.AS_EXPECTED
+
+
+@app.command
+def show(results: Path, /) -> int:
+    """Show the results of a run again; the exit status is the run's.
+
+    Parameters
+    ----------
+    results
+        A results directory.
+    """
+    result = read_results(results)
+    print_result(result, _console())
+    return exit_code(result)
+
+
+@app.command
+def doctor() -> int:
+    """Say what this machine lacks, with the command that mends it."""
+    done = checks()
+    print_checks(done, _console())
+    return ExitCode.AS_EXPECTED if all_needed(done) else ExitCode.USER_ERROR
+
+
+@kernels.command(name="build")
+def build(campaign: Path, /, *names: str, jobs: int | None = None) -> int:
+    """Build the kernels of a campaign, or those that are named.
+
+    Parameters
+    ----------
+    campaign
+        A campaign file (TOML).
+    names
+        Kernels of that campaign; default: all.
+    jobs
+        Compilers side by side; default: the CPUs.
+    """
+    loaded = load_campaign(campaign)
+    known = {spec.name: spec for spec in loaded.kernels}
+    for name in names:
+        if name not in known:
+            raise UserError(f"{campaign}: no kernel {name!r}; there are {', '.join(known)}")
+    console = _console()
+    with show_progress(console):
+        builds = [build_kernel(known[name], jobs=jobs) for name in names or known]
+    table = Table("kernel", "release", "key", "image")
+    for one in builds:
+        table.add_row(one.kernel, one.release, one.key, str(one.image))
+    console.print(table)
+    return ExitCode.AS_EXPECTED
+
+
+@kernels.command(name="list")
+def list_kernels() -> int:
+    """Show the kernels in the cache."""
+    table = Table("kernel", "release", "key", "MiB", "last used")
+    for one in cached_kernels():
+        used = datetime.fromtimestamp(one.last_used).strftime("%Y-%m-%d %H:%M")
+        table.add_row(", ".join(one.names), one.release, one.key, f"{one.size >> 20:,}", used)
+    _console().print(table)
+    return ExitCode.AS_EXPECTED
+
+
+@kernels.command(name="prune")
+def prune_kernels(
+    *, keep: int | None = None, older_than_days: float | None = None, everything: bool = False
+) -> int:
+    """Remove kernels from the cache.
+
+    Parameters
+    ----------
+    keep
+        Keep so many, the last used ones.
+    older_than_days
+        Remove what was not used for so many days.
+    everything
+        Remove all kernels, and the source trees and build directories as well.
+    """
+    if keep is None and older_than_days is None and not everything:
+        raise UserError("say what to remove: --keep, --older-than-days or --everything")
+    report = prune(keep=keep, older_than_days=older_than_days, everything=everything)
+    trees = f" and {len(report.trees)} source trees" if report.trees else ""
+    busy = f"; {len(report.busy)} in use, left alone" if report.busy else ""
+    freed = f"{report.freed >> 20:,} MiB"
+    _console().print(f"removed {len(report.kernels)} kernels{trees}: {freed} freed{busy}")
+    return ExitCode.AS_EXPECTED
+
+
+def main() -> NoReturn:
+    """Entry point of the ``qemu-diff`` program."""
+    # An ordinary kill must stop guests and leave whole results, just as Ctrl-C does.
+    signal.signal(signal.SIGTERM, _interrupted)
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    complaints = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    try:
+        status = app(
+            arguments, exit_on_error=False, print_error=False, result_action="return_value"
+        )
+    except CycloptsError as error:
+        complaints.print(f"qemu-diff: {' '.join(str(error).split())}; see qemu-diff --help")
+        return ExitCode.USER_ERROR
+    except QemuDiffError as error:
+        complaints.print(f"qemu-diff: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        complaints.print("qemu-diff: interrupted before any cell had run")
+        return ExitCode.LOST
+    except BrokenPipeError:
+        # The reader of our output has gone, `| head` say: nothing is left to be told.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.AS_EXPECTED
+    return int(status or 0)
+
+
+def _interrupted(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _selected(
+    campaign: Path, only: str, overrides: list[str] | None
+) -> tuple[Campaign, tuple[Cell, ...]]:
+    loaded = load_campaign(campaign, overrides or ())
+    cells = tuple(cell for cell in plan(loaded) if fnmatch(cell.id, only))
+    if not cells:
+        raise UserError(f"--only {only}: no cell of {campaign} matches; see qemu-diff list")
+    return loaded, cells
+
+
+def _print_cells(cells: tuple[Cell, ...]) -> None:
+    table = Table("cell", "expected", "seed")
+    for cell in cells:
+        table.add_row(cell.id, cell.expected.value, str(cell.seed))
+    _console().print(table)
+
+
+def _console() -> Console:
+    quiet = bool(os.environ.get("CI"))
+    width = None if sys.stdout.isatty() else 120
+    return Console(width=width, force_terminal=False if quiet else None, highlight=False)
