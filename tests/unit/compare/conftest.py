@@ -1,4 +1,4 @@
-"""This folder's tests import ``reference_model`` and ``streams``, in every import mode of pytest."""
+"""``reference_model`` and ``streams`` can be imported by this folder's tests."""
 
 from __future__ import annotations
 
