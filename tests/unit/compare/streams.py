@@ -47,6 +47,9 @@ KVM_EXIT_HYPERCALL = 3
 KVM_EXIT_MMIO = 6
 STEPPING_ON = 0b11
 STEPPING_OFF = 0
+ENABLED_ONLY = 0b01
+WITH_HARDWARE = 1 << 17
+"""KVM_GUESTDBG_USE_HW (Linux arch/arm64/include/uapi/asm/kvm.h)."""
 
 # --- A64 words (DDI 0487, C4.1) ------------------------------------------------------------------
 
@@ -210,13 +213,16 @@ class Stream:
 
     def step_on(self) -> Stream:
         """The job turns stepping on."""
-        self._stepping = True
-        return self._record(RecordKind.DEBUG_CONTROL, detail=(STEPPING_ON, 0, 0, 0))
+        return self.control(STEPPING_ON)
 
     def step_off(self) -> Stream:
         """The job turns debugging off."""
-        self._stepping = False
-        return self._record(RecordKind.DEBUG_CONTROL, detail=(STEPPING_OFF, 0, 0, 0))
+        return self.control(STEPPING_OFF)
+
+    def control(self, flags: int) -> Stream:
+        """The job asks for other debugging: KVM_GUESTDBG_*."""
+        self._stepping = flags & STEPPING_ON == STEPPING_ON
+        return self._record(RecordKind.DEBUG_CONTROL, detail=(flags, 0, 0, 0))
 
     def note(self, kind: RecordKind) -> Stream:
         """A record that the contract does not look at."""

@@ -24,6 +24,7 @@ from streams import (
     ADD,
     BASE,
     BRK,
+    ENABLED_ONLY,
     ERET,
     FMOV,
     HVC,
@@ -31,6 +32,8 @@ from streams import (
     MRS,
     NOP,
     SMC,
+    STEPPING_ON,
+    WITH_HARDWARE,
     X8,
     Bug,
     Garbage,
@@ -80,6 +83,7 @@ from qemu_diff.compare.contract import (
     judge,
     slice_truth,
 )
+from qemu_diff.compare.decode import NO_SUCCESSOR
 from qemu_diff.errors import CorruptDataError
 from qemu_diff.model import ViolationKind
 
@@ -265,6 +269,21 @@ PLAIN = (
     case(
         "an instruction outside of the program",
         stepping(OUTSIDE).run(executes(OUTSIDE), sync(), debug(OUTSIDE + 4)),
+        WRONG_PC,
+    ),
+    case(
+        "an instruction outside of the program, the report inside",
+        stepping(OUTSIDE).run(executes(OUTSIDE), sync(), debug(A + 4)),
+        WRONG_PC,
+    ),
+    case(
+        "the wrong PC, the number that stands for no target",
+        stepping().run(executes(A), sync(), debug(NO_SUCCESSOR % PC_VALUES)),
+        WRONG_PC,
+    ),
+    case(
+        "the wrong PC, the number that stands for no fall-through",
+        stepping(AT_B).run(executes(AT_B), sync(), debug(NO_SUCCESSOR % PC_VALUES)),
         WRONG_PC,
     ),
     case(
@@ -474,6 +493,11 @@ BRANCHES = (
     case("br, elsewhere", branch(AT_BR, A + 4, register=A), WRONG_PC, OK),
     case("br never falls through", branch(AT_BR, AT_BR + 4, register=A), WRONG_PC, OK),
     case("br, the register unknown", branch(AT_BR, A), WRONG_PC, OK),
+    case(
+        "br, the register unknown, zero",
+        stepping(AT_BR).run(executes(AT_BR), sync(), debug(0)),
+        WRONG_PC,
+    ),
     case(
         "br, the register unknown, all ones",
         stepping(AT_BR).run(executes(AT_BR), sync(), debug(HIGHEST_PC)),
@@ -784,6 +808,43 @@ JOB = (
         .run(phantom(A), sync(), debug(A))
         .run(executes(A), irq(), executes(A + 4), sync(), debug(A + 8)),
         LOST_STEP,
+    ),
+    case(
+        "the job writes PC twice in mid-step, with a signal between",
+        stepping()
+        .run(executes(A), irq(), eintr(A + 4))
+        .set_pc(AT_B)
+        .run(irq(), eintr(AT_B))
+        .set_pc(AT_LDR)
+        .run(phantom(AT_LDR), sync(), debug(AT_LDR)),
+    ),
+    case(
+        "the job writes PC in mid-step, then stepping off and on, then PC again: a fresh step",
+        stepping()
+        .run(executes(A), irq(), eintr(A + 4))
+        .set_pc(AT_B)
+        .run(irq(), eintr(AT_B))
+        .step_off()
+        .step_on()
+        .set_pc(A)
+        .run(executes(A), sync(), debug(A + 4)),
+        OK,
+    ),
+    case(
+        "hardware breakpoints asked for besides, in mid-step: no interference",
+        stepping()
+        .run(executes(A), irq(), eintr(A + 4))
+        .control(STEPPING_ON | WITH_HARDWARE)
+        .run(phantom(A + 4), sync(), debug(A + 4)),
+        OK,
+    ),
+    case(
+        "hardware breakpoints asked for instead, in mid-step: stepping is off",
+        stepping()
+        .run(executes(A), irq(), eintr(A + 4))
+        .control(ENABLED_ONLY | WITH_HARDWARE)
+        .step_on()
+        .run(executes(A + 4), sync(), debug(A + 8)),
     ),
     case(
         "stepping turned off and on between two steps",

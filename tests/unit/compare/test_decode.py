@@ -192,6 +192,13 @@ def test_bytes_after_the_last_word_are_no_instruction() -> None:
     assert program_of(payload).end == BASE + 4
 
 
+@pytest.mark.parametrize("words", [[b(0), NOP], [cbz(4), NOP], [br(), NOP]])
+def test_branches_are_told(words: list[int]) -> None:
+    pcs = np.array([BASE, BASE + 4, BASE - 4, BASE + 8])
+
+    assert program_of(payload_of(words)).is_branch(pcs).tolist() == [True, False, False, False]
+
+
 def test_a_program_without_words_holds_nothing() -> None:
     program = program_of(payload_of([]))
 

@@ -257,6 +257,10 @@ def test_a_guest_that_prints_nothing(guest: Guest) -> None:
     assert guest("printf '\\n  \\n\\n'").last_line == ""
 
 
+def test_blank_lines_are_no_last_line(guest: Guest) -> None:
+    assert guest("printf 'Booting\\n\\n  \\n'").last_line == "Booting"
+
+
 def test_binary_junk_is_kept_as_it_is(guest: Guest, tmp_path: Path) -> None:
     junk = bytes(range(256)) * 16
     (tmp_path / "junk").write_bytes(junk)

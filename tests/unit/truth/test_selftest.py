@@ -40,7 +40,7 @@ TARGETS = (
 
 def recorded(entries: Iterable[Iterable[Row]]) -> TruthRecords:
     """What a plugin records of these entries; each ends with an exit."""
-    rows = []
+    rows: list[tuple[int, ...]] = []
     for entry in entries:
         rows.extend((pc, 0, TruthKind.INSTRUCTION, 0, size, state) for pc, size, state in entry)
         rows.append((0x40200C00, VectorSlot.SYNCHRONOUS, TruthKind.EXIT, 0, 0, 0))
