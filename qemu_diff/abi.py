@@ -54,6 +54,16 @@ SHARED_HEADER = np.dtype(
     ]
 )
 
+SHARED_SEAL = np.dtype(
+    [
+        ("count", "<u8"),
+        ("dropped", "<u8"),
+        ("heartbeat", "<u8"),
+        ("counter_hz", "<u8"),
+        ("state", "<u8"),
+    ]
+)
+
 STEP_RECORD = np.dtype(
     [
         ("sequence", "<u4"),

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
+import traceback
 from datetime import datetime
 from fnmatch import fnmatch
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -17,16 +20,24 @@ from rich.table import Table
 
 from qemu_diff.campaign.outcome import ExitCode, exit_code
 from qemu_diff.campaign.plan import plan
-from qemu_diff.campaign.runner import Places, run_campaign
+from qemu_diff.campaign.runner import Places, prepare, run_campaign
 from qemu_diff.config import load_campaign
 from qemu_diff.config.project import project_root
 from qemu_diff.doctor import all_needed, checks, print_checks
 from qemu_diff.errors import QemuDiffError, UserError
-from qemu_diff.kernels import build_kernel, cache_root, cached_kernels, prune
+from qemu_diff.kernels import build_kernel, cache_directory, cached_kernels, prune
 from qemu_diff.model import Campaign, CampaignResult, Cell
 from qemu_diff.report.junit import junit
 from qemu_diff.report.progress import show_progress
-from qemu_diff.report.results import open_results, read_results, write_results, write_whole
+from qemu_diff.report.results import (
+    CELLS,
+    JUNIT,
+    check_results,
+    open_results,
+    read_results,
+    write_results,
+    write_whole,
+)
 from qemu_diff.report.terminal import print_result
 
 app = App(
@@ -42,8 +53,6 @@ app = App(
 )
 kernels = App(name="kernels", help="The kernels that campaigns boot, in the cache.")
 app.command(kernels)
-
-JUNIT = "junit.xml"
 
 
 @app.command
@@ -81,11 +90,12 @@ def run(
     if dry_run:
         _print_cells(cells)
         return ExitCode.AS_EXPECTED
-    if jobs is not None and jobs < 1:
-        raise UserError(f"--jobs {jobs}: at least one boot at a time")
+    at_once = _at_once(jobs)
     directory = (out or Path("results") / loaded.name).absolute()
-    open_results(directory)
-    places = Places(project_root() / "guest_images", cache_root(), directory / "cells")
+    check_results(directory)
+    if junit_file is not None and not os.access(junit_file.absolute().parent, os.W_OK):
+        raise UserError(f"--junit {junit_file}: its directory is not there, or can't be written")
+    places = Places(project_root() / "guest_images", cache_directory("guest"), directory / CELLS)
     console = _console()
 
     def publish(result: CampaignResult) -> None:
@@ -94,9 +104,12 @@ def run(
             write_whole(path, junit(result))
 
     with show_progress(console):
-        result = run_campaign(loaded, cells, places, jobs or os.cpu_count() or 1, publish)
+        # Results that are there stay until it is sure that there will be new ones.
+        prepared = prepare(loaded, cells, places)
+        with open_results(directory):
+            result = run_campaign(loaded, cells, places, prepared, jobs=at_once, publish=publish)
     print_result(result, console)
-    console.print(f"Results: {directory}", highlight=False, soft_wrap=True)
+    console.print(f"Results: {directory}", markup=False, soft_wrap=True)
     return exit_code(result)
 
 
@@ -164,8 +177,9 @@ def build(campaign: Path, /, *names: str, jobs: int | None = None) -> int:
         if name not in known:
             raise UserError(f"{campaign}: no kernel {name!r}; there are {', '.join(known)}")
     console = _console()
+    at_once = _at_once(jobs)
     with show_progress(console):
-        builds = [build_kernel(known[name], jobs=jobs) for name in names or known]
+        builds = [build_kernel(known[name], jobs=at_once) for name in names or known]
     table = Table("kernel", "release", "key", "image")
     for one in builds:
         table.add_row(one.kernel, one.release, one.key, str(one.image))
@@ -197,7 +211,7 @@ def prune_kernels(
     older_than_days
         Remove what was not used for so many days.
     everything
-        Remove all kernels, and the source trees and build directories as well.
+        Remove all kernels, and with them source trees, build directories, downloads and ccache.
     """
     if keep is None and older_than_days is None and not everything:
         raise UserError("say what to remove: --keep, --older-than-days or --everything")
@@ -211,6 +225,10 @@ def prune_kernels(
 
 def main() -> NoReturn:
     """Entry point of the ``qemu-diff`` program."""
+    # A terminal that lacks a character must not end a run.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     # An ordinary kill must stop guests and leave whole results, just as Ctrl-C does.
     signal.signal(signal.SIGTERM, _interrupted)
     sys.exit(_run(sys.argv[1:]))
@@ -229,13 +247,24 @@ def _run(arguments: list[str]) -> int:
         complaints.print(f"qemu-diff: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        complaints.print("qemu-diff: interrupted before any cell had run")
+        complaints.print("qemu-diff: interrupted")
         return ExitCode.LOST
     except BrokenPipeError:
         # The reader of our output has gone, `| head` say: nothing is left to be told.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.AS_EXPECTED
+    except Exception as error:  # whatever it is, it is ours, and no verdict about a kernel
+        report = Path(tempfile.gettempdir()) / f"qemu-diff-crash-{os.getpid()}.txt"
+        report.write_text(traceback.format_exc(), encoding="utf-8")
+        complaints.print(f"qemu-diff: a bug of ours: {error!r}; the traceback is in {report}")
+        return ExitCode.LOST
     return int(status or 0)
+
+
+def _at_once(jobs: int | None) -> int:
+    if jobs is not None and jobs < 1:
+        raise UserError(f"--jobs {jobs}: at least one at a time")
+    return jobs or os.cpu_count() or 1
 
 
 def _interrupted(_signal: int, _frame: FrameType | None) -> NoReturn:
@@ -253,7 +282,10 @@ def _selected(
 
 
 def _print_cells(cells: tuple[Cell, ...]) -> None:
-    table = Table("cell", "expected", "seed")
+    table = Table()
+    table.add_column("cell", overflow="fold")
+    table.add_column("expected", no_wrap=True)
+    table.add_column("seed", no_wrap=True)
     for cell in cells:
         table.add_row(cell.id, cell.expected.value, str(cell.seed))
     _console().print(table)

@@ -19,6 +19,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 
@@ -90,10 +91,14 @@ class MissingToolError(UserError):
     """A program that the machine lacks.
 
     :param tool: the program or feature.
-    :param install: the exact command that mends it; may be empty.
+    :param apt: Debian packages that bring it, separated by spaces; may be empty.
+    :param dnf: Fedora packages that bring it; may be empty.
     """
 
-    def __init__(self, tool: str, install: str = "") -> None:
+    def __init__(self, tool: str, apt: str = "", dnf: str = "") -> None:
+        fedora = shutil.which("apt-get") is None and shutil.which("dnf") is not None
+        packages, program = (dnf, "dnf") if fedora else (apt, "apt-get")
+        install = f"{program} install {packages}" if packages else ""
         self.tool = tool
         self.install = install
         remedy = f"; install it with: {install}" if install else ""

@@ -410,6 +410,33 @@ class PairResult:
 
 
 @dataclass(frozen=True)
+class KernelIdentity:
+    """Which kernel a name stood for.
+
+    :param key: its content's key in the cache.
+    """
+
+    name: str
+    release: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a result was measured with.
+
+    :param qemu: its version line.
+    :param qemu_identity: hex digest of the binary.
+    :param phantom_rule: the rule that the self-test proved for it.
+    """
+
+    kernels: tuple[KernelIdentity, ...] = ()
+    qemu: str = ""
+    qemu_identity: str = ""
+    phantom_rule: str = ""
+
+
+@dataclass(frozen=True)
 class CampaignResult:
     """Everything that a report renders."""
 
@@ -417,3 +444,4 @@ class CampaignResult:
     cells: tuple[CellResult, ...]
     pairs: tuple[PairResult, ...]
     complete: bool
+    provenance: Provenance = Provenance()

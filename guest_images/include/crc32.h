@@ -9,11 +9,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-static inline uint32_t crc32_of(const void *data, size_t size)
+/* Continue a checksum; it begins with 0, as zlib's does. */
+static inline uint32_t crc32_of(uint32_t before, const void *data, size_t size)
 {
 	static uint32_t table[256];
 	const uint8_t *byte = data;
-	uint32_t crc = ~0u;
+	uint32_t crc = ~before;
 
 	if (!table[1]) {
 		for (uint32_t i = 0; i < 256; i++) {

@@ -71,9 +71,18 @@ struct shared_header {
 	uint64_t dropped;		/* records that found no room */
 	uint64_t heartbeat;		/* returns from KVM_RUN */
 	uint32_t state;
-	uint32_t crc32;			/* of the records; valid once state says how it ended */
+	uint32_t crc32;			/* of the records and struct shared_seal, at the end */
 	uint64_t counter_hz;		/* CNTFRQ_EL0 */
 	char message[512];
+};
+
+/* What the checksum covers beside the records. */
+struct shared_seal {
+	uint64_t count;
+	uint64_t dropped;
+	uint64_t heartbeat;
+	uint64_t counter_hz;
+	uint64_t state;
 };
 
 enum record_kind {

@@ -76,7 +76,7 @@ void job_load(struct job *job)
 		end(STATE_FAILED, "/job has version %u, not %u", header->version,
 		    STEP_ABI_VERSION);
 	body = header->operations * sizeof(struct operation) + header->delays * sizeof(uint32_t);
-	if (bytes != sizeof(*header) + body || crc32_of(header + 1, body) != header->crc32)
+	if (bytes != sizeof(*header) + body || crc32_of(0, header + 1, body) != header->crc32)
 		end(STATE_FAILED, "/job is damaged");
 	job->header = header;
 	job->operations = (const void *)(header + 1);
@@ -254,7 +254,8 @@ static struct step_record *run(struct runner *runner)
 
 	do {
 		record = run_once(runner);
-		if (watchdog_stalled()) {
+		/* A report that came just before the watchdog's signal is no stall. */
+		if (watchdog_stalled() && record->flags & FLAG_EINTR) {
 			record->flags |= FLAG_STALLED;
 			end(STATE_STALLED, "no return from KVM_RUN within %llu ns; PC %#llx",
 			    (unsigned long long)runner->job->header->stall_ns,
@@ -324,7 +325,7 @@ static void begin_iteration(struct runner *runner)
 {
 	struct step_record *record = shared_record(RECORD_PASS);
 
-	record->operation = runner->operation;
+	record->operation = runner->repeats[runner->depth - 1].begin - 1;
 	record->iteration = iteration(runner);
 	record->detail[0] = iteration(runner);
 }
@@ -338,11 +339,12 @@ static void begin_repeat(struct runner *runner, const struct operation *operatio
 		    REPEAT_DEPTH);
 	repeat = &runner->repeats[runner->depth++];
 	repeat->begin = runner->operation + 1;
-	repeat->end = repeat->begin + operation->a;
 	repeat->left = operation->n;
 	repeat->iteration = 0;
-	if (!operation->n || !operation->a || repeat->end > runner->job->header->operations)
+	if (!operation->n || !operation->a ||
+	    operation->a > runner->job->header->operations - repeat->begin)
 		end(STATE_FAILED, "operation %u: a repeat of nothing", runner->operation);
+	repeat->end = repeat->begin + operation->a;
 	begin_iteration(runner);
 }
 
@@ -368,7 +370,9 @@ static uint32_t next_operation(struct runner *runner)
 
 static void timer_table(struct runner *runner, const struct operation *operation)
 {
-	if (operation->a + operation->n > runner->job->header->delays)
+	uint32_t delays = runner->job->header->delays;
+
+	if (operation->n > delays || operation->a > delays - operation->n)
 		end(STATE_FAILED, "operation %u: delays beyond the table", runner->operation);
 	runner->timer.mode = TIMER_TABLE;
 	runner->timer.next = operation->a;

@@ -129,8 +129,17 @@ uint64_t shared_progress(void)
 
 void shared_close(enum shared_state state, const char *message)
 {
+	struct shared_seal seal = {
+		.count = header->count,
+		.dropped = header->dropped,
+		.heartbeat = header->heartbeat,
+		.counter_hz = header->counter_hz,
+		.state = state,
+	};
+	uint32_t crc = crc32_of(0, records, header->count * sizeof(*records));
+
 	snprintf(header->message, sizeof(header->message), "%s", message);
-	header->crc32 = crc32_of(records, header->count * sizeof(*records));
+	header->crc32 = crc32_of(crc, &seal, sizeof(seal));
 	__atomic_store_n(&header->state, state, __ATOMIC_RELEASE);
 }
 

@@ -39,6 +39,9 @@ static void *watch(void *unused)
 		seen = progress;
 		if (unchanged < CHECKS || !__atomic_load_n(&inside_run, __ATOMIC_ACQUIRE))
 			continue;
+		/* Back from KVM_RUN, and in it again, since progress was read. */
+		if (shared_progress() != seen)
+			continue;
 		__atomic_store_n(&stalled, 1, __ATOMIC_RELEASE);
 		watched_run->immediate_exit = 1;
 		pthread_kill(vcpu_thread, SIGUSR1);

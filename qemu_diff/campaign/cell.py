@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from qemu_diff.abi import RecordKind, SharedState
+from qemu_diff.abi import RecordKind, SharedState, TruthKind
 from qemu_diff.compare.decode import Program, program_of
 from qemu_diff.compare.observation import Observation, merge, observe
 from qemu_diff.compare.placements import missed_delays
@@ -22,7 +22,7 @@ from qemu_diff.events import Stage
 from qemu_diff.flood.placement import Sweep, random_delays, sweep
 from qemu_diff.guest.process import Ending
 from qemu_diff.guest.shared import RECORD_CAPACITY, SharedHeader
-from qemu_diff.model import Build, Cell, CellResult, CellVerdict, Payload, Placement
+from qemu_diff.model import Build, Cell, CellResult, CellVerdict, KvmMode, Payload, Placement
 from qemu_diff.trace.listing import Listing
 from qemu_diff.trace.trace import Trace, read_trace
 
@@ -36,6 +36,9 @@ LEARNING_DELAY_NS = 1_000_000
 FILL_ROUNDS = 3
 FILL_SLACK = 1.25
 """So many more delays than a quiet run has steps: returns with EINTR take one, too."""
+
+OUR_PANICS = ("Attempted to kill init", "No working init", "Unable to mount root fs")
+"""Kernel panics for want of a PID 1: ours died, or the kernel can't unpack an initramfs."""
 
 NO_HEADER = SharedHeader(SharedState.EMPTY, 0, 0, 0, 0, 0, "")
 
@@ -78,7 +81,7 @@ def run_cell(cell: Cell, context: CellContext, stage: Stage) -> CellResult:
         result = runner.judge()
     except _Ended as ended:
         result = unjudged_cell(cell, ended.verdict, ended.reason)
-    except InfrastructureError as error:
+    except (InfrastructureError, OSError) as error:
         result = unjudged_cell(cell, CellVerdict.LOST, str(error))
     return replace(result, attempts=runner.attempts, warnings=tuple(runner.warnings))
 
@@ -94,8 +97,7 @@ class _CellRunner:
         self.warnings: dict[str, None] = {}
 
     def judge(self) -> CellResult:
-        observations = list(self._observations())
-        return judged_cell(self._cell, merge(observations), self._listing)
+        return judged_cell(self._cell, merge(list(self._observations())), self._listing)
 
     def _observations(self) -> Iterator[Observation]:
         placement = self._cell.flood.placement
@@ -135,16 +137,19 @@ class _CellRunner:
             observed.append(self._observe(f"sweep-{number}", job))
             yield observed[-1]
         if whole.step_ns == 1:
-            yield from self._fill(observed)
+            yield from self._fill(observed, most)
 
-    def _fill(self, observed: list[Observation]) -> Iterator[Observation]:
-        """Place again what an interrupt of L1's own had displaced."""
+    def _fill(self, observed: list[Observation], most: int) -> Iterator[Observation]:
+        """Place again what an interrupt of L1's own had displaced.
+
+        :param most: passes that one boot has room for.
+        """
         for number in range(FILL_ROUNDS):
             whole = merge(observed)
             delays = missed_delays(whole.steps, whole.placements)
             if not delays:
                 return
-            job = fill_job(self._context.payload, delays)
+            job = fill_job(self._context.payload, delays[:most])
             observed.append(self._observe(f"fill-{number}", job))
             yield observed[-1]
 
@@ -166,12 +171,24 @@ class _CellRunner:
             self.warnings.update(dict.fromkeys(done.exit.warnings))
             unjudged = _unjudged(done, self._context.budget_s)
             if unjudged is None:
-                return read_boot(done.directory, self._context.tools)
+                return self._read(done)
             endings.append(unjudged)
             if not unjudged.worth_another_try:
                 break
             self._stage.progress(f"{name}: {unjudged.reason}; trying again")
+            if attempt < ATTEMPTS:
+                done.directory.rename(done.directory.with_name(f"{name}.try-{attempt}"))
         raise _believed(endings)
+
+    def _read(self, done: Boot) -> Trace:
+        trace = read_boot(done.directory, self._context.tools)
+        ran = kvm_mode(trace)
+        if ran is not None and ran is not self._cell.machine.kvm_mode:
+            wanted = self._cell.machine.kvm_mode
+            raise InfrastructureError(
+                f"asked for kvm_mode {wanted}, but on this CPU this kernel runs KVM in {ran} mode"
+            )
+        return trace
 
     def _boot_once(self, name: str, job: Job) -> Boot:
         context = self._context
@@ -211,6 +228,15 @@ def read_boot(directory: Path, tools: Tools) -> Trace:
         )
     except FileNotFoundError as error:
         raise LostGuestError(f"{error.filename} is not there") from error
+
+
+def kvm_mode(trace: Trace) -> KvmMode | None:
+    """Where KVM's exception vector lay: only a VHE kernel's is in the kernel's half of the address
+    space (Linux Documentation/arm64/memory.rst); None where L2 never ran."""
+    bases = trace.truth["pc"][trace.truth["kind"] == TruthKind.VECTOR]
+    if not len(bases):
+        return None
+    return KvmMode.VHE if int(bases[0]) >> 63 else KvmMode.NVHE
 
 
 # --- what quiet passes teach ---
@@ -256,11 +282,13 @@ class _Unjudged:
 def _unjudged(done: Boot, budget_s: float) -> _Unjudged | None:
     """Why a boot can't be judged, or None if it can."""
     ended, header = done.exit, done.header or NO_HEADER
+    if ended.death and any(words in ended.death for words in OUR_PANICS):
+        return _Unjudged(CellVerdict.LOST, ended.death, worth_another_try=True)
     if ended.death:
         return _Unjudged(CellVerdict.KERNEL_OOPS, ended.death, worth_another_try=False)
     if header.state is SharedState.NO_KVM:
         return _Unjudged(CellVerdict.LOST, header.message, worth_another_try=False)
-    if no_progress := _no_progress(ended.ending, header, budget_s):
+    if no_progress := _no_progress(done, header, budget_s):
         return no_progress
     if header.state is SharedState.DONE and ended.ending is Ending.EXITED:
         return None
@@ -268,13 +296,21 @@ def _unjudged(done: Boot, budget_s: float) -> _Unjudged | None:
     return _Unjudged(CellVerdict.LOST, _loss(done, header, budget_s), again)
 
 
-def _no_progress(ending: Ending, header: SharedHeader, budget_s: float) -> _Unjudged | None:
-    """What is the kernel's doing, if it happens again at the same point."""
+def _no_progress(done: Boot, header: SharedHeader, budget_s: float) -> _Unjudged | None:
+    """What is the kernel's doing, if it happens again at the same point.
+
+    A guest that was slow, but still stepped, is no evidence; nor is one that never began.
+    """
+    stands_still = header.heartbeat > 0 and done.idle_s > budget_s / 2
     if header.state is SharedState.STALLED:
         verdict, reason = CellVerdict.HANG, header.message
-    elif header.state is SharedState.RUNNING and ending is Ending.OUT_OF_BUDGET:
+    elif (
+        header.state is SharedState.RUNNING
+        and done.exit.ending is Ending.OUT_OF_BUDGET
+        and stands_still
+    ):
         verdict = CellVerdict.HANG
-        reason = f"no progress after {header.heartbeat} steps within {budget_s:g} s"
+        reason = f"no return from KVM_RUN for {budget_s / 2:g} s, after {header.heartbeat} steps"
     elif header.state is SharedState.UNEXPECTED:
         verdict, reason = CellVerdict.FAIL, f"an exit that no job expects: {header.message}"
     else:
@@ -292,6 +328,11 @@ def _loss(done: Boot, header: SharedHeader, budget_s: float) -> str:
         return f"the step VMM gave up: {header.message}"
     if header.state is SharedState.DONE:
         return f"QEMU did not end within {budget_s:g} s, although the job was done{said}"
+    if ended.ending is Ending.OUT_OF_BUDGET and header.state is SharedState.RUNNING:
+        return (
+            f"not done within {budget_s:g} s, after {header.heartbeat} steps; raise "
+            "campaign.budget_s"
+        )
     if ended.ending is Ending.OUT_OF_BUDGET:
         return f"the kernel did not start the step VMM within {budget_s:g} s{said}"
     return f"L1 went down before the job was done{said}"

@@ -21,7 +21,7 @@ from qemu_diff.errors import InfrastructureError, KernelBuildError
 from qemu_diff.events import stage
 from qemu_diff.guest.image import build_payload, build_stepvmm
 from qemu_diff.guest.process import Cancelled
-from qemu_diff.guest.qemu import find_qemu
+from qemu_diff.guest.qemu import check_cpu, find_qemu
 from qemu_diff.kernels import build_kernel
 from qemu_diff.model import (
     Build,
@@ -30,8 +30,10 @@ from qemu_diff.model import (
     Cell,
     CellResult,
     CellVerdict,
+    KernelIdentity,
     PairResult,
     Payload,
+    Provenance,
     SideBySide,
 )
 from qemu_diff.trace.listing import Listing
@@ -64,24 +66,37 @@ class Prepared:
     builds: dict[str, Build]
     broken: dict[str, str]
 
+    @property
+    def provenance(self) -> Provenance:
+        """What the results are measured with."""
+        return Provenance(
+            kernels=tuple(
+                KernelIdentity(name, build.release, build.key)
+                for name, build in self.builds.items()
+            ),
+            qemu=self.tools.qemu.version,
+            qemu_identity=self.tools.qemu.identity,
+            phantom_rule=self.tools.plugin.rule.value,
+        )
+
 
 def run_campaign(
     campaign: Campaign,
     cells: Sequence[Cell],
     places: Places,
+    prepared: Prepared,
+    *,
     jobs: int,
     publish: Publish,
 ) -> CampaignResult:
     """Run the given cells of a campaign.
 
+    :param prepared: what :func:`prepare` made for them.
     :param jobs: boots side by side.
     :param publish: called with what is known so far, after each cell.
     :returns: ``complete`` is False where the user called it off.
-    :raises UserError: a tool is missing, a source or a patch is wrong.
-    :raises InfrastructureError: no truth plugin can be had, or results can't be written.
+    :raises InfrastructureError: results can't be written.
     """
-    publish(CampaignResult(campaign.name, (), (), complete=False))
-    prepared = prepare(campaign, cells, places)
     run = _Run(campaign, tuple(cells), places, prepared, publish)
     return run.run(jobs)
 
@@ -93,6 +108,8 @@ def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepar
     :raises InfrastructureError: no truth plugin can be had.
     """
     qemu = find_qemu()
+    for cell in cells:
+        check_cpu(qemu, cell.machine.cpu)
     tools = Tools(
         qemu,
         prepare_plugin(qemu, places.guest_images, places.cache),
@@ -136,6 +153,7 @@ class _Run:
         self._pairs: dict[tuple[str, str], PairResult] = {}
 
     def run(self, jobs: int) -> CampaignResult:
+        self._publish(self._result(complete=False))
         called_off = False
         with ThreadPoolExecutor(max_workers=jobs) as pool:
             futures = [pool.submit(self._run_cell, cell) for cell in self._cells]
@@ -181,7 +199,12 @@ class _Run:
                 budget_s=self._campaign.budget_s,
                 cancel=self._cancel,
             )
-            result = run_cell(cell, context, running)
+            try:
+                result = run_cell(cell, context, running)
+            except Cancelled:
+                # Half a boot proves nothing, and its files are large.
+                shutil.rmtree(directory, ignore_errors=True)
+                raise
         return replace(result, duration_s=round(time.monotonic() - started, 3))
 
     def _add(self, result: CellResult) -> None:
@@ -223,4 +246,6 @@ class _Run:
             for baseline, candidate in pairs(self._campaign, self._cells)
             if (key := (baseline.id, candidate.id)) in self._pairs
         )
-        return CampaignResult(self._campaign.name, in_order, paired, complete)
+        return CampaignResult(
+            self._campaign.name, in_order, paired, complete, self._prepared.provenance
+        )

@@ -23,11 +23,11 @@ class PassOfSteps:
     """One pass over the payload, as one kernel stepped it.
 
     :param executed: PCs that L2 executed, in order, then the PC at which the pass ended.
-    :param reported: PCs of the step reports, in order.
+    :param reported: (instructions executed before it, PC) of each step report, in order.
     """
 
     executed: tuple[int, ...]
-    reported: tuple[int, ...]
+    reported: tuple[tuple[int, int], ...]
 
 
 def pass_of_steps(trace: Trace, program: Program, number: int) -> PassOfSteps:
@@ -40,13 +40,17 @@ def pass_of_steps(trace: Trace, program: Program, number: int) -> PassOfSteps:
     inside = np.flatnonzero(pass_of_run(trace.records) == number)
     if not len(inside):
         return PassOfSteps((), ())
-    debug = (runs["exit_reason"] == KVM_EXIT_DEBUG) & (runs["error"] == 0)
-    reported = tuple(int(pc) for pc in runs["pc"][inside][debug[inside]])
-    ended_at = int(runs["pc"][inside[-1]])
     slices = slice_truth(trace.records, trace.truth, group_slices(trace.records))
     done = executions(trace.truth, trace.phantom, slices, program)
     within = (done.run >= inside[0]) & (done.run <= inside[-1])
-    return PassOfSteps((*(int(pc) for pc in done.pc[within]), ended_at), reported)
+    debug = (runs["exit_reason"] == KVM_EXIT_DEBUG) & (runs["error"] == 0)
+    reports = inside[debug[inside]]
+    before = np.searchsorted(done.run[within], reports, side="right")
+    ended_at = int(runs["pc"][inside[-1]])
+    return PassOfSteps(
+        (*(int(pc) for pc in done.pc[within]), ended_at),
+        tuple(zip(before.tolist(), (int(pc) for pc in runs["pc"][reports]), strict=True)),
+    )
 
 
 def side_by_side(
@@ -70,19 +74,14 @@ def side_by_side(
     )
 
 
-def _stopped(executed: tuple[int, ...], reported: tuple[int, ...]) -> list[bool]:
+def _stopped(executed: tuple[int, ...], reported: tuple[tuple[int, int], ...]) -> list[bool]:
     """Before which executed instructions a stop was reported.
 
-    A pass begins at its first instruction because the job put L2 there: that is a stop, too.
+    A pass begins at its first instruction because the job put L2 there: that is a stop, too. A
+    report of another PC than the one that L2 went on at has no row.
     """
-    stops = [True, *(False for _ in executed[1:])]
-    position = 1
-    for pc in reported:
-        # A report of a PC that L2 does not reach from here on has no row, and hides no later one.
-        if pc in executed[position:]:
-            position = executed.index(pc, position) + 1
-            stops[position - 1] = True
-    return stops
+    stops = {0, *(before for before, pc in reported if executed[before : before + 1] == (pc,))}
+    return [index in stops for index in range(len(executed))]
 
 
 def pair_result(

@@ -66,30 +66,45 @@ def place(records: StepRecords, deliveries: NDArray[np.uint64], steps: Steps) ->
     :raises CorruptDataError: a timer had fired after the last of them: the log was cut off.
     """
     runs = records[records["kind"] == RecordKind.RUN]
-    first, last = runs[steps.first_run], runs[steps.run]
     fired = deliveries.astype(np.int64)
-    entered, returned = first["entered_at"].astype(np.int64), last["returned_at"].astype(np.int64)
+    entered = runs["entered_at"][steps.first_run].astype(np.int64)
+    returned = runs["returned_at"][steps.run].astype(np.int64)
     inside = np.searchsorted(fired, returned, side="right") - np.searchsorted(fired, entered)
-    armed = (first["flags"] & RecordFlag.TIMER_ARMED) != 0
-    own_time = _own_delivery(first, fired)
-    own = (own_time >= entered) & (own_time <= returned)
+    step, run = _runs_of_steps(steps)
+    own_time = _own_deliveries(runs, fired)[run]
+    own = (own_time >= entered[step]) & (own_time <= returned[step])
+    armed = (runs["flags"][steps.first_run] & RecordFlag.TIMER_ARMED) != 0
+    requested = np.where(armed, runs["delay_ns"][steps.first_run].astype(np.int64), NOT_DELIVERED)
+    delivered = np.full(len(steps), NOT_DELIVERED, dtype=np.int64)
+    # Backwards: of several placed interrupts in one window the first stays.
+    step, run, own_time = step[own][::-1], run[own][::-1], own_time[own][::-1]
+    delivered[step] = own_time - entered[step]
+    requested[step] = runs["delay_ns"][run].astype(np.int64)
     return Placements(
-        requested_ns=np.where(armed, first["delay_ns"].astype(np.int64), NOT_DELIVERED),
-        delivered_ns=np.where(own, own_time - entered, NOT_DELIVERED),
-        ticks=inside - own,
+        requested_ns=requested,
+        delivered_ns=delivered,
+        ticks=inside - np.bincount(step, minlength=len(steps)),
     )
 
 
-def _own_delivery(first: StepRecords, fired: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Counter value at which each step's placed interrupt came, or ``NOT_DELIVERED``.
+def _runs_of_steps(steps: Steps) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(step, RUN record) for every KVM_RUN of every step, ascending."""
+    number = steps.run - steps.first_run + 1
+    step = np.repeat(np.arange(len(steps)), number)
+    begin = np.repeat(np.cumsum(number) - number, number)
+    return step, steps.first_run[step] + np.arange(len(step)) - begin
+
+
+def _own_deliveries(runs: StepRecords, fired: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Counter value at which each KVM_RUN's placed interrupt came, or ``NOT_DELIVERED``.
 
     :raises CorruptDataError: see :func:`place`.
     """
-    expired = (first["flags"] & RecordFlag.TIMER_FIRED) != 0
+    expired = (runs["flags"] & RecordFlag.TIMER_FIRED) != 0
     logged_until = fired[-1] if len(fired) else NOT_DELIVERED
-    if np.any(first["armed_at"][expired].astype(np.int64) > logged_until):
+    if np.any(runs["armed_at"][expired].astype(np.int64) > logged_until):
         raise CorruptDataError("the timer log ends before the run: a timer fired that it lacks")
-    expiry = (first["armed_at"] + first["delay_ns"]).astype(np.int64)
+    expiry = (runs["armed_at"] + runs["delay_ns"]).astype(np.int64)
     time = np.append(fired, NOT_DELIVERED)[np.searchsorted(fired, expiry)]
     return np.where(expired, time, NOT_DELIVERED)
 

@@ -14,6 +14,7 @@ from qemu_diff.model import (
     Cell,
     CellResult,
     CellVerdict,
+    FloodSource,
     PairOutcome,
     ViolationKind,
 )
@@ -26,6 +27,11 @@ def judged_cell(cell: Cell, observation: Observation, listing: Listing) -> CellR
     broken = Counter(
         violation_of(outcome) for outcome in steps.outcome.tolist() if outcome != Judged.OK
     )
+    if not len(steps):
+        return unjudged_cell(cell, CellVerdict.LOST, "no step was reported, so none was judged")
+    if cell.flood.source is not FloodSource.NONE and not placements.delivered.any():
+        reason = "no placed interrupt came inside a step window, so nothing was tested"
+        return unjudged_cell(cell, CellVerdict.LOST, reason)
     interrupted = placements.delivered | (placements.ticks > 0)
     name = {pc: listing.instruction(pc) for pc in np.unique(steps.instruction).tolist()}
     return CellResult(

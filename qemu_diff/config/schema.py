@@ -29,6 +29,12 @@ NAME_LENGTH = 64
 Name = Annotated[str, StringConstraints(pattern=rf"\A[A-Za-z0-9_-]{{1,{NAME_LENGTH}}}\z")]
 """Cell ids, directories and testcases are made of names: no dots, slashes or spaces."""
 
+LONGEST_NS = 1_000_000_000
+"""A second of virtual time: no step is longer, and delays are 32-bit words in a job."""
+
+MOST_PASSES = 10_000
+"""One boot's records hold so many passes of any payload that there is."""
+
 _DEBIAN = re.compile(r"debian:(?P<package>[a-z0-9][a-z0-9.+-]+)")
 
 
@@ -118,10 +124,10 @@ class FloodTable(Table):
 
     source: Annotated[FloodSource, _choice(FloodSource)] = FloodSource.NONE
     placement: Annotated[Placement, _choice(Placement)] = Placement.NONE
-    first_ns: Annotated[int, Field(ge=0)] = 0
-    last_ns: Annotated[int, Field(ge=0)] | None = None
+    first_ns: Annotated[int, Field(ge=0, le=LONGEST_NS)] = 0
+    last_ns: Annotated[int, Field(ge=0, le=LONGEST_NS)] | None = None
     step_ns: Annotated[int, Field(ge=1)] = 1
-    count: Annotated[int, Field(ge=1)] | None = None
+    count: Annotated[int, Field(ge=1, le=MOST_PASSES)] | None = None
 
 
 class MachineTable(Table):
@@ -129,7 +135,7 @@ class MachineTable(Table):
 
     kvm_mode: Annotated[list[KvmModeName], Field(min_length=1), OneOrMany] = [KvmMode.VHE]
     cpu: Annotated[list[Name], Field(min_length=1), OneOrMany] = ["max"]
-    memory_mib: Annotated[int, Field(ge=1)] = 256
+    memory_mib: Annotated[int, Field(ge=64, le=65_536)] = 256
 
 
 class ScenarioTable(Table):

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import shlex
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_diff.drive.job import Job
-from qemu_diff.errors import CorruptDataError, InfrastructureError, UserError
+from qemu_diff.errors import CorruptDataError, InfrastructureError
 from qemu_diff.guest.image import LOAD_ADDRESS, MEMORY_BYTES, StepVmm, initramfs
 from qemu_diff.guest.machine import SHARED_BYTES, MachineFiles, argv
 from qemu_diff.guest.process import GuestExit, private_socket, run_guest
 from qemu_diff.guest.qemu import Qemu
-from qemu_diff.guest.shared import RECORD_CAPACITY, SharedHeader, read_header, reserve, trim
+from qemu_diff.guest.shared import (
+    RECORD_CAPACITY,
+    SharedHeader,
+    read_header,
+    reserve,
+    seal_log,
+    trim,
+)
 from qemu_diff.model import Build, MachineSpec, Payload
 from qemu_diff.truth.plugin import TruthPlugin
 from qemu_diff.truth.reader import trim_truth, truth_bytes
@@ -45,11 +53,30 @@ class Boot:
     """What one boot left behind: files in its directory, under the names above.
 
     :param header: the record file's header at the end; None where it was never written.
+    :param idle_s: wall-clock seconds since KVM_RUN last returned.
     """
 
     directory: Path
     exit: GuestExit
     header: SharedHeader | None
+    idle_s: float
+
+
+class _Pulse:
+    """The heartbeat, and when it last moved."""
+
+    def __init__(self) -> None:
+        self.heartbeat = 0
+        self._moved = time.monotonic()
+
+    def beat(self, heartbeat: int) -> None:
+        if heartbeat != self.heartbeat:
+            self.heartbeat = heartbeat
+            self._moved = time.monotonic()
+
+    @property
+    def idle_s(self) -> float:
+        return time.monotonic() - self._moved
 
 
 def boot(
@@ -88,9 +115,12 @@ def boot(
         command = argv(tools.qemu, machine, files, seed)
         (directory / "argv").write_text(shlex.join(command) + "\n")
 
+        pulse = _Pulse()
+
         def watch() -> None:
             with suppress(CorruptDataError):
-                progress(read_header(files.shared).heartbeat)
+                pulse.beat(read_header(files.shared).heartbeat)
+                progress(pulse.heartbeat)
 
         console = directory / "console.log"
         ended = run_guest(
@@ -103,7 +133,8 @@ def boot(
         trim(files.shared)
         trim_truth(directory / TRUTH)
     files.initramfs.unlink()
-    return Boot(directory, ended, header)
+    seal_log(files.timer_log)
+    return Boot(directory, ended, header, pulse.idle_s)
 
 
 def _write_inputs(directory: Path, job: bytes, archive: bytes) -> None:
@@ -120,8 +151,6 @@ def _write_inputs(directory: Path, job: bytes, archive: bytes) -> None:
 
 
 def _plugin_argument(tools: Tools, truth: Path) -> str:
-    if "," in str(tools.plugin.library):
-        raise UserError(f"{tools.plugin.library}: QEMU's -plugin takes no path with a comma")
     end = LOAD_ADDRESS + MEMORY_BYTES
     return tools.plugin.argument(truth, TRUTH_CAPACITY, LOAD_ADDRESS, end, tools.stepvmm.marks)
 

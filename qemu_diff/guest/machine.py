@@ -67,6 +67,8 @@ def determinism(seed: int) -> list[str]:
     return [
         # Virtual time is the count of executed instructions, and idle time is skipped.
         *("-icount", "shift=0,sleep=off"),
+        # A kernel with an RTC driver reads the time of day at boot.
+        *("-rtc", "base=2000-01-01,clock=vm"),
         *("-seed", str(seed)),
     ]
 
@@ -85,11 +87,11 @@ def argv(qemu: Qemu, machine: MachineSpec, files: MachineFiles, seed: int) -> li
         # --- nothing that was not asked for: no network device, no ROM, no display, no TCP port
         *("-nodefaults", "-display", "none", "-no-reboot"),
         *("-serial", "stdio"),
-        *("-qmp", f"unix:{files.qmp_socket},server=on,wait=off"),
+        *("-qmp", f"unix:{escaped(files.qmp_socket)},server=on,wait=off"),
         # --- determinism
         *determinism(seed),
         # --- results: a memory-only ivshmem device keeps the run deterministic
-        *("-object", f"memory-backend-file,id=shared,mem-path={_escaped(files.shared)}"
+        *("-object", f"memory-backend-file,id=shared,mem-path={escaped(files.shared)}"
           f",size={SHARED_BYTES},share=on"),
         *("-device", "ivshmem-plain,memdev=shared"),
         # --- what L1 boots
@@ -97,13 +99,13 @@ def argv(qemu: Qemu, machine: MachineSpec, files: MachineFiles, seed: int) -> li
         *("-append", kernel_command_line(machine)),
         # --- the truth, and when L1's timers fire
         *_plugin(files.plugin),
-        *("-trace", f"enable={TIMER_EVENT},file={_escaped(files.timer_log)}"),
+        *("-trace", f"enable={TIMER_EVENT},file={escaped(files.timer_log)}"),
         *_sandbox(qemu),
     ]  # fmt: skip
 
 
-def _escaped(path: Path) -> str:
-    # In QEMU's option syntax a comma ends a value and is written as two (qemu-options.hx).
+def escaped(path: Path) -> str:
+    """A path as a value in QEMU's option syntax: a comma ends a value, and is written as two."""
     return str(path).replace(",", ",,")
 
 

@@ -10,57 +10,104 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from qemu_diff.errors import InfrastructureError, MissingToolError
+from qemu_diff.errors import MissingToolError, UserError
 
 QEMU_PROGRAM = "qemu-system-aarch64"
-QEMU_INSTALL = "apt-get install qemu-system-arm"
+QEMU_APT = "qemu-system-arm"
+QEMU_DNF = "qemu-system-aarch64-core"
 TIMER_EVENT = "arm_gt_recalc"
+
+ANSWER_S = 60.0
+"""A QEMU that is only asked something answers in a fraction of a second."""
 
 
 @dataclass(frozen=True)
 class Qemu:
     """A QEMU binary.
 
-    :param identity: hex digest of the binary: results of self-tests are kept under it.
+    :param identity: hex digest of the binary and its version line: results of self-tests are kept
+        under it.
+    :param version: its version line, for people.
     :param sandbox: whether it has ``-sandbox``.
+    :param cpus: the CPU models of its ``virt`` machine.
     """
 
     program: Path
     identity: str
+    version: str
     sandbox: bool
+    cpus: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a QEMU said and how it ended.
+
+    :param complaint: its last message, or how it ended; one line.
+    """
+
+    status: int
+    text: str
+    complaint: str
+
+
+def ask(program: Path, *arguments: str) -> Answer:
+    """Run a QEMU that ends by itself.
+
+    :raises UserError: it can't be started, or does not end.
+    """
+    command = [str(program), *arguments]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False,
+            stdin=subprocess.DEVNULL, timeout=ANSWER_S,
+        )  # fmt: skip
+    except OSError as error:
+        raise UserError(f"{program} is no QEMU that can be used: {error.strerror}") from error
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"{program}: no answer within {ANSWER_S:g} s") from error
+    lines = (done.stderr or done.stdout).strip().splitlines()
+    return Answer(
+        done.returncode, done.stdout, lines[-1] if lines else f"exit status {done.returncode}"
+    )
 
 
 def find_qemu() -> Qemu:
     """The QEMU to use: ``$QEMU_DIFF_QEMU``, else ``qemu-system-aarch64`` on ``PATH``.
 
     :raises MissingToolError: it is not there, has no TCG plugins, or can't log its timers.
+    :raises UserError: it is no QEMU.
     """
-    wanted = os.environ.get("QEMU_DIFF_QEMU", QEMU_PROGRAM)
+    wanted = os.environ.get("QEMU_DIFF_QEMU") or QEMU_PROGRAM
     found = shutil.which(wanted)
     if found is None:
-        raise MissingToolError(wanted, QEMU_INSTALL)
+        raise MissingToolError(wanted, apt=QEMU_APT, dnf=QEMU_DNF)
     return _probe(Path(found).resolve())
 
 
 @cache
 def _probe(program: Path) -> Qemu:
-    help_text = _output(program, "-help")
+    help_text = _text(program, "-help")
     if "-plugin " not in help_text:
-        raise MissingToolError(f"TCG plugin support in {program}", QEMU_INSTALL)
-    if TIMER_EVENT not in _output(program, "-trace", "help").split():
-        raise MissingToolError(f"trace event {TIMER_EVENT} in {program}", QEMU_INSTALL)
-    with program.open("rb") as binary:
-        identity = hashlib.file_digest(binary, "blake2b").hexdigest()[:32]
-    return Qemu(program, identity, sandbox="-sandbox " in help_text)
+        raise MissingToolError(f"TCG plugin support in {program}", apt=QEMU_APT, dnf=QEMU_DNF)
+    if TIMER_EVENT not in _text(program, "-trace", "help").split():
+        what = f"trace event {TIMER_EVENT} in {program}"
+        raise MissingToolError(what, apt=QEMU_APT, dnf=QEMU_DNF)
+    version = _text(program, "--version").partition("\n")[0]
+    digest = hashlib.blake2b(version.encode(), digest_size=16)
+    digest.update(program.read_bytes())
+    cpus = tuple(_text(program, "-M", "virt", "-cpu", "help").split())
+    return Qemu(program, digest.hexdigest(), version, "-sandbox " in help_text, cpus)
 
 
-def _output(program: Path, *arguments: str) -> str:
-    command = [str(program), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise InfrastructureError(f"{' '.join(command)}: {error}") from error
-    if done.returncode:
-        reason = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-        raise InfrastructureError(f"{' '.join(command)}: {reason[0]}")
-    return done.stdout
+def check_cpu(qemu: Qemu, cpu: str) -> None:
+    """:raises UserError: this QEMU has no such CPU model."""
+    if cpu not in qemu.cpus:
+        raise UserError(f"{qemu.program} has no CPU {cpu!r}; see {qemu.program.name} -cpu help")
+
+
+def _text(program: Path, *arguments: str) -> str:
+    answer = ask(program, *arguments)
+    if answer.status:
+        raise UserError(f"{program} is no QEMU that can be used: {answer.complaint}")
+    return answer.text

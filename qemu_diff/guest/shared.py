@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from qemu_diff.abi import (
     STEP_RECORD,
     SharedState,
 )
-from qemu_diff.errors import CorruptDataError, InfrastructureError
+from qemu_diff.errors import CorruptDataError, InfrastructureError, LostGuestError
 from qemu_diff.guest.machine import SHARED_BYTES
 
 
@@ -53,7 +55,8 @@ def reserve(path: Path, size: int) -> None:
         with path.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
         raise InfrastructureError(f"{path}: {size >> 20} MiB: {error.strerror}") from error
 
 
@@ -90,6 +93,36 @@ def read_header(path: Path) -> SharedHeader:
         counter_hz=int(header["counter_hz"]),
         message=bytes(header["message"]).decode(errors="replace"),
     )
+
+
+def seal_log(path: Path) -> None:
+    """Put the size and the checksum of QEMU's timer log beside it: the log itself holds none.
+
+    :raises OSError: the disk refuses.
+    """
+    content = path.read_bytes() if path.exists() else b""
+    seal_of(path).write_text(f"{len(content)} {zlib.crc32(content):08x}\n")
+
+
+def seal_of(log: Path) -> Path:
+    """Where a log's seal lies."""
+    return log.with_name(log.name + ".crc32")
+
+
+def read_sealed_log(path: Path) -> bytes:
+    """A log that is what it was when its boot ended.
+
+    :raises LostGuestError: it was never sealed.
+    :raises CorruptDataError: it was changed since.
+    """
+    try:
+        seal = seal_of(path).read_text()
+    except FileNotFoundError as error:
+        raise LostGuestError(f"{path}: not sealed: its boot did not end in order") from error
+    content = path.read_bytes() if path.exists() else b""
+    if seal != f"{len(content)} {zlib.crc32(content):08x}\n":
+        raise CorruptDataError(f"{path}: checksum does not match")
+    return content
 
 
 def trim(path: Path) -> None:

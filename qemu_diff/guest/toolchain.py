@@ -13,13 +13,11 @@ from pathlib import Path
 from qemu_diff.errors import CompileError, MissingToolError
 
 CROSS_COMPILER = "aarch64-linux-gnu-gcc"
-CROSS_LINKER = "aarch64-linux-gnu-ld"
 HOST_COMPILER = "gcc"
 
-_INSTALL = {
-    CROSS_COMPILER: "apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
-    CROSS_LINKER: "apt-get install binutils-aarch64-linux-gnu",
-    HOST_COMPILER: "apt-get install gcc libc6-dev",
+_PACKAGES = {
+    CROSS_COMPILER: ("gcc-aarch64-linux-gnu libc6-dev-arm64-cross", "gcc-aarch64-linux-gnu"),
+    HOST_COMPILER: ("gcc libc6-dev", "gcc glibc-devel"),
 }
 
 
@@ -30,7 +28,7 @@ def require(program: str) -> str:
     """
     found = shutil.which(program)
     if found is None:
-        raise MissingToolError(program, _INSTALL.get(program, ""))
+        raise MissingToolError(program, *_PACKAGES.get(program, ("", "")))
     return found
 
 

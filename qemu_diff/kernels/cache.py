@@ -38,6 +38,12 @@ METADATA_VERSION = 1
 #: publishing takes seconds.
 _STALE_STAGING_S = 3600.0
 
+#: Marks a directory that backups may leave out (Cache Directory Tagging Specification).
+_TAG = "CACHEDIR.TAG"
+_TAG_TEXT = (
+    "Signature: 8a477f597d28d172789f06886806bc55\n# qemu-diff: kernels and what makes them\n"
+)
+
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -127,14 +133,33 @@ def cache_directory(name: str) -> Path:
     :raise UserError: the cache can't be written to.
     :raise InfrastructureError: the disk is full.
     """
-    directory = cache_root() / name
+    root = cache_root()
+    directory = root / name
     try:
+        _claim(root)
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         if error.errno in _FULL:
             raise InfrastructureError(no_space_message()) from error
         raise UserError(_refusal(error)) from error
     return directory
+
+
+def _claim(root: Path) -> None:
+    """Make the cache, and mark it as ours: what is not marked is never pruned.
+
+    :raise UserError: the directory holds somebody else's files.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    tag = root / _TAG
+    if tag.exists():
+        return
+    if any(root.iterdir()) and not tag.exists():  # another process may just have made both
+        raise UserError(
+            f"{root} is not empty, and no cache of qemu-diff; "
+            "set QEMU_DIFF_CACHE to a directory of its own"
+        )
+    tag.write_text(_TAG_TEXT)
 
 
 def entry_directory(key: str) -> Path:
@@ -280,7 +305,8 @@ def prune(
     :param everything: remove the whole cache but for what a running build holds.
     :raise UserError: the cache can't be written to.
     """
-    if keep is None and older_than_days is None and not everything:
+    nothing_asked = keep is None and older_than_days is None and not everything
+    if nothing_asked or not (cache_root() / _TAG).exists():
         return PruneReport((), (), (), 0)
     kernels = cached_kernels()
     doomed = _doomed(kernels, keep, older_than_days, everything)
@@ -328,7 +354,7 @@ def _prune_trees(wanted: set[str]) -> tuple[tuple[str, ...], tuple[str, ...], in
 def _remove_shared() -> int:
     """Remove what all trees use; the next build gets it again."""
     root = cache_root()
-    leftovers = [root / "downloads", root / "failed", root / "ccache"]
+    leftovers = [root / name for name in ("downloads", "failed", "ccache", "guest")]
     leftovers += (root / "kernels").glob(".staging-*")
     return sum(_remove_tree(path) for path in leftovers if path.exists())
 

@@ -125,7 +125,7 @@ def _apt_download(package: str, staging: Path) -> Path:
         reason = f" ({reasons[0][2:].strip()})" if reasons else ""
         raise MissingToolError(
             f"the Debian package {package}{reason}",
-            f"apt-get update && apt-get install {package}",
+            apt=package,
         )
     return packages[0]
 

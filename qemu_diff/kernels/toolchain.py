@@ -65,11 +65,10 @@ def require(*tools: str) -> None:
 
 def missing_tools(missing: list[Requirement]) -> MissingToolError:
     """The error that names missing programs and the one command that installs them."""
-    dnf = shutil.which("apt-get") is None and shutil.which("dnf") is not None
-    packages = dict.fromkeys(need.dnf if dnf else need.apt for need in missing)
-    command = "dnf install" if dnf else "apt-get install"
     return MissingToolError(
-        ", ".join(need.tool for need in missing), f"{command} {' '.join(packages)}"
+        ", ".join(need.tool for need in missing),
+        apt=" ".join(dict.fromkeys(need.apt for need in missing)),
+        dnf=" ".join(dict.fromkeys(need.dnf for need in missing)),
     )
 
 

@@ -6,38 +6,81 @@ import errno
 import json
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from qemu_diff.errors import InfrastructureError, ResultsError
-from qemu_diff.model import CampaignResult, CellResult, PairResult, ViolationKind
+from qemu_diff.model import CampaignResult, CellResult, PairResult, Provenance, ViolationKind
 
 SCHEMA_VERSION = 1
 VERDICTS = "verdicts.json"
+JUNIT = "junit.xml"
+CELLS = "cells"
+LOCK = ".lock"
+
+OWN_NAMES = (VERDICTS, JUNIT, CELLS)
+"""What a run writes into its results directory."""
 
 _CELL = TypeAdapter(CellResult)
 _PAIR = TypeAdapter(PairResult)
+_PROVENANCE = TypeAdapter(Provenance)
 _CAMPAIGN = TypeAdapter(CampaignResult)
 
 
-def open_results(directory: Path) -> None:
-    """Make a results directory; results that are there are kept as ``DIRECTORY.previous``.
+def check_results(directory: Path) -> None:
+    """See that a results directory can be made and written, before anything else is done.
 
-    :raises ResultsError: it can't be made, or not be written.
+    :raises ResultsError: it can't.
     """
+    if "%" in str(directory):
+        # util/log.c: a log file's name is a template.
+        raise ResultsError(f"{directory}: QEMU takes no log file with a % in its path; see --out")
     try:
-        if (directory / VERDICTS).exists():
-            previous = directory.with_name(directory.name + ".previous")
-            _remove(previous)
-            directory.rename(previous)
         directory.mkdir(parents=True, exist_ok=True)
         if not os.access(directory, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise ResultsError(f"{directory}: {error.strerror}; name another with --out") from error
+
+
+@contextmanager
+def open_results(directory: Path) -> Iterator[None]:
+    """Own a results directory; results that are there are kept in ``DIRECTORY.previous``.
+
+    Only our own files are moved or removed, whatever else lies there.
+
+    :raises ResultsError: another run owns it, or it can't be written.
+    """
+    lock = FileLock(directory / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ResultsError(f"{directory}: another run writes its results here") from error
+    except OSError as error:
+        raise ResultsError(f"{directory}: {error.strerror}; name another with --out") from error
+    with lock:
+        try:
+            _keep_previous(directory)
+        except OSError as error:
+            raise ResultsError(f"{directory}: {error.strerror}; name another with --out") from error
+        yield
+
+
+def _keep_previous(directory: Path) -> None:
+    if not (directory / VERDICTS).exists():
+        return
+    previous = directory.with_name(directory.name + ".previous")
+    previous.mkdir(exist_ok=True)
+    for name in OWN_NAMES:
+        _remove(previous / name)
+        if (directory / name).exists():
+            (directory / name).rename(previous / name)
 
 
 def write_results(result: CampaignResult, directory: Path) -> None:
@@ -49,6 +92,7 @@ def write_results(result: CampaignResult, directory: Path) -> None:
         "schema_version": SCHEMA_VERSION,
         "campaign": result.name,
         "complete": result.complete,
+        "provenance": _PROVENANCE.dump_python(result.provenance, mode="json"),
         "cells": [_cell_to_json(cell) for cell in result.cells],
         "pairs": [_pair_to_json(pair) for pair in result.pairs],
     }
@@ -95,6 +139,7 @@ def read_results(directory: Path) -> CampaignResult:
                 "cells": [cell["result"] for cell in document["cells"]],
                 "pairs": [pair["result"] for pair in document["pairs"]],
                 "complete": document["complete"],
+                "provenance": document["provenance"],
             }
         )
     except (KeyError, TypeError, ValidationError) as error:
@@ -110,8 +155,8 @@ def _cell_to_json(result: CellResult) -> dict[str, Any]:
         "id": cell.id,
         "kernel": cell.kernel,
         "scenario": cell.payload,
-        "machine": {"kvm_mode": cell.machine.kvm_mode, "cpu": cell.machine.cpu},
-        "flood": {"source": flood.source, "placement": flood.placement},
+        "machine": asdict(cell.machine),
+        "flood": asdict(flood),
         "driver": cell.driver,
         "seed": cell.seed,
         "verdict": result.verdict,
@@ -140,6 +185,8 @@ def _pair_to_json(pair: PairResult) -> dict[str, Any]:
     }
 
 
-def _remove(directory: Path) -> None:
-    if directory.exists():
-        shutil.rmtree(directory)
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

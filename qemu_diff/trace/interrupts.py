@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qemu_diff.errors import CorruptDataError
+from qemu_diff.guest.shared import read_sealed_log
 
 _RECALC = re.compile(rb"arm_gt_recalc gt recalc: timer (\d+) .*next tick 0x([0-9a-f]+)")
 _DISABLED = re.compile(rb"arm_gt_recalc_disabled gt recalc: timer (\d+)")
@@ -25,10 +26,10 @@ def read_deliveries(path: Path) -> NDArray[np.uint64]:
     """Counter values (ns) at which a timer of L1 fired.
 
     :returns: shape (n,), ascending.
-    :raises CorruptDataError: a line that is not one of these events.
+    :raises LostGuestError: the log was never sealed.
+    :raises CorruptDataError: it was changed since, or holds a line that is no such event.
     """
-    with path.open("rb") as log:
-        return deliveries(log.read().splitlines(), str(path))
+    return deliveries(read_sealed_log(path).splitlines(), str(path))
 
 
 def deliveries(lines: list[bytes], name: str) -> NDArray[np.uint64]:

@@ -73,11 +73,14 @@ extern struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin
 							size_t index);
 extern uint64_t qemu_plugin_insn_vaddr(const struct qemu_plugin_insn *insn);
 extern size_t qemu_plugin_insn_size(const struct qemu_plugin_insn *insn);
-#if PLUGIN_API == 1
-extern const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *insn);
-#else
-extern size_t qemu_plugin_insn_data(const struct qemu_plugin_insn *insn, void *dest, size_t size);
-#endif
+
+/*
+ * Until API 2 it returns a pointer to the bytes and takes no more than the
+ * instruction; since API 3 (QEMU 9.1) it copies them. Arguments that a function
+ * does not take do no harm in the C calling conventions of the hosts that run us.
+ */
+extern void *qemu_plugin_insn_data(const struct qemu_plugin_insn *insn, void *dest, size_t size);
+#define API_INSN_DATA_COPIES	3
 
 /* Since QEMU 9.0. GArray and GByteArray begin with data and len (GLib's public layout). */
 struct array {
@@ -105,6 +108,8 @@ EXPORT int qemu_plugin_version = PLUGIN_API;
 #define CPUS		256
 #define VECTOR_BASES	8
 #define VECTOR_ALIGN	0x7ffull	/* VBAR_EL2 is 2 KiB-aligned (DDI 0487, VBAR_EL2) */
+#define LOWER_EL_SLOTS	0x400		/* ... the slots for exceptions from lower ELs, */
+#define SLOT_ALIGN	0x7f		/* ... each of 32 instructions (D1.4.2) */
 #define HINT_127	0xd5032fffu
 #define MDSCR_SS	(1u << 0)
 #define PSTATE_SS	(1u << 21)
@@ -142,25 +147,28 @@ static struct truth_record *append(unsigned int cpu, enum truth_kind kind, uint6
 	return &records[index];
 }
 
-static uint32_t read_register(struct qemu_plugin_register *handle)
+static bool read_register(struct qemu_plugin_register *handle, uint32_t *value)
 {
-	uint32_t value = 0;
-
+	if (!handle)
+		return false;
 	g_byte_array_set_size(register_buffer, 0);
-	if (qemu_plugin_read_register(handle, register_buffer) >= (int)sizeof(value))
-		memcpy(&value, register_buffer->data, sizeof(value));
-	return value;
+	if (qemu_plugin_read_register(handle, register_buffer) < (int)sizeof(*value))
+		return false;
+	memcpy(value, register_buffer->data, sizeof(*value));
+	return true;
 }
 
 /* KVM sets MDCR_EL2.TDE for a debugged guest, so stepping is never off at L2's EL0 and EL1. */
 static enum step_state step_state(unsigned int cpu)
 {
-	if (!pstate_register[cpu] || !mdscr_register[cpu])
+	uint32_t mdscr, pstate;
+
+	if (!read_register(mdscr_register[cpu], &mdscr) ||
+	    !read_register(pstate_register[cpu], &pstate))
 		return STEP_STATE_UNKNOWN;
-	if (!(read_register(mdscr_register[cpu]) & MDSCR_SS))
+	if (!(mdscr & MDSCR_SS))
 		return STEP_INACTIVE;
-	return read_register(pstate_register[cpu]) & PSTATE_SS ? STEP_ACTIVE_NOT_PENDING
-							       : STEP_ACTIVE_PENDING;
+	return pstate & PSTATE_SS ? STEP_ACTIVE_NOT_PENDING : STEP_ACTIVE_PENDING;
 }
 
 /* data: the PC, with the size in the top byte, which no payload address uses. */
@@ -215,13 +223,13 @@ static void marked(unsigned int cpu, void *data)
 static uint32_t instruction_word(const struct qemu_plugin_insn *insn)
 {
 	uint32_t word = 0;
+	void *data;
 
-#if PLUGIN_API == 1
-	if (qemu_plugin_insn_size(insn) == sizeof(word))
-		memcpy(&word, qemu_plugin_insn_data(insn), sizeof(word));
-#else
-	qemu_plugin_insn_data(insn, &word, sizeof(word));
-#endif
+	if (qemu_plugin_insn_size(insn) != sizeof(word))
+		return 0;
+	data = qemu_plugin_insn_data(insn, &word, sizeof(word));
+	if (header->api_current < API_INSN_DATA_COPIES)
+		memcpy(&word, data, sizeof(word));
 	return word;
 }
 
@@ -233,7 +241,7 @@ static bool in_range(uint64_t address)
 /* Synchronous, IRQ, FIQ, SError from a lower EL: AArch64 at 0x400, AArch32 at 0x600. */
 static bool may_be_vector_slot(uint64_t address)
 {
-	return (address & VECTOR_ALIGN) >= 0x400 && !(address & 0x7f);
+	return (address & VECTOR_ALIGN) >= LOWER_EL_SLOTS && !(address & SLOT_ALIGN);
 }
 
 static void watch_l2(struct qemu_plugin_tb *tb, size_t count)
@@ -322,7 +330,7 @@ static void seal(qemu_plugin_id_t id, void *unused)
 {
 	(void)id;
 	(void)unused;
-	header->crc32 = crc32_of(records, header->count * sizeof(*records));
+	header->crc32 = crc32_of(0, records, header->count * sizeof(*records));
 	header->sealed = 1;
 }
 

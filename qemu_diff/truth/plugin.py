@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_diff.errors import InfrastructureError
-from qemu_diff.guest.qemu import Qemu
+from qemu_diff.guest.machine import escaped
+from qemu_diff.guest.qemu import Qemu, ask
 from qemu_diff.guest.toolchain import HOST_COMPILER, compile_cached
 from qemu_diff.truth.phantom import PhantomRule
-from qemu_diff.truth.selftest import prove_rule
+from qemu_diff.truth.selftest import prove_rule, selftest_source
 
 NEWEST_API = 12
 """How far to look for an API version that a QEMU takes; 10.0 is at 4."""
@@ -41,11 +43,10 @@ class TruthPlugin:
         :param end: address after L2's range.
         :param marks: the step VMM's mark addresses, by number.
         """
-        escaped = str(out).replace(",", ",,")
         numbered = "".join(f",mark{number}={address:#x}" for number, address in enumerate(marks))
         return (
-            f"{self.library},out={escaped},capacity={capacity},begin={begin:#x},end={end:#x}"
-            f"{numbered}"
+            f"file={escaped(self.library)},out={escaped(out)},capacity={capacity}"
+            f",begin={begin:#x},end={end:#x}{numbered}"
         )
 
 
@@ -58,8 +59,9 @@ def prepare_plugin(qemu: Qemu, guest_images: Path, cache: Path) -> TruthPlugin:
     :raises InfrastructureError: QEMU takes no version of the plugin.
     """
     library, api = _matching_library(qemu, guest_images, cache)
-    proof = library.with_name(f"{qemu.identity}.rule.json")
-    if proof.exists():
+    proof = library.with_name(f"{qemu.identity}.{_rules_identity(guest_images)}.rule.json")
+    # A proof that can't be read is none.
+    with suppress(OSError, ValueError, KeyError, TypeError):
         rule = PhantomRule(json.loads(proof.read_text())["rule"])
         return TruthPlugin(library, api, rule)
     unproven = TruthPlugin(library, api, PhantomRule.INSN_SIZE)
@@ -68,6 +70,19 @@ def prepare_plugin(qemu: Qemu, guest_images: Path, cache: Path) -> TruthPlugin:
     scratch.write_text(json.dumps({"rule": rule.value, "api": api}))
     scratch.replace(proof)
     return TruthPlugin(library, api, rule)
+
+
+def _rules_identity(guest_images: Path) -> str:
+    """What a proof depends on beside the binary and the plugin."""
+    here = Path(__file__)
+    digest = hashlib.blake2b(digest_size=8)
+    for source in (
+        selftest_source(guest_images),
+        here.with_name("selftest.py"),
+        here.with_name("phantom.py"),
+    ):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
 
 
 def _matching_library(qemu: Qemu, guest_images: Path, cache: Path) -> tuple[Path, int]:
@@ -96,14 +111,9 @@ def _build(api: int, guest_images: Path, cache: Path) -> Path:
 
 def _load(qemu: Qemu, library: Path) -> str:
     """Load the plugin without arguments; the refusal's text, or nothing."""
-    command = [str(qemu.program), "-M", "none", "-display", "none", "-plugin", str(library)]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=60, check=False,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return f"no answer within 60 s from {' '.join(command)}"
-    if done.returncode == 0 and done.stdout.startswith("qemu-diff plugin: api "):
+    answer = ask(
+        qemu.program, "-M", "none", "-display", "none", "-plugin", f"file={escaped(library)}"
+    )
+    if answer.status == 0 and answer.text.startswith("qemu-diff plugin: api "):
         return ""
-    return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+    return answer.complaint

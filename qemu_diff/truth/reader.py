@@ -33,9 +33,9 @@ def read_truth(path: Path) -> TruthRecords:
         header = np.frombuffer(raw, TRUTH_HEADER, 1)[0]
         _check_header(path, header)
         count = int(header["count"])
+        if truth_bytes(count) > path.stat().st_size:
+            raise CorruptDataError(f"{path}: its header counts {count} records, it holds fewer")
         body = file.read(count * TRUTH_RECORD.itemsize)
-    if len(body) != count * TRUTH_RECORD.itemsize:
-        raise CorruptDataError(f"{path}: its header counts {count} records, it holds fewer")
     if zlib.crc32(body) != int(header["crc32"]):
         raise CorruptDataError(f"{path}: checksum does not match its {count} records")
     return np.frombuffer(body, TRUTH_RECORD)
@@ -51,7 +51,8 @@ def trim_truth(path: Path) -> None:
     with path.open("r+b") as file:
         raw = file.read(TRUTH_HEADER_BYTES)
         if len(raw) == TRUTH_HEADER_BYTES:
-            file.truncate(truth_bytes(int(np.frombuffer(raw, TRUTH_HEADER, 1)[0]["count"])))
+            size = truth_bytes(int(np.frombuffer(raw, TRUTH_HEADER, 1)[0]["count"]))
+            file.truncate(min(size, path.stat().st_size))
 
 
 def _check_header(path: Path, header: np.void) -> None:

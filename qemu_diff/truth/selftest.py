@@ -6,7 +6,6 @@ execute is known by the architecture alone, so each rule can be held against it.
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +14,8 @@ import numpy as np
 
 from qemu_diff.abi import TruthKind, TruthRecords
 from qemu_diff.errors import InfrastructureError, NoPhantomRuleError
-from qemu_diff.guest.machine import cpu_option, determinism
-from qemu_diff.guest.qemu import Qemu
+from qemu_diff.guest.machine import cpu_option, determinism, escaped
+from qemu_diff.guest.qemu import Qemu, ask
 from qemu_diff.guest.toolchain import CROSS_COMPILER, compile_cached
 from qemu_diff.truth.phantom import PhantomRule, applicable, phantoms
 from qemu_diff.truth.reader import read_truth, truth_bytes
@@ -91,13 +90,18 @@ def executed_by_entry(rule: PhantomRule, records: TruthRecords) -> tuple[tuple[i
     )
 
 
+def selftest_source(guest_images: Path) -> Path:
+    """The program that enters EL1 in every state."""
+    return guest_images / "selftest" / "active_pending.S"
+
+
 def _program(guest_images: Path, cache: Path) -> Path:
     return compile_cached(
         [
             CROSS_COMPILER, "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none",
             f"-Wl,-Ttext={EL2_ADDRESS:#x}", f"-Wl,--section-start=.l2={L2_ADDRESS:#x}",
         ],
-        sources=[guest_images / "selftest" / "active_pending.S"],
+        sources=[selftest_source(guest_images)],
         inputs=[],
         cache=cache / "selftest",
         name="active_pending.elf",
@@ -105,18 +109,10 @@ def _program(guest_images: Path, cache: Path) -> Path:
 
 
 def _boot(qemu: Qemu, plugin: str, program: Path) -> None:
-    command = [
-        str(qemu.program), "-M", "virt,virtualization=on,gic-version=3", "-cpu", cpu_option("max"),
+    answer = ask(
+        qemu.program, "-M", "virt,virtualization=on,gic-version=3", "-cpu", cpu_option("max"),
         "-m", "64", "-nodefaults", "-display", "none", *determinism(seed=1),
-        "-device", f"loader,file={program},cpu-num=0", "-plugin", plugin,
-    ]  # fmt: skip
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=60, check=False,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as error:
-        raise InfrastructureError("the plugin's self-test did not end within 60 s") from error
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        raise InfrastructureError(f"the plugin's self-test: {lines[-1]}")
+        "-device", f"loader,file={escaped(program)},cpu-num=0", "-plugin", plugin,
+    )  # fmt: skip
+    if answer.status:
+        raise InfrastructureError(f"the plugin's self-test: {answer.complaint}")

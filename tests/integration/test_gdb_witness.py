@@ -29,7 +29,7 @@ from qemu_diff.guest.machine import SHARED_BYTES, MachineFiles, argv
 from qemu_diff.guest.process import private_socket
 from qemu_diff.guest.qemu import find_qemu
 from qemu_diff.guest.shared import reserve
-from qemu_diff.kernels import cache_root
+from qemu_diff.kernels import cache_directory
 from qemu_diff.model import Build, KvmMode, MachineSpec
 from qemu_diff.truth.plugin import prepare_plugin
 from qemu_diff.truth.reader import read_truth, truth_bytes
@@ -43,7 +43,7 @@ CAPACITY = 1000
 @contextmanager
 def stopped_qemu(build: Build, machine: MachineSpec, directory: Path) -> Iterator[Path]:
     """QEMU before its first instruction; its gdbstub's socket."""
-    qemu, cache = find_qemu(), cache_root()
+    qemu, cache = find_qemu(), cache_directory("guest")
     stepvmm = build_stepvmm(GUEST_IMAGES, cache)
     payload = build_payload("hvc", GUEST_IMAGES, cache)
     reserve(directory / "shared", SHARED_BYTES)

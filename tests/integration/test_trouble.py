@@ -28,7 +28,7 @@ from qemu_diff.events import Stage
 from qemu_diff.guest import machine
 from qemu_diff.guest.image import build_payload, build_stepvmm
 from qemu_diff.guest.qemu import find_qemu
-from qemu_diff.kernels import cache_root
+from qemu_diff.kernels import cache_directory
 from qemu_diff.model import Build, CellResult, CellVerdict, KvmMode, Payload
 from qemu_diff.truth.plugin import prepare_plugin
 
@@ -146,7 +146,7 @@ def test_results_that_can_not_be_written(campaign_of, tmp_path: Path) -> None:
 def run_one(build: Build, campaign: Path, directory: Path) -> CellResult:
     loaded = load_campaign(campaign)
     first = plan(loaded)[0]
-    qemu, cache = find_qemu(), cache_root()
+    qemu, cache = find_qemu(), cache_directory("guest")
     tools = Tools(
         qemu, prepare_plugin(qemu, GUEST_IMAGES, cache), build_stepvmm(GUEST_IMAGES, cache)
     )
@@ -224,8 +224,8 @@ def test_damaged_file_is_not_judged(quickstart: CliRun, tmp_path: Path, name: st
     boot = tmp_path / "boot"
     shutil.copytree(next((quickstart.results / "cells").glob("patched.hvc*")) / "run", boot)
     qemu = find_qemu()
-    plugin = prepare_plugin(qemu, GUEST_IMAGES, cache_root())
-    tools = Tools(qemu, plugin, build_stepvmm(GUEST_IMAGES, cache_root()))
+    plugin = prepare_plugin(qemu, GUEST_IMAGES, cache_directory("guest"))
+    tools = Tools(qemu, plugin, build_stepvmm(GUEST_IMAGES, cache_directory("guest")))
     read_boot(boot, tools)
     damaged = bytearray((boot / name).read_bytes())
     damaged[-5] ^= 1

@@ -23,6 +23,7 @@ STRUCTS = {
     "job_header": abi.JOB_HEADER,
     "operation": abi.OPERATION,
     "shared_header": abi.SHARED_HEADER,
+    "shared_seal": abi.SHARED_SEAL,
     "step_record": abi.STEP_RECORD,
     "truth_header": abi.TRUTH_HEADER,
     "truth_record": abi.TRUTH_RECORD,
@@ -109,7 +110,7 @@ def test_checksums_are_zlib_s(size: int, tmp_path: Path) -> None:
     literal = ", ".join(map(str, data)) or "0"
     statements = [
         f"static const uint8_t data[] = {{ {literal} }};",
-        f'printf("%u\\n", crc32_of(data, {size}));',
+        f'printf("%u\\n", crc32_of(0, data, {size}));',
     ]
 
     assert int(printed(statements, tmp_path)[0]) == zlib.crc32(data)

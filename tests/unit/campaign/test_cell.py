@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from qemu_diff.abi import STEP_RECORD, TRUTH_RECORD, RecordKind, SharedState
-from qemu_diff.campaign.cell import _believed, _no_progress, _Unjudged, _unjudged, longest_window
+from qemu_diff.campaign.cell import (
+    OUR_PANICS,
+    _believed,
+    _no_progress,
+    _Unjudged,
+    _unjudged,
+    longest_window,
+)
 from qemu_diff.drive.in_guest import Boot
 from qemu_diff.guest.process import Ending, GuestExit
 from qemu_diff.guest.shared import SharedHeader
@@ -49,6 +56,7 @@ def boot(
     status: int = 0,
     death: str = "",
     last_line: str = "Booting Linux",
+    idle_s: float = 0.0,
 ) -> Boot:
     ended = GuestExit(
         ending=ending,
@@ -59,7 +67,7 @@ def boot(
         last_line=last_line,
         wall_s=1.0,
     )
-    return Boot(Path("/boot"), ended, state)
+    return Boot(Path("/boot"), ended, state, idle_s)
 
 
 def unjudged(done: Boot) -> _Unjudged:
@@ -152,22 +160,41 @@ def test_a_qemu_that_outlives_its_job_did_start_the_step_vmm() -> None:
 
 @pytest.mark.parametrize("ending", Ending)
 def test_a_stall_is_a_hang_with_the_step_vmm_s_words(ending: Ending) -> None:
-    assert _no_progress(ending, STALLED, BUDGET_S) == _Unjudged(
+    assert _no_progress(boot(STALLED, ending), STALLED, BUDGET_S) == _Unjudged(
         CellVerdict.HANG, STALLED.message, worth_another_try=True, evidence=100
     )
 
 
-def test_a_job_that_the_budget_cut_off_may_be_a_hang() -> None:
-    assert _no_progress(Ending.OUT_OF_BUDGET, RUNNING, BUDGET_S) == _Unjudged(
+def test_a_job_that_stood_still_when_the_budget_cut_it_off_may_be_a_hang() -> None:
+    stood_still = boot(RUNNING, Ending.OUT_OF_BUDGET, idle_s=BUDGET_S * 0.6)
+    assert _no_progress(stood_still, RUNNING, BUDGET_S) == _Unjudged(
         CellVerdict.HANG,
-        "no progress after 100 steps within 60 s",
+        "no return from KVM_RUN for 30 s, after 100 steps",
         worth_another_try=True,
         evidence=100,
     )
 
 
+def test_a_slow_job_is_lost_and_says_what_to_raise() -> None:
+    found = unjudged(boot(RUNNING, Ending.OUT_OF_BUDGET, idle_s=0.2))
+    assert found.verdict is CellVerdict.LOST
+    assert found.reason == "not done within 60 s, after 100 steps; raise campaign.budget_s"
+
+
+def test_a_job_that_never_stepped_is_no_hang() -> None:
+    never = header(SharedState.RUNNING, 0)
+    done = boot(never, Ending.OUT_OF_BUDGET, idle_s=BUDGET_S)
+    assert unjudged(done).verdict is CellVerdict.LOST
+
+
+@pytest.mark.parametrize("words", OUR_PANICS)
+def test_a_panic_for_want_of_our_program_is_not_the_kernel_s(words: str) -> None:
+    found = unjudged(boot(RUNNING, death=f"Kernel panic - not syncing: {words}!"))
+    assert (found.verdict, found.worth_another_try) == (CellVerdict.LOST, True)
+
+
 def test_an_exit_that_no_job_expects_is_the_kernel_s() -> None:
-    assert _no_progress(Ending.EXITED, UNEXPECTED, BUDGET_S) == _Unjudged(
+    assert _no_progress(boot(UNEXPECTED), UNEXPECTED, BUDGET_S) == _Unjudged(
         CellVerdict.FAIL,
         f"an exit that no job expects: {UNEXPECTED.message}",
         worth_another_try=True,
@@ -186,7 +213,7 @@ def test_an_exit_that_no_job_expects_is_the_kernel_s() -> None:
     ],
 )
 def test_nothing_else_is_a_lack_of_progress(ending: Ending, state: SharedHeader) -> None:
-    assert _no_progress(ending, state, BUDGET_S) is None
+    assert _no_progress(boot(state, ending), state, BUDGET_S) is None
 
 
 # --- several boots ---

@@ -266,7 +266,7 @@ WRONG = {
     ),
     "no memory": (
         GOOD + "machine.memory_mib = 0\n",
-        "10:9: scenario.0.machine.memory_mib: must be at least 1, got 0",
+        "10:9: scenario.0.machine.memory_mib: must be at least 64, got 0",
     ),
     "step of nothing": (
         GOOD + "flood.step_ns = 0\n",

@@ -11,7 +11,6 @@ import pytest
 from qemu_diff.errors import CompileError, MissingToolError
 from qemu_diff.guest.toolchain import (
     CROSS_COMPILER,
-    CROSS_LINKER,
     HOST_COMPILER,
     compile_cached,
     require,
@@ -184,7 +183,6 @@ def test_a_real_compiler_compiles_and_refuses(workshop: Workshop) -> None:
     ("program", "remedy"),
     [
         (CROSS_COMPILER, "apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross"),
-        (CROSS_LINKER, "apt-get install binutils-aarch64-linux-gnu"),
         (HOST_COMPILER, "apt-get install gcc libc6-dev"),
     ],
 )

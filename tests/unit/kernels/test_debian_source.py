@@ -96,7 +96,7 @@ def test_a_package_that_does_not_exist() -> None:
         debian.locate(DebianSource("linux-source-9.9"))
     assert str(caught.value) == (
         "the Debian package linux-source-9.9 (Unable to locate package linux-source-9.9) is "
-        "missing; install it with: apt-get update && apt-get install linux-source-9.9"
+        "missing; install it with: apt-get install linux-source-9.9"
     )
 
 

@@ -39,7 +39,9 @@ from qemu_diff.model import (
     Window,
 )
 from qemu_diff.report.results import (
+    CELLS,
     VERDICTS,
+    check_results,
     open_results,
     read_results,
     write_results,
@@ -173,8 +175,15 @@ def test_a_cell_s_flat_keys(tmp_path: Path) -> None:
         "id": "unpatched.trapped_sysreg.vhe.host_timer-sweep",
         "kernel": "unpatched",
         "scenario": "trapped_sysreg",
-        "machine": {"kvm_mode": "vhe", "cpu": "max"},
-        "flood": {"source": "host_timer", "placement": "sweep"},
+        "machine": {"kvm_mode": "vhe", "cpu": "max", "memory_mib": 256},
+        "flood": {
+            "source": "host_timer",
+            "placement": "sweep",
+            "first_ns": 1200,
+            "last_ns": None,
+            "step_ns": 1,
+            "count": 1,
+        },
         "driver": "in_guest",
         "seed": 708642787,
         "verdict": "fail",
@@ -370,44 +379,64 @@ def test_missing_results_are_refused(tmp_path: Path) -> None:
 
 def test_a_results_directory_is_made_with_its_parents(tmp_path: Path) -> None:
     directory = tmp_path / "deep" / "results"
-    open_results(directory)
+    check_results(directory)
     write_results(CAMPAIGN, directory)
     assert read_results(directory) == CAMPAIGN
 
 
+def run_into(directory: Path, result: CampaignResult) -> None:
+    check_results(directory)
+    with open_results(directory):
+        assert not (directory / VERDICTS).exists()
+        write_results(result, directory)
+        (directory / CELLS).mkdir()
+
+
 def test_results_that_are_there_are_kept(tmp_path: Path) -> None:
     directory, previous = tmp_path / "results", tmp_path / "results.previous"
-    open_results(directory)
-    write_results(CAMPAIGN, directory)
-    (directory / "cells").mkdir()
-    open_results(directory)
-    assert list(directory.iterdir()) == []
+    run_into(directory, CAMPAIGN)
+    run_into(directory, replace(CAMPAIGN, name="second"))
+    assert read_results(directory).name == "second"
     assert read_results(previous) == CAMPAIGN
-    assert (previous / "cells").is_dir()
+    assert (previous / CELLS).is_dir()
 
 
 def test_only_the_last_results_are_kept(tmp_path: Path) -> None:
     directory, previous = tmp_path / "results", tmp_path / "results.previous"
     for name in ("first", "second", "third"):
-        open_results(directory)
-        write_results(replace(CAMPAIGN, name=name), directory)
+        run_into(directory, replace(CAMPAIGN, name=name))
     assert read_results(previous).name == "second"
     assert sorted(tmp_path.iterdir()) == [directory, previous]
 
 
-def test_a_directory_without_results_is_used_as_it_is(tmp_path: Path) -> None:
-    directory = tmp_path / "results"
+def test_nothing_but_our_own_files_is_moved_or_removed(tmp_path: Path) -> None:
+    directory, previous = tmp_path / "results", tmp_path / "results.previous"
     directory.mkdir()
     (directory / "notes.txt").write_text("mine")
-    open_results(directory)
+    previous.mkdir()
+    (previous / "thesis.txt").write_text("mine, too")
+    for name in ("first", "second", "third"):
+        run_into(directory, replace(CAMPAIGN, name=name))
     assert (directory / "notes.txt").read_text() == "mine"
-    assert list(tmp_path.iterdir()) == [directory]
+    assert (previous / "thesis.txt").read_text() == "mine, too"
+
+
+def test_two_runs_do_not_share_a_directory(tmp_path: Path) -> None:
+    run_into(tmp_path, CAMPAIGN)
+    with open_results(tmp_path), pytest.raises(ResultsError) as caught, open_results(tmp_path):
+        pass
+    assert str(caught.value) == f"{tmp_path}: another run writes its results here"
+
+
+def test_a_percent_sign_is_refused_before_qemu_does(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match="no log file with a % in its path"):
+        check_results(tmp_path / "100%")
 
 
 def test_a_file_in_place_of_the_directory_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "results"
     path.write_text("mine")
     with pytest.raises(ResultsError) as caught:
-        open_results(path)
+        check_results(path)
     assert str(caught.value) == f"{path}: File exists; name another with --out"
     assert path.read_text() == "mine"

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qemu_diff.errors import CorruptDataError
+from qemu_diff.errors import CorruptDataError, LostGuestError
+from qemu_diff.guest.shared import seal_log
 from qemu_diff.trace.interrupts import deliveries, read_deliveries
 
 VIRTUAL, HYP = 1, 2
@@ -116,6 +117,7 @@ def test_a_line_that_was_cut_is_corrupt() -> None:
 def test_an_empty_log_delivers_nothing(tmp_path: Path) -> None:
     log = tmp_path / "timer.log"
     log.write_bytes(b"")
+    seal_log(log)
 
     found = read_deliveries(log)
 
@@ -126,6 +128,7 @@ def test_an_empty_log_delivers_nothing(tmp_path: Path) -> None:
 def test_a_log_is_read_from_its_file(tmp_path: Path) -> None:
     log = tmp_path / "timer.log"
     log.write_bytes(b"\n".join([waits(HYP, 7), fires(HYP), waits(HYP, 9), fires(HYP)]) + b"\n")
+    seal_log(log)
 
     assert read_deliveries(log).tolist() == [7, 9]
 
@@ -133,6 +136,7 @@ def test_a_log_is_read_from_its_file(tmp_path: Path) -> None:
 def test_a_mistake_in_a_file_is_named_by_line(tmp_path: Path) -> None:
     log = tmp_path / "timer.log"
     log.write_bytes(waits(HYP, 7) + b"\nnoise\n")
+    seal_log(log)
 
     with pytest.raises(CorruptDataError, match=rf"{log}:2: "):
         read_deliveries(log)
@@ -171,3 +175,22 @@ def fired_alone(timer: int, events: list[tuple[int, int | str]]) -> list[int]:
             fired.append(waiting)
         waiting = what if isinstance(what, int) else None
     return fired
+
+
+def test_a_log_without_a_seal_is_lost(tmp_path: Path) -> None:
+    log = tmp_path / "timer.log"
+    log.write_bytes(waits(HYP, 7) + b"\n")
+
+    with pytest.raises(LostGuestError):
+        read_deliveries(log)
+
+
+@pytest.mark.parametrize("changed", [b"", b"1", b"\n"])
+def test_a_log_that_was_changed_since_is_refused(tmp_path: Path, changed: bytes) -> None:
+    log = tmp_path / "timer.log"
+    log.write_bytes(waits(HYP, 7) + b"\n")
+    seal_log(log)
+    log.write_bytes(waits(HYP, 8) + changed)
+
+    with pytest.raises(CorruptDataError):
+        read_deliveries(log)

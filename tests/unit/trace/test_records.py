@@ -15,6 +15,7 @@ from qemu_diff.abi import (
     SHARED_HEADER,
     SHARED_HEADER_BYTES,
     SHARED_MAGIC,
+    SHARED_SEAL,
     STEP_ABI_VERSION,
     STEP_RECORD,
     RecordKind,
@@ -65,10 +66,15 @@ def sealed(body: StepRecords, **members: int | bytes) -> bytes:
         "count": len(body),
         "heartbeat": len(body),
         "state": SharedState.DONE,
-        "crc32": zlib.crc32(body.tobytes()),
         "counter_hz": 1_000_000_000,
         "message": b"done",
     }
+    if "state" in members:
+        right["state"] = members["state"]
+    seal = np.zeros(1, SHARED_SEAL)
+    for name in SHARED_SEAL.names or ():
+        seal[name] = right.get(name, 0)
+    right["crc32"] = zlib.crc32(seal.tobytes(), zlib.crc32(body.tobytes()))
     for name, value in (right | members).items():
         header[name] = value
     content = header.tobytes().ljust(SHARED_HEADER_BYTES, b"\0") + body.tobytes()
