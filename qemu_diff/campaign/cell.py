@@ -37,7 +37,12 @@ FILL_ROUNDS = 3
 FILL_SLACK = 1.25
 """So many more delays than a quiet run has steps: returns with EINTR take one, too."""
 
-OUR_PANICS = ("Attempted to kill init", "No working init", "Unable to mount root fs")
+OUR_PANICS = (
+    "Attempted to kill init",
+    "No working init",
+    "Requested init",
+    "Unable to mount root fs",
+)
 """Kernel panics for want of a PID 1: ours died, or the kernel can't unpack an initramfs."""
 
 NO_HEADER = SharedHeader(SharedState.EMPTY, 0, 0, 0, 0, 0, "")
