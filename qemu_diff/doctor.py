@@ -86,6 +86,7 @@ def checks() -> tuple[Check, ...]:
         *_optional_tools(),
         _apt(),
         _debian_source(),
+        _cache_place(),
         _disk_space(),
     )
 
@@ -289,6 +290,21 @@ def _disk_space() -> Check:
         dnf=another,
         needed_for="kernel sources and objects",
         required=not cached_kernels(),
+    )
+
+
+def _cache_place() -> Check:
+    cache = cache_root()
+    place = _existing_ancestor(cache)
+    ok = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+    remedy = "export QEMU_DIFF_CACHE=DIRECTORY that can be written"
+    return Check(
+        "cache",
+        ok=ok,
+        detail=str(cache) if ok else f"{place} is no directory that can be written",
+        apt=remedy,
+        dnf=remedy,
+        needed_for="kernels, and our own compiled programs",
     )
 
 

@@ -7,20 +7,18 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from qemu_diff.abi import RecordFlag, RecordKind, StepRecords
-from qemu_diff.compare.contract import (
+from qemu_diff.compare.contract import Judged, Steps, judge
+from qemu_diff.compare.decode import Program
+from qemu_diff.compare.placements import NOT_DELIVERED, Placements, place
+from qemu_diff.compare.slices import (
     UNKNOWN_PC,
     Executions,
-    Judged,
-    Steps,
     executed_in,
     executions,
     group_slices,
-    judge,
     pass_of_run,
     slice_truth,
 )
-from qemu_diff.compare.decode import Program
-from qemu_diff.compare.placements import NOT_DELIVERED, Placements, place
 from qemu_diff.model import Finding, Instruction, ViolationKind
 from qemu_diff.trace.listing import Listing
 from qemu_diff.trace.trace import Trace

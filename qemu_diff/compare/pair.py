@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from qemu_diff.abi import KVM_EXIT_DEBUG, RecordKind
-from qemu_diff.compare.contract import executions, group_slices, pass_of_run, slice_truth
 from qemu_diff.compare.decode import Program
+from qemu_diff.compare.slices import executions, group_slices, pass_of_run, slice_truth
 from qemu_diff.compare.verdict import pair_outcome
 from qemu_diff.model import CellResult, CellVerdict, PairOutcome, PairResult, SideBySide
 from qemu_diff.trace.listing import Listing

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from qemu_diff.abi import StepRecords, TruthRecords
+from qemu_diff.abi import Mark, StepRecords, TruthKind, TruthRecords
+from qemu_diff.errors import CorruptDataError
 from qemu_diff.trace.interrupts import read_deliveries
 from qemu_diff.trace.records import read_records
 from qemu_diff.truth.phantom import PhantomRule, phantoms
@@ -38,4 +39,14 @@ def read_trace(records: Path, truth: Path, timer_log: Path, rule: PhantomRule) -
     :raises CorruptDataError: a file that contradicts itself.
     """
     stream = read_truth(truth)
+    _check_marks(stream, truth)
     return Trace(read_records(records), stream, phantoms(rule, stream), read_deliveries(timer_log))
+
+
+def _check_marks(stream: TruthRecords, path: Path) -> None:
+    """A job begins once and ends once, and every return from KVM_RUN lies between."""
+    marks = stream["detail"][stream["kind"] == TruthKind.MARK].tolist()
+    if len(marks) < 2 or {marks[0], marks[-1]} != {Mark.JOB_BEGIN, Mark.JOB_END}:
+        raise CorruptDataError(f"{path}: its marks do not begin and end with the job's")
+    if marks[0] != Mark.JOB_BEGIN or any(mark != Mark.RETURNED for mark in marks[1:-1]):
+        raise CorruptDataError(f"{path}: its marks are not in the order of a job")

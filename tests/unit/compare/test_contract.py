@@ -74,16 +74,9 @@ from qemu_diff.abi import (
     StepRecords,
     TruthRecords,
 )
-from qemu_diff.compare.contract import (
-    UNKNOWN_PC,
-    Judged,
-    executed_in,
-    executions,
-    group_slices,
-    judge,
-    slice_truth,
-)
+from qemu_diff.compare.contract import Judged, judge
 from qemu_diff.compare.decode import NO_SUCCESSOR
+from qemu_diff.compare.slices import UNKNOWN_PC, executed_in, executions, group_slices, slice_truth
 from qemu_diff.errors import CorruptDataError
 from qemu_diff.model import ViolationKind
 

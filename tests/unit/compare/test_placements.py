@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from qemu_diff.abi import STEP_RECORD, RecordFlag, RecordKind, StepRecords
-from qemu_diff.compare.contract import UNKNOWN_PC, Judged, Steps
+from qemu_diff.compare.contract import Judged, Steps
 from qemu_diff.compare.placements import (
     NOT_DELIVERED,
     Placements,
@@ -22,6 +22,7 @@ from qemu_diff.compare.placements import (
     place,
     windows,
 )
+from qemu_diff.compare.slices import UNKNOWN_PC
 from qemu_diff.errors import CorruptDataError
 from qemu_diff.model import Instruction, ViolationKind, Window
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from streams import BASE, HVC, NOP, payload_of
 
-from qemu_diff.compare.contract import UNKNOWN_PC, Judged, Steps
+from qemu_diff.compare.contract import Judged, Steps
 from qemu_diff.compare.observation import Observation
 from qemu_diff.compare.placements import NOT_DELIVERED, Placements
+from qemu_diff.compare.slices import UNKNOWN_PC
 from qemu_diff.compare.verdict import judged_cell, unjudged_cell
 from qemu_diff.model import (
     Breakdown,
