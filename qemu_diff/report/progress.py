@@ -19,7 +19,7 @@ def show_progress(console: Console) -> Iterator[None]:
 
     :param console: bars if it is a terminal, plain lines if not.
     """
-    if not console.is_terminal:
+    if not console.is_terminal or console.is_dumb_terminal:
         with subscribe(_PlainLines(console)):
             yield
         return

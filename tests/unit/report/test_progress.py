@@ -16,7 +16,14 @@ ERASES_LINE, SHOWS_CURSOR = "\x1b[2K", "\x1b[?25h"
 
 
 def terminal() -> Console:
-    return Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+    return of_kind("xterm")
+
+
+def of_kind(name: str) -> Console:
+    return Console(
+        file=io.StringIO(), force_terminal=True, width=100, color_system=None,
+        _environ={"TERM": name},
+    )  # fmt: skip
 
 
 def pipe(width: int = 100) -> Console:
@@ -70,6 +77,12 @@ def test_a_stage_announces_itself() -> None:
     with show_progress(console), stage("kernel", "patched") as running:
         running.progress("compiling")
     assert printed(console).startswith("kernel patched: finished in 0.")
+
+
+@pytest.mark.parametrize("name", ["dumb", "unknown"])
+def test_a_terminal_that_can_not_move_its_cursor_gets_lines(name: str) -> None:
+    said = follow(of_kind(name), event("started"), event("finished"))
+    assert said == "cell x: finished in 1.2 s\n"
 
 
 # --- a terminal ---
