@@ -34,9 +34,7 @@ JOB_HEADER = np.dtype(
     ]
 )
 
-OPERATION = np.dtype(
-    [("code", "<u2"), ("reserved", "<u2"), ("n", "<u4"), ("a", "<u8"), ("b", "<u8")]
-)
+OPERATION = np.dtype([("code", "<u2"), ("kind", "<u2"), ("n", "<u4"), ("a", "<u8"), ("b", "<u8")])
 
 SHARED_HEADER = np.dtype(
     [
@@ -136,6 +134,13 @@ class OperationCode(IntEnum):
     TIMER_TABLE = 8
     TIMER_OFF = 9
     REPEAT = 10
+
+
+class TimerKind(IntEnum):
+    """``enum timer_kind``: what a one-shot timer does when it fires."""
+
+    INTERRUPT = 0
+    SIGNAL = 1
 
 
 class SharedState(IntEnum):

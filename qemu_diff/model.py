@@ -80,6 +80,9 @@ class FloodSource(StrEnum):
 
     NONE = "none"
     HOST_TIMER = "host_timer"
+    """A one-shot timer of L1: its interrupt alone."""
+    SIGNAL = "signal"
+    """The same, and a signal to the vCPU thread: KVM_RUN returns to user space with EINTR."""
 
 
 class Placement(StrEnum):

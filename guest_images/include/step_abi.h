@@ -33,15 +33,21 @@ enum operation_code {
 	OP_STEP_OFF = 4,	/* KVM_SET_GUEST_DEBUG with no flag */
 	OP_STEP = 5,		/* n: reports at most, a: PC at which to stop */
 	OP_RUN = 6,		/* one KVM_RUN; a: the exit reason expected */
-	OP_TIMER_SWEEP = 7,	/* before each KVM_RUN: a + b * iteration, ns */
-	OP_TIMER_TABLE = 8,	/* before each KVM_RUN: the next of n delays from index a on */
+	OP_TIMER_SWEEP = 7,	/* before each step: a + b * iteration, ns; kind: enum timer_kind */
+	OP_TIMER_TABLE = 8,	/* before each step: the next of n delays from index a on; kind */
 	OP_TIMER_OFF = 9,
 	OP_REPEAT = 10,		/* the next a operations, n times */
 };
 
+/* What a one-shot timer does when it fires. */
+enum timer_kind {
+	TIMER_INTERRUPT = 0,	/* interrupts L1, and no more */
+	TIMER_SIGNAL = 1,	/* signals the vCPU thread, too: KVM_RUN returns -EINTR */
+};
+
 struct operation {
 	uint16_t code;
-	uint16_t reserved;
+	uint16_t kind;
 	uint32_t n;
 	uint64_t a;
 	uint64_t b;
@@ -97,7 +103,7 @@ enum record_flag {
 	FLAG_STEPPING = 1 << 0,		/* single-step was on */
 	FLAG_EINTR = 1 << 1,		/* KVM_RUN returned -EINTR */
 	FLAG_TIMER_ARMED = 1 << 2,
-	FLAG_TIMER_FIRED = 1 << 3,	/* the timerfd had expired at the return */
+	FLAG_TIMER_FIRED = 1 << 3,	/* the timer had expired at the return */
 	FLAG_UNEXPECTED = 1 << 4,
 	FLAG_STALLED = 1 << 5,
 	FLAG_BRANCH_REGISTER = 1 << 6,	/* branch_register is valid */

@@ -3,13 +3,16 @@
  * The job interpreter. Operations are data (step_abi.h): a new scenario is a
  * new job, not new C.
  */
+#define _GNU_SOURCE	/* gettid() */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/timerfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <crc32.h>
@@ -27,7 +30,9 @@ enum timer_mode { TIMER_OFF, TIMER_SWEEP, TIMER_TABLE };
 
 struct timer {
 	enum timer_mode mode;
-	int fd;
+	enum timer_kind kind;
+	int fd;				/* TIMER_INTERRUPT: a timerfd */
+	timer_t signal;			/* TIMER_SIGNAL */
 	uint64_t first, stride;		/* TIMER_SWEEP, ns */
 	uint32_t next, left;		/* TIMER_TABLE, indexes */
 };
@@ -101,7 +106,30 @@ static uint64_t iteration(const struct runner *runner)
 	return runner->depth ? runner->repeats[runner->depth - 1].iteration : 0;
 }
 
-/* --- the flood: one shot of L1's timer before each KVM_RUN --- */
+/* --- the flood: one shot of L1's timer before each step --- */
+
+static void interrupt(int number)
+{
+	(void)number;	/* its arrival is all: KVM_RUN returns -EINTR */
+}
+
+static void create_timers(struct timer *timer)
+{
+	struct sigaction action = { .sa_handler = interrupt };
+	struct sigevent event = {
+		.sigev_notify = SIGEV_THREAD_ID,
+		.sigev_signo = SIGUSR2,
+		._sigev_un._tid = gettid(),
+	};
+
+	timer->fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+	if (timer->fd < 0)
+		end(STATE_FAILED, "timerfd_create: %s", strerror(errno));
+	if (sigaction(SIGUSR2, &action, NULL))
+		end(STATE_FAILED, "sigaction: %s", strerror(errno));
+	if (timer_create(CLOCK_MONOTONIC, &event, &timer->signal))
+		end(STATE_FAILED, "timer_create: %s", strerror(errno));
+}
 
 static int next_delay(struct runner *runner, uint64_t *delay)
 {
@@ -128,15 +156,30 @@ static void set_timer(struct timer *timer, uint64_t delay)
 		.it_value = { .tv_sec = delay / NS_PER_S, .tv_nsec = delay % NS_PER_S },
 	};
 
-	if (timerfd_settime(timer->fd, 0, &one_shot, NULL))
-		end(STATE_FAILED, "timerfd_settime %llu ns: %s", (unsigned long long)delay,
+	int failed = timer->kind == TIMER_SIGNAL
+			     ? timer_settime(timer->signal, 0, &one_shot, NULL)
+			     : timerfd_settime(timer->fd, 0, &one_shot, NULL);
+
+	if (failed)
+		end(STATE_FAILED, "a timer of %llu ns: %s", (unsigned long long)delay,
 		    strerror(errno));
+}
+
+static int signal_timer_fired(struct timer *timer)
+{
+	struct itimerspec left;
+
+	if (timer_gettime(timer->signal, &left))
+		end(STATE_FAILED, "timer_gettime: %s", strerror(errno));
+	return !left.it_value.tv_sec && !left.it_value.tv_nsec;
 }
 
 static int timer_fired(struct timer *timer)
 {
 	uint64_t expirations;
 
+	if (timer->kind == TIMER_SIGNAL)
+		return signal_timer_fired(timer);
 	if (read(timer->fd, &expirations, sizeof(expirations)) == sizeof(expirations))
 		return 1;
 	if (errno != EAGAIN)
@@ -204,7 +247,8 @@ static void note_exit(struct step_record *record, const struct kvm_run *run)
 	}
 }
 
-static struct step_record *run_once(struct runner *runner)
+/* again: KVM_RUN has returned for a signal, and a step has one placement at most. */
+static struct step_record *run_once(struct runner *runner, int again)
 {
 	struct step_record *record = shared_record(RECORD_RUN);
 	struct vm *vm = &runner->vm;
@@ -217,7 +261,7 @@ static struct step_record *run_once(struct runner *runner)
 		record->flags |= FLAG_STEPPING;
 		note_register_branch(runner, record);
 	}
-	armed = next_delay(runner, &delay);
+	armed = !again && next_delay(runner, &delay);
 	if (armed) {
 		record->flags |= FLAG_TIMER_ARMED;
 		record->delay_ns = delay;
@@ -251,9 +295,10 @@ static struct step_record *run_once(struct runner *runner)
 static struct step_record *run(struct runner *runner)
 {
 	struct step_record *record;
+	int again = 0;
 
 	do {
-		record = run_once(runner);
+		record = run_once(runner, again++);
 		/* A report that came just before the watchdog's signal is no stall. */
 		if (watchdog_stalled() && record->flags & FLAG_EINTR) {
 			record->flags |= FLAG_STALLED;
@@ -375,6 +420,7 @@ static void timer_table(struct runner *runner, const struct operation *operation
 	if (operation->n > delays || operation->a > delays - operation->n)
 		end(STATE_FAILED, "operation %u: delays beyond the table", runner->operation);
 	runner->timer.mode = TIMER_TABLE;
+	runner->timer.kind = operation->kind;
 	runner->timer.next = operation->a;
 	runner->timer.left = operation->n;
 }
@@ -409,6 +455,7 @@ static void perform(struct runner *runner, const struct operation *operation)
 		break;
 	case OP_TIMER_SWEEP:
 		runner->timer.mode = TIMER_SWEEP;
+		runner->timer.kind = operation->kind;
 		runner->timer.first = operation->a;
 		runner->timer.stride = operation->b;
 		break;
@@ -432,9 +479,7 @@ void job_run(const struct job *job)
 	static struct runner runner;
 
 	runner.job = job;
-	runner.timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-	if (runner.timer.fd < 0)
-		end(STATE_FAILED, "timerfd_create: %s", strerror(errno));
+	create_timers(&runner.timer);
 	vm_create(&runner.vm, job->header->load_address, job->header->memory_bytes);
 	load_payload(&runner);
 	watchdog_start(runner.vm.run, job->header->stall_ns);

@@ -35,7 +35,7 @@ LEARNING_DELAY_NS = 1_000_000
 
 FILL_ROUNDS = 3
 FILL_SLACK = 1.25
-"""So many more delays than a quiet run has steps: returns with EINTR take one, too."""
+"""So many more delays than a quiet run has steps."""
 
 OUR_PANICS = (
     "Attempted to kill init",
@@ -119,14 +119,16 @@ class _CellRunner:
     # --- floods ---
 
     def _learn(self) -> Trace:
-        job = sweep_job(self._context.payload, Sweep(LEARNING_DELAY_NS, 0, LEARNING_PASSES))
+        quiet = Sweep(LEARNING_DELAY_NS, 0, LEARNING_PASSES)
+        job = sweep_job(self._context.payload, self._cell.flood.source, quiet)
         return self._boot("learn", job)
 
     def _random(self, learnt: Trace) -> Observation:
         flood, seed = self._cell.flood, self._cell.seed
         steps = int(_runs_per_pass(learnt) * flood.count * FILL_SLACK)
         delays = random_delays(flood, longest_window(learnt), steps, seed)
-        return self._observe("random", table_job(self._context.payload, flood.count, delays))
+        job = table_job(self._context.payload, flood.source, flood.count, delays)
+        return self._observe("random", job)
 
     def _sweep(self, learnt: Trace) -> Iterator[Observation]:
         whole = sweep(self._cell.flood, longest_window(learnt))
@@ -138,7 +140,7 @@ class _CellRunner:
                 first_ns=whole.first_ns + begin * whole.step_ns,
                 passes=min(most, whole.passes - begin),
             )
-            job = sweep_job(self._context.payload, part)
+            job = sweep_job(self._context.payload, self._cell.flood.source, part)
             observed.append(self._observe(f"sweep-{number}", job))
             yield observed[-1]
         if whole.step_ns == 1:
@@ -154,7 +156,7 @@ class _CellRunner:
             delays = missed_delays(whole.steps, whole.placements)
             if not delays:
                 return
-            job = fill_job(self._context.payload, delays[:most])
+            job = fill_job(self._context.payload, self._cell.flood.source, delays[:most])
             observed.append(self._observe(f"fill-{number}", job))
             yield observed[-1]
 

@@ -138,7 +138,8 @@ def missed_delays(steps: Steps, placements: Placements) -> tuple[int, ...]:
         offsets, counts = np.unique(requested - times, return_counts=True)
         common = offsets[np.argsort(-counts, kind="stable")[:COMMON_PATHS]].tolist()
         for before, after in pairwise(_reachable(times, requested).tolist()):
-            missing = range(before + 1, after)
+            # A wide gap is no accident: the step before this one was lost, and took it along.
+            missing = range(before + 1, after) if after - before <= LARGEST_GAP else ()
             delays.update(time + offset for time in missing for offset in common)
     return tuple(sorted(delay for delay in delays if delay > 0))
 

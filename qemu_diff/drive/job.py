@@ -18,10 +18,11 @@ from qemu_diff.abi import (
     REGISTER_PSTATE,
     STEP_ABI_VERSION,
     OperationCode,
+    TimerKind,
 )
 from qemu_diff.flood.placement import Sweep
 from qemu_diff.guest.image import MEMORY_BYTES
-from qemu_diff.model import Payload
+from qemu_diff.model import FloodSource, Payload
 
 STALL_NS = 200_000_000
 """Virtual time in KVM_RUN without a return after which L2 counts as stalled."""
@@ -38,6 +39,13 @@ class Operation:
     n: int = 0
     a: int = 0
     b: int = 0
+    kind: TimerKind = TimerKind.INTERRUPT
+
+
+TIMER_KINDS = {
+    FloodSource.HOST_TIMER: TimerKind.INTERRUPT,
+    FloodSource.SIGNAL: TimerKind.SIGNAL,
+}
 
 
 def _no_delays() -> NDArray[np.uint32]:
@@ -53,7 +61,7 @@ class Job:
 
     def encode(self, payload: Payload) -> bytes:
         """The bytes of ``/job``."""
-        rows = [(one.code, 0, one.n, one.a, one.b) for one in self.operations]
+        rows = [(one.code, one.kind, one.n, one.a, one.b) for one in self.operations]
         body = np.array(rows, dtype=OPERATION).tobytes() + self.delays.astype("<u4").tobytes()
         header = np.zeros(1, JOB_HEADER)
         header["magic"] = JOB_MAGIC
@@ -75,24 +83,29 @@ def quiet_job(payload: Payload, passes: int) -> Job:
     return Job((Operation(OperationCode.STEP_ON), *_repeated(payload, passes)))
 
 
-def sweep_job(payload: Payload, sweep: Sweep) -> Job:
-    """One pass for each placement; within a pass every KVM_RUN has the same requested delay."""
-    flood = Operation(OperationCode.TIMER_SWEEP, a=sweep.first_ns, b=sweep.step_ns)
+def sweep_job(payload: Payload, source: FloodSource, sweep: Sweep) -> Job:
+    """One pass for each placement; within a pass every step has the same requested delay."""
+    flood = Operation(
+        OperationCode.TIMER_SWEEP, a=sweep.first_ns, b=sweep.step_ns, kind=TIMER_KINDS[source]
+    )
     return Job((Operation(OperationCode.STEP_ON), flood, *_repeated(payload, sweep.passes)))
 
 
-def fill_job(payload: Payload, delays: Sequence[int]) -> Job:
+def fill_job(payload: Payload, source: FloodSource, delays: Sequence[int]) -> Job:
     """One pass for each of the given delays (ns): placements that a sweep missed."""
     operations = [Operation(OperationCode.STEP_ON)]
     for delay in delays:
-        operations.append(Operation(OperationCode.TIMER_SWEEP, a=delay))
+        kind = TIMER_KINDS[source]
+        operations.append(Operation(OperationCode.TIMER_SWEEP, a=delay, kind=kind))
         operations.extend(_repeated(payload, 1))
     return Job(tuple(operations))
 
 
-def table_job(payload: Payload, passes: int, delays: NDArray[np.uint32]) -> Job:
-    """Every KVM_RUN takes the next of ``delays`` (ns); after the last there is no flood."""
-    flood = Operation(OperationCode.TIMER_TABLE, n=len(delays))
+def table_job(
+    payload: Payload, source: FloodSource, passes: int, delays: NDArray[np.uint32]
+) -> Job:
+    """Every step takes the next of ``delays`` (ns); after the last there is no flood."""
+    flood = Operation(OperationCode.TIMER_TABLE, n=len(delays), kind=TIMER_KINDS[source])
     step_on = Operation(OperationCode.STEP_ON)
     return Job((step_on, flood, *_repeated(payload, passes)), delays)
 

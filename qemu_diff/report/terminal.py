@@ -89,10 +89,11 @@ def _print_pair(pair: PairResult, result: CampaignResult, console: Console) -> N
     sides = [by_id[one.id] for one in (pair.baseline, pair.candidate)]
     for side in sides:
         _print_sentences(side, console)
-    finding = next((side.findings[0] for side in sides if side.findings), None)
-    if finding:
+    if found := [finding for side in sides for finding in side.findings]:
+        # The clearest first: one that an interrupt of ours made.
+        clearest = min(found, key=lambda finding: finding.attributed_to != "placement")
         console.print()
-        for line in finding_lines(finding):
+        for line in finding_lines(clearest):
             console.print(Text(f"    {line}"))
     if pair.side_by_side:
         console.print()

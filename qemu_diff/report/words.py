@@ -9,6 +9,7 @@ from qemu_diff.model import (
     CellVerdict,
     Expectation,
     Finding,
+    FloodSource,
     Instruction,
     PairOutcome,
     SideBySide,
@@ -37,13 +38,19 @@ def breakdown_sentence(kernel: str, one: Breakdown) -> str:
     )
 
 
-def window_sentence(kernel: str, window: Window) -> str:
+WHEN = {
+    FloodSource.HOST_TIMER: "the interrupt is delivered",
+    FloodSource.SIGNAL: "a signal is raised",
+}
+
+
+def window_sentence(kernel: str, source: FloodSource, window: Window) -> str:
     """Where in virtual time the placements lie that break a step."""
     every = "every ns inside and both edges tried" if window.complete else "not every ns tried"
+    between = f"{window.first_ns:,} to {window.last_ns:,} ns"
     return (
-        f"{kernel} {VERBS[window.kind]} at {place(window.instruction)} whenever the interrupt is "
-        f"delivered {window.first_ns:,} to {window.last_ns:,} ns after the entry into KVM_RUN: "
-        f"{window.placements:,} placements, {every}"
+        f"{kernel} {VERBS[window.kind]} at {place(window.instruction)} whenever {WHEN[source]} "
+        f"{between} after the entry into KVM_RUN: {window.placements:,} placements, {every}"
     )
 
 
@@ -62,7 +69,7 @@ def _verdict_sentences(result: CellResult) -> list[str]:
         return [f"{kernel}: {result.verdict}: {result.reason}"]
     shown = {(window.instruction, window.kind) for window in result.windows}
     return [
-        *(window_sentence(kernel, window) for window in result.windows),
+        *(window_sentence(kernel, result.cell.flood.source, window) for window in result.windows),
         *(
             breakdown_sentence(kernel, one)
             for one in result.breakdown

@@ -33,6 +33,7 @@ ENUMS: dict[str, tuple[type[IntEnum] | type[abi.RecordFlag], str]] = {
     "operation_code": (abi.OperationCode, "OP_"),
     "shared_state": (abi.SharedState, "STATE_"),
     "record_kind": (abi.RecordKind, "RECORD_"),
+    "timer_kind": (abi.TimerKind, "TIMER_"),
     "record_flag": (abi.RecordFlag, "FLAG_"),
     "truth_kind": (abi.TruthKind, "TRUTH_"),
     "step_state": (abi.StepState, "STEP_"),

@@ -424,7 +424,7 @@ WRONG = {
     "sweep of nothing": (
         GOOD + 'flood = { placement = "sweep" }\n',
         "10:11: scenario.0.flood: placement sweep needs a source of interrupts;"
-        " set source to host_timer",
+        " set source to host_timer or signal",
     ),
     "interrupts from nowhere to nowhere": (
         GOOD + 'flood = { source = "host_timer" }\n',

@@ -20,11 +20,12 @@ from qemu_diff.abi import (
     REGISTER_PSTATE,
     STEP_ABI_VERSION,
     OperationCode,
+    TimerKind,
 )
 from qemu_diff.drive.job import STALL_NS, Job, Operation, fill_job, quiet_job, sweep_job, table_job
 from qemu_diff.flood.placement import Sweep
 from qemu_diff.guest.image import LOAD_ADDRESS, MEMORY_BYTES
-from qemu_diff.model import Payload
+from qemu_diff.model import FloodSource, Payload
 
 ENTRY, END = LOAD_ADDRESS + 8, LOAD_ADDRESS + 0x20
 PAYLOAD = Payload("test", bytes(0x24), LOAD_ADDRESS, ENTRY, ENTRY, END, labels=(), classes=())
@@ -42,6 +43,8 @@ operations = st.lists(
     max_size=10,
 )
 delay_tables = st.lists(st.integers(0, U32 - 1), max_size=10)
+
+TIMER = FloodSource.HOST_TIMER
 
 
 def table(*delays: int) -> NDArray[np.uint32]:
@@ -113,7 +116,13 @@ def test_an_encoded_job_reads_back(rows: list[Operation], delays: list[int]) -> 
     job = decoded(Job(tuple(rows), table(*delays)))
     assert job.delays == delays
     assert [
-        Operation(OperationCode(int(one["code"])), int(one["n"]), int(one["a"]), int(one["b"]))
+        Operation(
+            OperationCode(int(one["code"])),
+            int(one["n"]),
+            int(one["a"]),
+            int(one["b"]),
+            TimerKind(int(one["kind"])),
+        )
         for one in job.operations
     ] == rows
 
@@ -128,7 +137,7 @@ def test_the_header_says_what_the_job_is_for() -> None:
 
 
 def test_any_change_of_the_body_shows_in_the_checksum() -> None:
-    encoded = table_job(PAYLOAD, 2, table(5, 6, 7)).encode(PAYLOAD)
+    encoded = table_job(PAYLOAD, TIMER, 2, table(5, 6, 7)).encode(PAYLOAD)
     crc = int(np.frombuffer(encoded, JOB_HEADER, 1)["crc32"][0])
     for index in range(JOB_HEADER.itemsize, len(encoded)):
         damaged = bytearray(encoded)
@@ -165,9 +174,9 @@ def test_every_pass_begins_at_the_entry_and_stops_at_the_end() -> None:
     "job",
     [
         quiet_job(PAYLOAD, 1),
-        sweep_job(PAYLOAD, Sweep(1, 1, 5)),
-        fill_job(PAYLOAD, [5]),
-        table_job(PAYLOAD, 1, table(5)),
+        sweep_job(PAYLOAD, TIMER, Sweep(1, 1, 5)),
+        fill_job(PAYLOAD, TIMER, [5]),
+        table_job(PAYLOAD, TIMER, 1, table(5)),
     ],
 )
 def test_stepping_is_on_before_anything_else(job: Job) -> None:
@@ -175,20 +184,20 @@ def test_stepping_is_on_before_anything_else(job: Job) -> None:
 
 
 def test_a_sweep_s_delay_grows_with_each_pass() -> None:
-    job = sweep_job(PAYLOAD, Sweep(first_ns=1200, step_ns=32, passes=4))
+    job = sweep_job(PAYLOAD, TIMER, Sweep(first_ns=1200, step_ns=32, passes=4))
     assert [one.delay for one in passes(job)] == [1200, 1232, 1264, 1296]
 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 10_000), max_size=20))
 def test_a_fill_job_has_one_pass_for_each_delay(delays: Sequence[int]) -> None:
-    assert [one.delay for one in passes(fill_job(PAYLOAD, delays))] == delays
+    assert [one.delay for one in passes(fill_job(PAYLOAD, TIMER, delays))] == delays
 
 
 @settings(deadline=None)
 @given(st.integers(1, 5), delay_tables)
 def test_a_table_job_brings_its_delays_along(count: int, delays: list[int]) -> None:
-    job = table_job(PAYLOAD, count, table(*delays))
+    job = table_job(PAYLOAD, TIMER, count, table(*delays))
     assert len(passes(job)) == count
     read = decoded(job)
     (timer,) = read.operations[read.operations["code"] == OperationCode.TIMER_TABLE]
@@ -197,5 +206,22 @@ def test_a_table_job_brings_its_delays_along(count: int, delays: list[int]) -> N
 
 
 def test_the_table_is_there_before_the_first_step() -> None:
-    codes = decoded(table_job(PAYLOAD, 1, table(5))).operations["code"].tolist()
+    codes = decoded(table_job(PAYLOAD, TIMER, 1, table(5))).operations["code"].tolist()
     assert codes.index(OperationCode.TIMER_TABLE) < codes.index(OperationCode.REPEAT)
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [(FloodSource.HOST_TIMER, TimerKind.INTERRUPT), (FloodSource.SIGNAL, TimerKind.SIGNAL)],
+)
+def test_a_flood_names_the_kind_of_its_timer(source: FloodSource, kind: TimerKind) -> None:
+    jobs = (
+        sweep_job(PAYLOAD, source, Sweep(1, 1, 5)),
+        fill_job(PAYLOAD, source, [5]),
+        table_job(PAYLOAD, source, 1, table(5)),
+    )
+    for job in jobs:
+        operations = decoded(job).operations
+        timers = np.isin(operations["code"], [OperationCode.TIMER_SWEEP, OperationCode.TIMER_TABLE])
+        assert set(operations["kind"][timers].tolist()) == {kind}
+        assert set(operations["kind"][~timers].tolist()) == {0}

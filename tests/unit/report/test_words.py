@@ -95,7 +95,7 @@ FINDING = Finding(
     message="2 instructions ran for one reported step",
 )
 FAILED = CellResult(
-    cell(expected=Expectation.LOST_STEP),
+    cell(expected=Expectation.LOST_STEP, flood=SWEEP),
     CellVerdict.FAIL,
     steps=17_568,
     violations=((LOST, 468),),
@@ -104,7 +104,7 @@ FAILED = CellResult(
     windows=(WINDOW,),
     reason="468 lost-step in 17568 steps",
 )
-UNFIXED = replace(FAILED, cell=cell())
+UNFIXED = replace(FAILED, cell=cell(flood=SWEEP))
 HUNG = CellResult(cell(), CellVerdict.HANG, reason="no return from KVM_RUN within 200000000 ns")
 GONE = CellResult(cell(), CellVerdict.LOST, reason="QEMU died (signal 9); it printed nothing")
 ROWS = SideBySide(((MRS, True, True), (NOP, False, True), (MOV, True, True)))
@@ -141,9 +141,13 @@ def test_where_the_placements_lie_that_break_a_step() -> None:
         "k loses the step at trapped_read (mrs x0, id_aa64pfr0_el1) whenever the interrupt is "
         "delivered 3,158 to 3,623 ns after the entry into KVM_RUN: 466 placements, "
     )
-    assert window_sentence("k", WINDOW) == begin + "every ns inside and both edges tried"
+    assert (
+        window_sentence("k", FloodSource.HOST_TIMER, WINDOW)
+        == begin + "every ns inside and both edges tried"
+    )
     incomplete = replace(WINDOW, complete=False)
-    assert window_sentence("k", incomplete) == begin + "not every ns tried"
+    assert "whenever a signal is raised 3,158" in window_sentence("k", FloodSource.SIGNAL, WINDOW)
+    assert window_sentence("k", FloodSource.HOST_TIMER, incomplete) == begin + "not every ns tried"
 
 
 # --- one cell ---
@@ -180,7 +184,7 @@ def test_a_sweep_that_passes_says_what_was_tried(grids: tuple[Grid, ...], swept:
 def test_a_window_says_more_than_a_count() -> None:
     spurious = Breakdown(NOP, SPURIOUS, broken=2, stepped=9)
     assert cell_sentences(replace(FAILED, breakdown=(AT_MRS, spurious))) == [
-        window_sentence("unpatched", WINDOW),
+        window_sentence("unpatched", FloodSource.HOST_TIMER, WINDOW),
         breakdown_sentence("unpatched", spurious),
     ]
 
