@@ -304,7 +304,9 @@ class Window:
 
     :param placements: distinct delivered times inside.
     :param complete: every ns from first to last was delivered at least once, and so were the ns
-        just before and just after, with another outcome.
+        just before and just after.
+    :param mixed: of these ns, those that came out both ways: L1's path to the entry into L2 is not
+        always of the same length to the ns, and so an edge may be some ns wide.
     """
 
     instruction: Instruction
@@ -313,6 +315,7 @@ class Window:
     last_ns: int
     placements: int
     complete: bool
+    mixed: int = 0
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ LEARNING_DELAY_NS = 1_000_000
 """Longer than any step: the timer is armed and programmed, but never fires inside a window."""
 
 FILL_ROUNDS = 3
+FILL_SPREAD_NS = 12
 FILL_SLACK = 1.25
 """So many more delays than a quiet run has steps."""
 
@@ -153,7 +154,8 @@ class _CellRunner:
         """
         for number in range(FILL_ROUNDS):
             whole = merge(observed)
-            delays = missed_delays(whole.steps, whole.placements)
+            spread_ns = number * FILL_SPREAD_NS
+            delays = missed_delays(whole.steps, whole.placements, spread_ns)
             if not delays:
                 return
             job = fill_job(self._context.payload, self._cell.flood.source, delays[:most])

@@ -125,13 +125,16 @@ def grids(steps: Steps, placements: Placements, name: dict[int, Instruction]) ->
     return tuple(found)
 
 
-def missed_delays(steps: Steps, placements: Placements) -> tuple[int, ...]:
+def missed_delays(steps: Steps, placements: Placements, spread_ns: int = 0) -> tuple[int, ...]:
     """Requested delays that should hit the ns which an interrupt of L1's own left out.
 
     From arming to delivery two paths are common, with L1's tick near or not; both are tried.
 
+    :param spread_ns: how far around them to try as well: in a boot of its own a delay may be
+        delivered some ns off.
     :returns: ns, ascending, without repeats.
     """
+    near = range(-spread_ns, spread_ns + 1)
     delays: set[int] = set()
     for pc in _placed_instructions(steps, placements):
         times, requested = _samples(steps, placements, pc)
@@ -140,7 +143,9 @@ def missed_delays(steps: Steps, placements: Placements) -> tuple[int, ...]:
         for before, after in pairwise(_reachable(times, requested).tolist()):
             # A wide gap is no accident: the step before this one was lost, and took it along.
             missing = range(before + 1, after) if after - before <= LARGEST_GAP else ()
-            delays.update(time + offset for time in missing for offset in common)
+            delays.update(
+                time + offset + apart for time in missing for offset in common for apart in near
+            )
     return tuple(sorted(delay for delay in delays if delay > 0))
 
 
@@ -212,19 +217,19 @@ def _runs_of_violations(
             first_ns=int(times[begin]),
             last_ns=int(times[end - 1]),
             placements=end - begin,
-            complete=_is_complete(times, agreed, begin, end),
+            complete=_is_complete(times, begin, end),
+            mixed=int(np.sum(~agreed[max(0, begin - 1) : end + 1])),
         )
         for begin, end in pairwise(bounds)
         if outcome[begin] != Judged.OK
     ]
 
 
-def _is_complete(times: NDArray[np.int64], agreed: NDArray[np.bool_], begin: int, end: int) -> bool:
-    """Whether every ns of [begin - 1, end] was tried and always gave the same outcome."""
+def _is_complete(times: NDArray[np.int64], begin: int, end: int) -> bool:
+    """Whether every ns of the window was tried, and so were the ns before and after."""
     if begin == 0 or end == len(times):
         return False
-    around = slice(begin - 1, end + 1)
-    return bool(np.all(np.diff(times[around]) == 1) and np.all(agreed[around]))
+    return bool(np.all(np.diff(times[begin - 1 : end + 1]) == 1))
 
 
 def violation_of(outcome: int) -> ViolationKind:

@@ -47,6 +47,8 @@ WHEN = {
 def window_sentence(kernel: str, source: FloodSource, window: Window) -> str:
     """Where in virtual time the placements lie that break a step."""
     every = "every ns inside and both edges tried" if window.complete else "not every ns tried"
+    if window.mixed:
+        every += f", {window.mixed:,} of them with both outcomes"
     between = f"{window.first_ns:,} to {window.last_ns:,} ns"
     return (
         f"{kernel} {VERBS[window.kind]} at {place(window.instruction)} whenever {WHEN[source]} "

@@ -270,12 +270,13 @@ def test_a_window_whose_edge_was_not_tried_is_not_complete(first: int, last: int
 
 
 @pytest.mark.parametrize("time", [119, 120, 125, 129, 130])
-def test_a_placement_that_does_not_repeat_itself_makes_a_window_incomplete(time: int) -> None:
+def test_a_placement_with_both_outcomes_belongs_to_the_window_and_is_counted(time: int) -> None:
     outcome_at = grid(100, 200, range(120, 130))
     other = OK if outcome_at[time] == LOST else LOST
-    ((first, last, _, complete),) = found(samples([*outcome_at.items(), (time, other)]))
-    assert not complete
-    assert (first, last) == (min(120, time), max(129, time))
+    swept = together(samples([*outcome_at.items(), (time, other)]))
+    (window,) = windows(*swept, NAMES)
+    assert (window.first_ns, window.last_ns) == (min(120, time), max(129, time))
+    assert (window.complete, window.mixed) == (True, 1)
 
 
 def test_a_violation_beside_l1_s_own_tick_makes_no_window() -> None:

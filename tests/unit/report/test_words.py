@@ -146,6 +146,10 @@ def test_where_the_placements_lie_that_break_a_step() -> None:
         == begin + "every ns inside and both edges tried"
     )
     incomplete = replace(WINDOW, complete=False)
+    wide = replace(WINDOW, mixed=7)
+    assert window_sentence("k", FloodSource.HOST_TIMER, wide).endswith(
+        "every ns inside and both edges tried, 7 of them with both outcomes"
+    )
     assert "whenever a signal is raised 3,158" in window_sentence("k", FloodSource.SIGNAL, WINDOW)
     assert window_sentence("k", FloodSource.HOST_TIMER, incomplete) == begin + "not every ns tried"
 
