@@ -147,7 +147,12 @@ def _write_inputs(directory: Path, job: bytes, archive: bytes) -> None:
     except OSError as error:
         raise InfrastructureError(f"{directory}: {error.strerror}") from error
     reserve(directory / RECORDS, SHARED_BYTES)
-    reserve(directory / TRUTH, truth_bytes(TRUTH_CAPACITY))
+    try:
+        reserve(directory / TRUTH, truth_bytes(TRUTH_CAPACITY))
+    except InfrastructureError:
+        # A disk that is full must not be kept so by a boot that never was.
+        (directory / RECORDS).unlink()
+        raise
 
 
 def _plugin_argument(tools: Tools, truth: Path) -> str:
