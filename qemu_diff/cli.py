@@ -7,6 +7,8 @@ import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from fnmatch import fnmatch
 from io import TextIOWrapper
@@ -108,8 +110,9 @@ def run(
         prepared = prepare(loaded, cells, places)
         with open_results(directory):
             result = run_campaign(loaded, cells, places, prepared, jobs=at_once, publish=publish)
-    print_result(result, console)
-    console.print(f"Results: {directory}", markup=False, soft_wrap=True)
+    with _reader_may_leave():
+        print_result(result, console)
+        console.print(f"Results: {directory}", markup=False, soft_wrap=True)
     return exit_code(result)
 
 
@@ -146,7 +149,8 @@ def show(results: Path, /) -> int:
         A results directory.
     """
     result = read_results(results)
-    print_result(result, _console())
+    with _reader_may_leave():
+        print_result(result, _console())
     return exit_code(result)
 
 
@@ -236,10 +240,12 @@ def main() -> NoReturn:
 
 def _run(arguments: list[str]) -> int:
     complaints = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    status: int | None = ExitCode.AS_EXPECTED
     try:
-        status = app(
-            arguments, exit_on_error=False, print_error=False, result_action="return_value"
-        )
+        with _reader_may_leave():
+            status = app(
+                arguments, exit_on_error=False, print_error=False, result_action="return_value"
+            )
     except CycloptsError as error:
         complaints.print(f"qemu-diff: {' '.join(str(error).split())}; see qemu-diff --help")
         return ExitCode.USER_ERROR
@@ -249,16 +255,22 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         complaints.print("qemu-diff: interrupted")
         return ExitCode.LOST
-    except BrokenPipeError:
-        # The reader of our output has gone, `| head` say: nothing is left to be told.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.AS_EXPECTED
     except Exception as error:  # whatever it is, it is ours, and no verdict about a kernel
         report = Path(tempfile.gettempdir()) / f"qemu-diff-crash-{os.getpid()}.txt"
         report.write_text(traceback.format_exc(), encoding="utf-8")
         complaints.print(f"qemu-diff: a bug of ours: {error!r}; the traceback is in {report}")
         return ExitCode.LOST
     return int(status or 0)
+
+
+@contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """The reader of our output may go, `| head` say: that changes no verdict."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _at_once(jobs: int | None) -> int:

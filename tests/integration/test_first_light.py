@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from integration.cli_run import QUICKSTART, CliRun, qemu_diff, run_campaign
+from integration.cli_run import (
+    QUICKSTART,
+    CliRun,
+    command,
+    environment,
+    qemu_diff,
+    run_campaign,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -94,6 +102,20 @@ def test_an_unexpected_finding_fails(campaign_of, tmp_path: Path) -> None:
     done = run_campaign(campaign_of({"only": "unpatched"}, HVC), tmp_path / "out")
     assert done.status == 1
     assert "lost-step" in done.said
+
+
+def test_a_reader_that_leaves_changes_no_verdict(campaign_of, tmp_path: Path) -> None:
+    done = run_campaign(campaign_of({"only": "unpatched"}, HVC), tmp_path / "out")
+    assert done.status == 1
+    show = subprocess.Popen(
+        command("show", done.results), env=environment(), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert show.stdout is not None
+    assert show.stderr is not None
+    show.stdout.close()
+    assert show.stderr.read() == ""
+    assert show.wait() == 1
 
 
 @pytest.mark.parametrize("kvm_mode", ["vhe", "nvhe"])
