@@ -108,14 +108,8 @@ static uint64_t iteration(const struct runner *runner)
 
 /* --- the flood: one shot of L1's timer before each step --- */
 
-static void interrupt(int number)
-{
-	(void)number;	/* its arrival is all: KVM_RUN returns -EINTR */
-}
-
 static void create_timers(struct timer *timer)
 {
-	struct sigaction action = { .sa_handler = interrupt };
 	struct sigevent event = {
 		.sigev_notify = SIGEV_THREAD_ID,
 		.sigev_signo = SIGUSR2,
@@ -125,8 +119,7 @@ static void create_timers(struct timer *timer)
 	timer->fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
 	if (timer->fd < 0)
 		end(STATE_FAILED, "timerfd_create: %s", strerror(errno));
-	if (sigaction(SIGUSR2, &action, NULL))
-		end(STATE_FAILED, "sigaction: %s", strerror(errno));
+	vm_interruptible_by(SIGUSR2);
 	if (timer_create(CLOCK_MONOTONIC, &event, &timer->signal))
 		end(STATE_FAILED, "timer_create: %s", strerror(errno));
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -130,6 +131,19 @@ void vm_set_debug(const struct vm *vm, uint32_t control)
 	struct kvm_guest_debug debug = { .control = control };
 
 	checked_ioctl(vm->vcpu, KVM_SET_GUEST_DEBUG, &debug, "KVM_SET_GUEST_DEBUG");
+}
+
+static void interrupt(int signal)
+{
+	(void)signal;	/* its arrival is all */
+}
+
+void vm_interruptible_by(int signal)
+{
+	struct sigaction action = { .sa_handler = interrupt };
+
+	if (sigaction(signal, &action, NULL))
+		end(STATE_FAILED, "sigaction: %s", strerror(errno));
 }
 
 uint32_t vm_instruction(const struct vm *vm, uint64_t address)

@@ -31,6 +31,9 @@ void vm_set_register(const struct vm *vm, uint64_t id, uint64_t value);
 /* KVM_SET_GUEST_DEBUG. control: KVM_GUESTDBG_* */
 void vm_set_debug(const struct vm *vm, uint32_t control);
 
+/* From now on this signal to the vCPU thread does no more than end KVM_RUN, with -EINTR. */
+void vm_interruptible_by(int signal);
+
 /* The instruction word at an IPA; 0 (UDF #0) outside the memory slot. */
 uint32_t vm_instruction(const struct vm *vm, uint64_t address);
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <time.h>
 
 #include "shared.h"
+#include "vm.h"
 #include "watchdog.h"
 
 #define NS_PER_S	1000000000ull
@@ -15,11 +15,6 @@ static struct kvm_run *watched_run;
 static pthread_t vcpu_thread;
 static uint64_t interval_ns;
 static int inside_run, stalled;
-
-static void interrupt(int signal)
-{
-	(void)signal;	/* its arrival is all: KVM_RUN returns -EINTR */
-}
 
 static void *watch(void *unused)
 {
@@ -51,15 +46,13 @@ static void *watch(void *unused)
 
 void watchdog_start(struct kvm_run *run, uint64_t stall_ns)
 {
-	struct sigaction action = { .sa_handler = interrupt };
 	pthread_t thread;
 	int error;
 
 	watched_run = run;
 	vcpu_thread = pthread_self();
 	interval_ns = stall_ns / CHECKS;
-	if (sigaction(SIGUSR1, &action, NULL))
-		end(STATE_FAILED, "sigaction: %s", strerror(errno));
+	vm_interruptible_by(SIGUSR1);
 	error = pthread_create(&thread, NULL, watch, NULL);
 	if (error)
 		end(STATE_FAILED, "pthread_create: %s", strerror(error));
