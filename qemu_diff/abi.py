@@ -228,9 +228,6 @@ class ExceptionClass(IntEnum):
     BRK = 0x3C
 
 
-PSTATE_SS = 1 << 21
-"""SPSR_EL2.SS (DDI 0487)."""
-
 PSTATE_EL1H_MASKED = 0x3C5
 """EL1h with D, A, I and F masked: how a payload starts."""
 

@@ -35,7 +35,7 @@ LEARNING_DELAY_NS = 1_000_000
 
 FILL_ROUNDS = 3
 FILL_SPREAD_NS = 12
-FILL_SLACK = 1.25
+RANDOM_SLACK = 1.25
 """So many more delays than a quiet run has steps."""
 
 OUR_PANICS = (
@@ -126,7 +126,7 @@ class _CellRunner:
 
     def _random(self, learnt: Trace) -> Observation:
         flood, seed = self._cell.flood, self._cell.seed
-        steps = int(_runs_per_pass(learnt) * flood.count * FILL_SLACK)
+        steps = int(_runs_per_pass(learnt) * flood.count * RANDOM_SLACK)
         delays = random_delays(flood, longest_window(learnt), steps, seed)
         job = table_job(self._context.payload, flood.source, flood.count, delays)
         return self._observe("random", job)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import capstone
@@ -25,7 +24,6 @@ from qemu_diff.compare.decode import (
 )
 from qemu_diff.errors import CompileError
 from qemu_diff.guest.image import build_payload
-from qemu_diff.guest.toolchain import CROSS_COMPILER
 from qemu_diff.model import Payload
 
 EXAMPLES = 400
@@ -257,7 +255,6 @@ def test_classes_are_those_of_the_range() -> None:
     program_of(ranged([HVC, NOP, ADD, br()], 1, 3, "alu", "nop"))
 
 
-@pytest.mark.skipif(shutil.which(CROSS_COMPILER) is None, reason=f"needs {CROSS_COMPILER}")
 @pytest.mark.parametrize("name", PAYLOADS)
 def test_payloads_agree_with_capstone(name: str, tmp_path: Path) -> None:
     payload = build_payload(name, GUEST_IMAGES, tmp_path)
