@@ -4,8 +4,9 @@
 
     QemuDiffError
     ├── UserError                 exit 2: the user can mend it
-    │   ├── ConfigError           a campaign file; carries file, line, column
+    │   ├── ConfigError           a campaign or job file; carries file, line, column
     │   ├── SourceError           a kernel source that is not there or not a kernel
+    │   │   └── UnavailableSourceError  one that this machine can't get
     │   ├── PatchError            a patch that does not apply; carries file and hunk
     │   ├── MissingToolError      a program the machine lacks; carries the command that installs it
     │   └── ResultsError          a results directory that can't be read or written
@@ -14,6 +15,8 @@
         ├── CompileError          our own C or assembly did not compile
         ├── LostGuestError        QEMU died, or the guest ended without a sealed record file
         ├── CorruptDataError      a record or truth file that fails version, counts or checksum
+        ├── GdbStubError          QEMU's gdbstub refused, or fell silent
+        │   └── GdbStubClosedError    it went away
         └── NoPhantomRuleError    no rule tells executed from phantom records on this QEMU
 """
 
@@ -36,9 +39,9 @@ class UserError(QemuDiffError):
 
 
 class ConfigError(UserError):
-    """A campaign file that can't be used. ``str()`` is one line for this and each further mistake.
+    """A campaign or job file that can't be used. ``str()`` has one line for each mistake.
 
-    :param path: the campaign file.
+    :param path: the file.
     :param line: 1-based line, or 0 where the file as a whole is meant.
     :param column: 1-based column.
     :param problem: what is wrong.
@@ -69,6 +72,13 @@ class ConfigError(UserError):
 
 class SourceError(UserError):
     """A kernel source that does not exist, or is not what it was said to be."""
+
+
+class UnavailableSourceError(SourceError):
+    """A kernel source that this machine can't get: no apt, no network, no such package or suite.
+
+    A kernel that is ``optional`` is then left out.
+    """
 
 
 class PatchError(UserError):
@@ -134,6 +144,14 @@ class LostGuestError(InfrastructureError):
 
 class CorruptDataError(InfrastructureError):
     """A record or truth file that contradicts its own header."""
+
+
+class GdbStubError(InfrastructureError):
+    """QEMU's gdbstub refused a request, or fell silent."""
+
+
+class GdbStubClosedError(GdbStubError):
+    """QEMU's gdbstub went away: the machine has ended, or was ended."""
 
 
 class NoPhantomRuleError(InfrastructureError):
