@@ -11,7 +11,7 @@ from enum import IntEnum, IntFlag
 import numpy as np
 from numpy.typing import NDArray
 
-STEP_ABI_VERSION = 1
+STEP_ABI_VERSION = 2
 TRUTH_ABI_VERSION = 1
 
 JOB_MAGIC = int.from_bytes(b"QDIFFJOB", "little")
@@ -126,14 +126,50 @@ class OperationCode(IntEnum):
 
     SET_REG = 1
     GET_REG = 2
-    STEP_ON = 3
-    STEP_OFF = 4
+    DEBUG = 3
+    KICK = 4
     STEP = 5
     RUN = 6
     TIMER_SWEEP = 7
     TIMER_TABLE = 8
     TIMER_OFF = 9
     REPEAT = 10
+    ON = 11
+    VCPU_INIT = 12
+    WRITE = 13
+    UNMAP = 14
+
+
+class WriteKind(IntEnum):
+    """``enum write_kind``: how SET_REG makes the register's new value."""
+
+    VALUE = 0
+    SET_BITS = 1
+    CLEAR_BITS = 2
+
+
+class ReadKind(IntEnum):
+    """``enum read_kind``: whether the job knows what GET_REG reads."""
+
+    ANY = 0
+    EXPECTED = 1
+
+
+class Occasion(IntEnum):
+    """``enum occasion``: what a STEP operation may meet."""
+
+    REPORT = 0
+    EINTR = 1
+    EXIT = 2
+
+
+class DebugControl(IntFlag):
+    """``kvm_guest_debug.control`` (Linux include/uapi/linux/kvm.h, arm64 asm/kvm.h)."""
+
+    ENABLE = 1 << 0
+    SINGLESTEP = 1 << 1
+    USE_SW_BP = 1 << 16
+    USE_HW = 1 << 17
 
 
 class TimerKind(IntEnum):
@@ -163,6 +199,9 @@ class RecordKind(IntEnum):
     SET_REGISTER = 3
     DEBUG_CONTROL = 4
     PASS = 5
+    VCPU_INIT = 6
+    WRITE = 7
+    UNMAP = 8
 
 
 class RecordFlag(IntFlag):
@@ -175,6 +214,7 @@ class RecordFlag(IntFlag):
     UNEXPECTED = 1 << 4
     STALLED = 1 << 5
     BRANCH_REGISTER = 1 << 6
+    KICKED = 1 << 7
 
 
 class TruthKind(IntEnum):
@@ -184,6 +224,7 @@ class TruthKind(IntEnum):
     EXIT = 2
     MARK = 3
     VECTOR = 4
+    REDIRECT = 5
 
 
 class StepState(IntEnum):
@@ -243,3 +284,14 @@ def core_register(index: int) -> int:
 
 REGISTER_PC = core_register(64)
 REGISTER_PSTATE = core_register(66)
+
+PSTATE_SS = 1 << 21
+"""PSTATE.SS in the layout of SPSR_ELx (DDI 0487, SPSR_EL2)."""
+
+
+def system_register(op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
+    """The KVM register id of a 64-bit system register (KVM API, 4.68)."""
+    return 0x6030_0000_0013_0000 | op0 << 14 | op1 << 11 | crn << 7 | crm << 3 | op2
+
+
+REGISTER_MDSCR_EL1 = system_register(2, 0, 0, 2, 2)

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,8 @@ from rich.table import Table
 
 from qemu_diff.campaign.outcome import ExitCode, exit_code
 from qemu_diff.campaign.plan import plan
-from qemu_diff.campaign.runner import Places, prepare, run_campaign
+from qemu_diff.campaign.prepare import Places, prepare
+from qemu_diff.campaign.runner import run_campaign
 from qemu_diff.config import load_campaign
 from qemu_diff.config.project import project_root
 from qemu_diff.doctor import all_needed, checks, print_checks
@@ -34,10 +36,10 @@ from qemu_diff.report.progress import show_progress
 from qemu_diff.report.results import (
     CELLS,
     JUNIT,
+    VerdictsFile,
     check_results,
     open_results,
     read_results,
-    write_results,
     write_whole,
 )
 from qemu_diff.report.terminal import print_result
@@ -100,20 +102,48 @@ def run(
     places = Places(project_root() / "guest_images", cache_directory("guest"), directory / CELLS)
     console = _console()
 
-    def publish(result: CampaignResult) -> None:
-        write_results(result, directory)
-        for path in filter(None, (directory / JUNIT, junit_file)):
-            write_whole(path, junit(result))
+    publisher = _Publisher(directory, junit_file)
 
     with show_progress(console):
         # Results that are there stay until it is sure that there will be new ones.
         prepared = prepare(loaded, cells, places)
         with open_results(directory):
-            result = run_campaign(loaded, cells, places, prepared, jobs=at_once, publish=publish)
+            result = run_campaign(
+                loaded, cells, places, prepared, jobs=at_once, publish=publisher.publish
+            )
+            publisher.finish(result)
     with _reader_may_leave():
         print_result(result, console)
         console.print(f"Results: {directory}", markup=False, soft_wrap=True)
     return exit_code(result)
+
+
+JUNIT_SHARE = 20
+"""JUnit's text is made anew each time: of a run's time, one part in so many may go into it."""
+
+
+class _Publisher:
+    """Writes the results after each cell, and at the end."""
+
+    def __init__(self, directory: Path, junit_file: Path | None) -> None:
+        self._verdicts = VerdictsFile(directory)
+        self._junit_files = tuple(filter(None, (directory / JUNIT, junit_file)))
+        self._next_junit = 0.0
+
+    def publish(self, result: CampaignResult) -> None:
+        """:raises InfrastructureError: they can't be written."""
+        self._verdicts.write(result)
+        began = time.monotonic()
+        if began >= self._next_junit:
+            self.finish(result)
+            ended = time.monotonic()
+            self._next_junit = ended + JUNIT_SHARE * (ended - began)
+
+    def finish(self, result: CampaignResult) -> None:
+        """:raises InfrastructureError: they can't be written."""
+        text = junit(result)
+        for path in self._junit_files:
+            write_whole(path, text)
 
 
 @app.command(name="list")
@@ -299,7 +329,7 @@ def _print_cells(cells: tuple[Cell, ...]) -> None:
     table.add_column("expected", no_wrap=True)
     table.add_column("seed", no_wrap=True)
     for cell in cells:
-        table.add_row(cell.id, cell.expected.value, str(cell.seed))
+        table.add_row(cell.id, ", ".join(cell.expected), str(cell.seed))
     _console().print(table)
 
 

@@ -19,7 +19,7 @@ class Event:
 
     :param stage: ``kernel``, ``cell``, …
     :param subject: what it is about: a kernel's name, a cell's id.
-    :param state: ``started``, ``progress``, ``finished`` or ``failed``.
+    :param state: ``started``, ``progress``, ``finished``, ``failed`` or ``skipped``.
     :param text: one line for people; may be empty.
     :param fraction: how much of the subject is done, 0.0 to 1.0, or None where unknown.
     :param wall_s: seconds since the stage started.
@@ -79,13 +79,19 @@ class Stage:
 
 
 @contextmanager
-def stage(name: str, subject: str) -> Iterator[Stage]:
-    """Announce a stage's start, and its end or failure."""
+def stage(
+    name: str, subject: str, *, excused: tuple[type[BaseException], ...] = ()
+) -> Iterator[Stage]:
+    """Announce a stage's start, and its end or failure.
+
+    :param excused: what is no failure when it is raised: the stage is then skipped.
+    """
     running = Stage(name, subject)
     running._emit("started")
     try:
         yield running
     except BaseException as error:
-        running._emit("failed", str(error) or type(error).__name__)
+        state = "skipped" if isinstance(error, excused) else "failed"
+        running._emit(state, str(error) or type(error).__name__)
         raise
     running._emit("finished")

@@ -16,9 +16,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class DebianSource:
-    """A Debian source package of Linux, got through apt by name: ``linux-source-6.1``."""
+    """A Debian package of Linux, got through apt by name: ``linux-source-6.1``, which is built, or
+    ``linux-image-cloud-arm64``, which is built already.
+
+    :param suite: the Debian suite that has it; empty for what this machine's own apt offers.
+    """
 
     package: str
+    suite: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,16 @@ KernelSource = DebianSource | TreeSource | ImageSource
 
 @dataclass(frozen=True)
 class KernelSpec:
-    """One kernel variant of a campaign: a source, patches in order, and kconfig fragments."""
+    """One kernel variant of a campaign: a source, patches in order, and kconfig fragments.
+
+    :param optional: where its source can't be had, its cells are skipped, and nothing is wrong.
+    """
 
     name: str
     source: KernelSource
     patches: tuple[Path, ...] = ()
     kconfig: tuple[Path, ...] = ()
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,33 @@ class KvmMode(StrEnum):
     NVHE = "nvhe"
 
 
+class ExceptionOrder(StrEnum):
+    """What a CPU takes first: a Software Step exception, or an interrupt that is pending.
+
+    Not defined by the architecture (DDI 0487, D1.3.5.5 "Synchronous exception prioritization").
+    """
+
+    TCG = "tcg"
+    """As QEMU does: the step exception first, but the interrupt at an entry in Active-pending."""
+    ASYNC_FIRST = "async_first"
+    """The interrupt first."""
+
+
+class Pending(StrEnum):
+    """What is pending when ``async_first`` turns a Software Step exception into an interrupt."""
+
+    SGI = "sgi"
+    """An SGI that the CPU sends to itself: a real interrupt."""
+    SPURIOUS = "spurious"
+    """Nothing: L1 finds that no interrupt is there."""
+    FLOOD = "flood"
+    """The flood's interrupt, or L1's own: where none is, the step exception stays what it is."""
+    SPI = "spi"
+    """INTID 33, made pending in the GIC from outside; at chosen instructions only."""
+    PPI = "ppi"
+    """INTID 23, likewise."""
+
+
 class FloodSource(StrEnum):
     """What interrupts the stepped guest."""
 
@@ -97,6 +133,13 @@ class Driver(StrEnum):
     """Who asks for steps."""
 
     IN_GUEST = "in_guest"
+    """Our step VMM, in L1."""
+    SELFTEST = "selftest"
+    """The kernel's own single-step test, in L1: a peer, which judges by itself."""
+
+
+SELFTEST_PAYLOAD = "debug-exceptions"
+"""What stands for the payload where the driver is the kernel's own selftest: the test's name."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +148,19 @@ class MachineSpec:
 
     :param cpu: QEMU's ``-cpu`` model name.
     :param memory_mib: L1's memory.
+    :param pending: of ``async_first``: what is pending when a step is redirected.
+    :param redirects: of ``async_first``: at most so many in a row of the same step.
+    :param redirect_at: of ``async_first``: labels of the instructions whose steps are redirected;
+        empty: all.
     """
 
     kvm_mode: KvmMode = KvmMode.VHE
     cpu: str = "max"
     memory_mib: int = 256
+    exception_order: ExceptionOrder = ExceptionOrder.TCG
+    pending: Pending = Pending.SGI
+    redirects: int = 1
+    redirect_at: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,21 +187,38 @@ class ViolationKind(StrEnum):
     LOST_STEP = "lost-step"
     SPURIOUS_STEP = "spurious-step"
     WRONG_PC = "wrong-pc"
+    SS_LEAK = "ss-leak"
+    """The guest or user space sees, or loses, a PSTATE.SS that is not its own."""
+    STATE_MISMATCH = "state-mismatch"
+    """A register that user space wrote, or never touched, reads as something else."""
 
 
 class Expectation(StrEnum):
-    """What a campaign expects of a cell: ``pass``, or one violation that must be seen."""
+    """What a campaign expects of a cell: ``pass``, ``hang``, or violations that must be seen."""
 
     PASS = "pass"
     LOST_STEP = "lost-step"
     SPURIOUS_STEP = "spurious-step"
     WRONG_PC = "wrong-pc"
     HANG = "hang"
+    SS_LEAK = "ss-leak"
+    STATE_MISMATCH = "state-mismatch"
+    FAIL = "fail"
+    """Of a peer: it does not tell how a step was broken."""
+
+
+DEFAULT_JOB = "step"
+"""The job of a scenario that names none: ``guest_images/jobs/step.job``."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of the matrix. ``id`` is stable: it names the cell's directory and its testcase."""
+    """One point of the matrix. ``id`` is stable: it names the cell's directory and its testcase.
+
+    :param expected: every kind of violation that must be seen, and no other, ascending; or
+        ``pass`` or ``hang`` alone.
+    :param job: name of a job file in ``guest_images/jobs``.
+    """
 
     id: str
     kernel: str
@@ -159,7 +227,8 @@ class Cell:
     flood: FloodSpec
     driver: Driver
     seed: int
-    expected: Expectation
+    expected: tuple[Expectation, ...] = (Expectation.PASS,)
+    job: str = DEFAULT_JOB
 
 
 @dataclass(frozen=True)
@@ -172,16 +241,20 @@ class PairSpec:
 
 @dataclass(frozen=True)
 class ScenarioSpec:
-    """One ``[[scenario]]`` of a campaign; each payload meets each machine and each kernel.
+    """One ``[[scenario]]`` of a campaign; each payload meets each job, machine and kernel.
 
-    :param expect: (kernel, payload) → what must be seen; everything else must pass.
+    :param expect: (kernel, payload or ``payload/job``) → what must be seen; the latter wins, and
+        everything else must pass.
+    :param kernels: those of the campaign that it is for; empty: all.
     """
 
     payloads: tuple[str, ...]
     machines: tuple[MachineSpec, ...]
     flood: FloodSpec
     driver: Driver
-    expect: tuple[tuple[str, str, Expectation], ...] = ()
+    expect: tuple[tuple[str, str, tuple[Expectation, ...]], ...] = ()
+    jobs: tuple[str, ...] = (DEFAULT_JOB,)
+    kernels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -236,6 +309,13 @@ class CellVerdict(StrEnum):
     HANG = "hang"
     KERNEL_OOPS = "kernel-oops"
     LOST = "lost"
+    SKIPPED = "skipped"
+    """Its kernel is optional, and its source can't be had here."""
+
+    @property
+    def judged(self) -> bool:
+        """Whether anything was learnt about the kernel."""
+        return self not in (CellVerdict.LOST, CellVerdict.SKIPPED)
 
 
 class PairOutcome(StrEnum):
@@ -272,7 +352,12 @@ class Finding:
     :param requested_ns: the requested delay from arming; None without a flood.
     :param delivered_ns: when the placed interrupt came, from the entry into KVM_RUN; None if it
         did not come inside the step window.
-    :param attributed_to: ``placement``, ``l1-tick`` or ``no-interrupt``.
+    :param attributed_to: ``placement``, ``redirect``, ``l1-tick`` or ``no-interrupt``.
+    :param register: of ``ss-leak`` and ``state-mismatch``: what was read; else empty.
+    :param read_value: what user space read of it, at ``reported_pc``.
+    :param own_value: what it had to be.
+    :param own_from: where that comes from, in words.
+    :param stepping: whether stepping was on.
     """
 
     kind: ViolationKind
@@ -288,6 +373,11 @@ class Finding:
     delivered_ns: int | None
     attributed_to: str
     message: str
+    register: str = ""
+    read_value: int | None = None
+    own_value: int | None = None
+    own_from: str = ""
+    stepping: bool | None = None
 
     @property
     def instruction(self) -> Instruction:
@@ -320,7 +410,11 @@ class Window:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """How often one instruction's step was broken, and how often it was stepped at all."""
+    """How often one instruction's step was broken, and how often it was stepped at all.
+
+    Of ``ss-leak`` and ``state-mismatch``: how often a register was wrong where user space read it
+    while L2 stood there, and how often it was read there at all.
+    """
 
     instruction: Instruction
     kind: ViolationKind
@@ -352,7 +446,8 @@ class CellResult:
     :param steps: judged step reports.
     :param active_pending_entries: judged steps in which L2 was entered in Active-pending.
     :param interrupted_steps: judged steps with an interrupt delivered inside the step window.
-    :param counted_steps: judged steps with at least one of the two.
+    :param redirects: judged steps whose Software Step exception was turned into an interrupt.
+    :param counted_steps: judged steps with at least one of the three.
     :param l1_ticks: interrupts inside step windows that were L1's own.
     :param placements: placed interrupts that were delivered.
     :param findings: the first of each (kind, instruction); counts are in ``violations``.
@@ -378,6 +473,7 @@ class CellResult:
     warnings: tuple[str, ...] = ()
     attempts: int = 1
     duration_s: float = 0.0
+    redirects: int = 0
 
     def count(self, kind: ViolationKind) -> int:
         """Number of violations of one kind."""
@@ -385,13 +481,15 @@ class CellResult:
 
     @property
     def as_expected(self) -> bool:
-        """Whether the cell did what its campaign expects; ``lost`` never does."""
-        if self.cell.expected is Expectation.PASS:
+        """Whether the cell did what its campaign expects; what was not judged never does."""
+        if self.cell.expected == (Expectation.PASS,):
             return self.verdict is CellVerdict.PASS
-        if self.cell.expected is Expectation.HANG:
+        if self.cell.expected == (Expectation.HANG,):
             return self.verdict is CellVerdict.HANG
+        if self.cell.expected == (Expectation.FAIL,):
+            return self.verdict is CellVerdict.FAIL
         seen = {kind.value for kind, number in self.violations if number}
-        return self.verdict is CellVerdict.FAIL and seen == {self.cell.expected.value}
+        return self.verdict is CellVerdict.FAIL and seen == {*self.cell.expected}
 
 
 @dataclass(frozen=True)

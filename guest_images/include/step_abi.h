@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define STEP_ABI_VERSION	1
+#define STEP_ABI_VERSION	2
 
 /* --- the job: a header, the operations, the table of timer delays --- */
 
@@ -27,16 +27,40 @@ struct job_header {
 };
 
 enum operation_code {
-	OP_SET_REG = 1,		/* a: KVM register id, b: value */
-	OP_GET_REG = 2,		/* a: KVM register id; writes a REGISTER record */
-	OP_STEP_ON = 3,		/* KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP */
-	OP_STEP_OFF = 4,	/* KVM_SET_GUEST_DEBUG with no flag */
+	OP_SET_REG = 1,		/* a: KVM register id, b: value; kind: enum write_kind */
+	OP_GET_REG = 2,		/* a: KVM register id, b: value expected; kind: enum read_kind */
+	OP_DEBUG = 3,		/* KVM_SET_GUEST_DEBUG; n: control, a: DBGBVR0_EL1, b: DBGBCR0_EL1 */
+	OP_KICK = 4,		/* KVM_RUN with kvm_run.immediate_exit: it returns -EINTR */
 	OP_STEP = 5,		/* n: reports at most, a: PC at which to stop */
 	OP_RUN = 6,		/* one KVM_RUN; a: the exit reason expected */
 	OP_TIMER_SWEEP = 7,	/* before each step: a + b * iteration, ns; kind: enum timer_kind */
 	OP_TIMER_TABLE = 8,	/* before each step: the next of n delays from index a on; kind */
 	OP_TIMER_OFF = 9,
 	OP_REPEAT = 10,		/* the next a operations, n times */
+	OP_ON = 11,		/* the next a operations, whenever STEP meets kind: enum occasion */
+	OP_VCPU_INIT = 12,	/* KVM_ARM_VCPU_INIT again: resets the vCPU */
+	OP_WRITE = 13,		/* a: IPA, b: the 32-bit word for it */
+	OP_UNMAP = 14,		/* takes L2's memory slot away and gives it back: stage 2 is empty */
+};
+
+/* How SET_REG makes the register's new value from b. */
+enum write_kind {
+	WRITE_VALUE = 0,
+	WRITE_SET_BITS = 1,
+	WRITE_CLEAR_BITS = 2,
+};
+
+/* Whether the job knows what GET_REG reads. */
+enum read_kind {
+	READ_ANY = 0,
+	READ_EXPECTED = 1,
+};
+
+/* What STEP may meet. A block has no STEP, ON or REPEAT of its own; a later ON replaces it. */
+enum occasion {
+	ON_REPORT = 0,		/* a debug exit, before STEP looks whether it is done */
+	ON_EINTR = 1,		/* KVM_RUN returned -EINTR */
+	ON_EXIT = 2,		/* another exit that user space serves: MMIO, a system event */
 };
 
 /* What a one-shot timer does when it fires. */
@@ -93,10 +117,13 @@ struct shared_seal {
 
 enum record_kind {
 	RECORD_RUN = 1,			/* one return from KVM_RUN */
-	RECORD_REGISTER = 2,		/* detail: register id, value */
-	RECORD_SET_REGISTER = 3,	/* detail: register id, value */
-	RECORD_DEBUG_CONTROL = 4,	/* detail: kvm_guest_debug.control */
+	RECORD_REGISTER = 2,		/* detail: register id, value, enum read_kind, expected */
+	RECORD_SET_REGISTER = 3,	/* detail: register id, the value written */
+	RECORD_DEBUG_CONTROL = 4,	/* detail: kvm_guest_debug.control, DBGBVR0, DBGBCR0 */
 	RECORD_PASS = 5,		/* detail: the iteration that begins */
+	RECORD_VCPU_INIT = 6,
+	RECORD_WRITE = 7,		/* detail: IPA, the word before, the word after */
+	RECORD_UNMAP = 8,
 };
 
 enum record_flag {
@@ -107,6 +134,7 @@ enum record_flag {
 	FLAG_UNEXPECTED = 1 << 4,
 	FLAG_STALLED = 1 << 5,
 	FLAG_BRANCH_REGISTER = 1 << 6,	/* branch_register is valid */
+	FLAG_KICKED = 1 << 7,		/* immediate_exit was set */
 };
 
 struct step_record {
@@ -124,7 +152,7 @@ struct step_record {
 	uint64_t entered_at;		/* CNTVCT_EL0 before KVM_RUN */
 	uint64_t returned_at;		/* CNTVCT_EL0 after it */
 	uint64_t delay_ns;		/* the requested delay from armed_at */
-	uint64_t branch_register;	/* Xn of the BR, BLR or RET at the PC before */
+	uint64_t branch_register;	/* Xn of the BR, BLR or RET at the PC before; ELR_EL1 of an ERET */
 	uint64_t iteration;
 	uint64_t detail[4];		/* what else of kvm_run explains the exit */
 };

@@ -34,6 +34,7 @@ enum truth_kind {
 	TRUTH_EXIT = 2,		/* an EL2 vector's lower-EL slot; detail: its offset */
 	TRUTH_MARK = 3,		/* the step VMM's reserved no-op; detail: the mark's number */
 	TRUTH_VECTOR = 4,	/* an EL2 vector base was learnt; pc: the base */
+	TRUTH_REDIRECT = 5,	/* the async_first stub turns a step exception into an IRQ */
 };
 
 /* The software step state before an instruction (DDI 0487, D2.12.3). */

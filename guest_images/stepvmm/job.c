@@ -3,16 +3,12 @@
  * The job interpreter. Operations are data (step_abi.h): a new scenario is a
  * new job, not new C.
  */
-#define _GNU_SOURCE	/* gettid() */
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/timerfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <crc32.h>
@@ -20,27 +16,24 @@
 #include "job.h"
 #include "marks.h"
 #include "shared.h"
+#include "timer.h"
 #include "vm.h"
 #include "watchdog.h"
 
 #define REPEAT_DEPTH	4
-#define NS_PER_S	1000000000ull
-
-enum timer_mode { TIMER_OFF, TIMER_SWEEP, TIMER_TABLE };
-
-struct timer {
-	enum timer_mode mode;
-	enum timer_kind kind;
-	int fd;				/* TIMER_INTERRUPT: a timerfd */
-	timer_t signal;			/* TIMER_SIGNAL */
-	uint64_t first, stride;		/* TIMER_SWEEP, ns */
-	uint32_t next, left;		/* TIMER_TABLE, indexes */
-};
+#define OCCASIONS	(ON_EXIT + 1)
+#define MMIO_READS	0x5a		/* each byte that L2 reads where there is no device */
+#define ERET		0xd69f03e0	/* DDI 0487, C6.2.117 */
+#define STEPPING	(KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP)
 
 struct repeat {
 	uint32_t begin, end;		/* operations [begin, end) */
 	uint32_t left;
 	uint64_t iteration;
+};
+
+struct block {
+	uint32_t begin, end;		/* operations [begin, end) */
 };
 
 struct runner {
@@ -49,7 +42,9 @@ struct runner {
 	struct timer timer;
 	struct repeat repeats[REPEAT_DEPTH];
 	int depth;
+	struct block blocks[OCCASIONS];
 	int stepping;
+	int placed;			/* the step has had its one placement */
 	uint32_t operation;
 };
 
@@ -101,83 +96,19 @@ static uint64_t counter(void)
 	return value;
 }
 
+/* The pass: the outermost repeat's iteration. */
 static uint64_t iteration(const struct runner *runner)
 {
-	return runner->depth ? runner->repeats[runner->depth - 1].iteration : 0;
+	return runner->depth ? runner->repeats[0].iteration : 0;
 }
 
-/* --- the flood: one shot of L1's timer before each step --- */
-
-static void create_timers(struct timer *timer)
+static struct step_record *new_record(const struct runner *runner, enum record_kind kind)
 {
-	struct sigevent event = {
-		.sigev_notify = SIGEV_THREAD_ID,
-		.sigev_signo = SIGUSR2,
-		._sigev_un._tid = gettid(),
-	};
+	struct step_record *record = shared_record(kind);
 
-	timer->fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-	if (timer->fd < 0)
-		end(STATE_FAILED, "timerfd_create: %s", strerror(errno));
-	vm_interruptible_by(SIGUSR2);
-	if (timer_create(CLOCK_MONOTONIC, &event, &timer->signal))
-		end(STATE_FAILED, "timer_create: %s", strerror(errno));
-}
-
-static int next_delay(struct runner *runner, uint64_t *delay)
-{
-	struct timer *timer = &runner->timer;
-
-	switch (timer->mode) {
-	case TIMER_SWEEP:
-		*delay = timer->first + timer->stride * iteration(runner);
-		return *delay > 0;
-	case TIMER_TABLE:
-		if (!timer->left)
-			return 0;
-		timer->left--;
-		*delay = runner->job->delays[timer->next++];
-		return *delay > 0;
-	default:
-		return 0;
-	}
-}
-
-static void set_timer(struct timer *timer, uint64_t delay)
-{
-	struct itimerspec one_shot = {
-		.it_value = { .tv_sec = delay / NS_PER_S, .tv_nsec = delay % NS_PER_S },
-	};
-
-	int failed = timer->kind == TIMER_SIGNAL
-			     ? timer_settime(timer->signal, 0, &one_shot, NULL)
-			     : timerfd_settime(timer->fd, 0, &one_shot, NULL);
-
-	if (failed)
-		end(STATE_FAILED, "a timer of %llu ns: %s", (unsigned long long)delay,
-		    strerror(errno));
-}
-
-static int signal_timer_fired(struct timer *timer)
-{
-	struct itimerspec left;
-
-	if (timer_gettime(timer->signal, &left))
-		end(STATE_FAILED, "timer_gettime: %s", strerror(errno));
-	return !left.it_value.tv_sec && !left.it_value.tv_nsec;
-}
-
-static int timer_fired(struct timer *timer)
-{
-	uint64_t expirations;
-
-	if (timer->kind == TIMER_SIGNAL)
-		return signal_timer_fired(timer);
-	if (read(timer->fd, &expirations, sizeof(expirations)) == sizeof(expirations))
-		return 1;
-	if (errno != EAGAIN)
-		end(STATE_FAILED, "reading the timerfd: %s", strerror(errno));
-	return 0;
+	record->operation = runner->operation;
+	record->iteration = iteration(runner);
+	return record;
 }
 
 /* --- one KVM_RUN --- */
@@ -188,19 +119,21 @@ static int is_register_branch(uint32_t instruction)
 	return (instruction & 0xff9ffc1f) == 0xd61f0000;
 }
 
-/* Only here can user space know where a register branch must go. */
+/* Only here can user space know where a register branch or an exception return must go. */
 static void note_register_branch(const struct runner *runner, struct step_record *record)
 {
 	uint64_t pc = vm_get_register(&runner->vm, CORE_REGISTER(regs.pc));
 	uint32_t instruction = vm_instruction(&runner->vm, pc);
 	uint32_t rn = instruction >> 5 & 31;
+	uint64_t target = CORE_REGISTER(regs.regs[0]) + 2 * rn;
 
-	if (!is_register_branch(instruction))
+	if (instruction == ERET)
+		target = CORE_REGISTER(elr_el1);
+	else if (!is_register_branch(instruction))
 		return;
 	record->flags |= FLAG_BRANCH_REGISTER;
-	if (rn < 31)	/* 31 is XZR */
-		record->branch_register =
-			vm_get_register(&runner->vm, CORE_REGISTER(regs.regs[0]) + 2 * rn);
+	if (instruction == ERET || rn < 31)	/* 31 is XZR */
+		record->branch_register = vm_get_register(&runner->vm, target);
 }
 
 static void note_exit(struct step_record *record, const struct kvm_run *run)
@@ -240,66 +173,82 @@ static void note_exit(struct step_record *record, const struct kvm_run *run)
 	}
 }
 
-/* again: KVM_RUN has returned for a signal, and a step has one placement at most. */
-static struct step_record *run_once(struct runner *runner, int again)
+static struct step_record *new_run(const struct runner *runner)
 {
-	struct step_record *record = shared_record(RECORD_RUN);
-	struct vm *vm = &runner->vm;
-	uint64_t delay = 0;
-	int armed, result;
+	struct step_record *record = new_record(runner, RECORD_RUN);
 
-	record->operation = runner->operation;
-	record->iteration = iteration(runner);
 	if (runner->stepping) {
 		record->flags |= FLAG_STEPPING;
 		note_register_branch(runner, record);
 	}
-	armed = !again && next_delay(runner, &delay);
-	if (armed) {
-		record->flags |= FLAG_TIMER_ARMED;
-		record->delay_ns = delay;
-		record->armed_at = counter();
-		set_timer(&runner->timer, delay);
-	}
+	return record;
+}
+
+static void arm_timer(struct runner *runner, struct step_record *record)
+{
+	uint64_t delay;
+
+	if (runner->placed)
+		return;
+	runner->placed = 1;
+	delay = timer_next_delay(&runner->timer, iteration(runner));
+	if (!delay)
+		return;
+	record->flags |= FLAG_TIMER_ARMED;
+	record->delay_ns = delay;
+	record->armed_at = counter();
+	timer_set(&runner->timer, delay);
+}
+
+static void disarm_timer(struct runner *runner, struct step_record *record)
+{
+	if (!(record->flags & FLAG_TIMER_ARMED))
+		return;
+	if (timer_fired(&runner->timer))
+		record->flags |= FLAG_TIMER_FIRED;
+	else
+		timer_set(&runner->timer, 0);
+}
+
+static void enter(struct runner *runner, struct step_record *record)
+{
+	int result;
+
 	record->entered_at = counter();
 	watchdog_watch(1);
-	result = ioctl(vm->vcpu, KVM_RUN, 0);
+	result = ioctl(runner->vm.vcpu, KVM_RUN, 0);
 	mark_returned();
 	watchdog_watch(0);
 	record->error = result < 0 ? errno : 0;
 	record->returned_at = counter();
 	shared_heartbeat();
-	if (armed) {
-		if (timer_fired(&runner->timer))
-			record->flags |= FLAG_TIMER_FIRED;
-		else
-			set_timer(&runner->timer, 0);
-	}
-	record->pc = vm_get_register(vm, CORE_REGISTER(regs.pc));
-	record->pstate = vm_get_register(vm, CORE_REGISTER(regs.pstate));
+}
+
+static void note_return(const struct runner *runner, struct step_record *record)
+{
+	record->pc = vm_get_register(&runner->vm, CORE_REGISTER(regs.pc));
+	record->pstate = vm_get_register(&runner->vm, CORE_REGISTER(regs.pstate));
 	if (record->error == EINTR)
 		record->flags |= FLAG_EINTR;
 	else
-		note_exit(record, vm->run);
-	return record;
+		note_exit(record, runner->vm.run);
 }
 
-/* Runs until KVM_RUN returns for another reason than a signal. */
-static struct step_record *run(struct runner *runner)
+static struct step_record *run_once(struct runner *runner)
 {
-	struct step_record *record;
-	int again = 0;
+	struct step_record *record = new_run(runner);
 
-	do {
-		record = run_once(runner, again++);
-		/* A report that came just before the watchdog's signal is no stall. */
-		if (watchdog_stalled() && record->flags & FLAG_EINTR) {
-			record->flags |= FLAG_STALLED;
-			end(STATE_STALLED, "no return from KVM_RUN within %llu ns; PC %#llx",
-			    (unsigned long long)runner->job->header->stall_ns,
-			    (unsigned long long)record->pc);
-		}
-	} while (record->flags & FLAG_EINTR);
+	arm_timer(runner, record);
+	enter(runner, record);
+	disarm_timer(runner, record);
+	note_return(runner, record);
+	/* A report that came just before the watchdog's signal is no stall. */
+	if (watchdog_stalled() && record->flags & FLAG_EINTR) {
+		record->flags |= FLAG_STALLED;
+		end(STATE_STALLED, "no return from KVM_RUN within %llu ns; PC %#llx",
+		    (unsigned long long)runner->job->header->stall_ns,
+		    (unsigned long long)record->pc);
+	}
 	return record;
 }
 
@@ -313,58 +262,256 @@ static void expect_exit(struct step_record *record, uint32_t reason)
 	    (unsigned long long)record->pc, reason);
 }
 
+/* Does what an exit asks of user space; 0 if it is none that asks for something. */
+static int serve_exit(const struct runner *runner, const struct step_record *record)
+{
+	struct kvm_run *run = runner->vm.run;
+
+	if (record->error)
+		return 0;
+	switch (record->exit_reason) {
+	case KVM_EXIT_MMIO:
+		if (!run->mmio.is_write)
+			memset(run->mmio.data, MMIO_READS, run->mmio.len);
+		return 1;
+	case KVM_EXIT_SYSTEM_EVENT:
+		/* KVM has stopped the vCPU (kvm_prepare_system_event()): L2 goes on. */
+		vm_make_runnable(&runner->vm);
+		return 1;
+	case KVM_EXIT_HYPERCALL:
+		return 1;
+	default:
+		return 0;
+	}
+}
+
 /* --- the operations --- */
+
+static uint64_t value_to_write(const struct runner *runner, const struct operation *operation)
+{
+	switch (operation->kind) {
+	case WRITE_VALUE:
+		return operation->b;
+	case WRITE_SET_BITS:
+		return vm_get_register(&runner->vm, operation->a) | operation->b;
+	case WRITE_CLEAR_BITS:
+		return vm_get_register(&runner->vm, operation->a) & ~operation->b;
+	default:
+		end(STATE_FAILED, "operation %u: no such way to write: %u", runner->operation,
+		    operation->kind);
+	}
+}
 
 static void set_register(struct runner *runner, const struct operation *operation)
 {
-	struct step_record *record = shared_record(RECORD_SET_REGISTER);
+	struct step_record *record = new_record(runner, RECORD_SET_REGISTER);
+	uint64_t value = value_to_write(runner, operation);
 
-	record->operation = runner->operation;
-	record->iteration = iteration(runner);
 	record->detail[0] = operation->a;
-	record->detail[1] = operation->b;
-	vm_set_register(&runner->vm, operation->a, operation->b);
+	record->detail[1] = value;
+	vm_set_register(&runner->vm, operation->a, value);
 }
 
 static void get_register(struct runner *runner, const struct operation *operation)
 {
-	struct step_record *record = shared_record(RECORD_REGISTER);
+	struct step_record *record = new_record(runner, RECORD_REGISTER);
 
-	record->operation = runner->operation;
-	record->iteration = iteration(runner);
 	record->detail[0] = operation->a;
 	record->detail[1] = vm_get_register(&runner->vm, operation->a);
+	record->detail[2] = operation->kind;
+	record->detail[3] = operation->b;
 }
 
-static void set_stepping(struct runner *runner, int on)
+static void set_debug(struct runner *runner, const struct operation *operation)
 {
-	struct step_record *record = shared_record(RECORD_DEBUG_CONTROL);
-	uint32_t control = on ? KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP : 0;
+	struct step_record *record = new_record(runner, RECORD_DEBUG_CONTROL);
 
-	record->operation = runner->operation;
-	record->iteration = iteration(runner);
-	record->detail[0] = control;
-	vm_set_debug(&runner->vm, control);
-	runner->stepping = on;
+	record->detail[0] = operation->n;
+	record->detail[1] = operation->a;
+	record->detail[2] = operation->b;
+	vm_set_debug(&runner->vm, operation->n, operation->a, operation->b);
+	runner->stepping = (operation->n & STEPPING) == STEPPING;
+}
+
+/* KVM completes what the exit before has left to do, and returns without entering L2. */
+static void kick(struct runner *runner)
+{
+	struct step_record *record = new_run(runner);
+	struct kvm_run *run = runner->vm.run;
+
+	record->flags |= FLAG_KICKED;
+	run->immediate_exit = 1;
+	enter(runner, record);
+	/* The watchdog sets it, too: its request stands until the next KVM_RUN. */
+	run->immediate_exit = watchdog_stalled();
+	note_return(runner, record);
+	if (record->flags & FLAG_EINTR)
+		return;
+	record->flags |= FLAG_UNEXPECTED;
+	end(STATE_UNEXPECTED, "operation %u: KVM_RUN with immediate_exit: exit reason %u (error %d)",
+	    record->operation, record->exit_reason, record->error);
+}
+
+static void run_to_exit(struct runner *runner, const struct operation *operation)
+{
+	struct step_record *record;
+
+	do {
+		record = run_once(runner);
+	} while (record->flags & FLAG_EINTR);
+	expect_exit(record, operation->a);
+	serve_exit(runner, record);
+}
+
+static void timer_from_table(struct runner *runner, const struct operation *operation)
+{
+	uint32_t delays = runner->job->header->delays;
+
+	if (operation->n > delays || operation->a > delays - operation->n)
+		end(STATE_FAILED, "operation %u: delays beyond the table", runner->operation);
+	timer_table(&runner->timer, operation, runner->job->delays + operation->a);
+}
+
+static void init_vcpu(struct runner *runner)
+{
+	new_record(runner, RECORD_VCPU_INIT);
+	vm_init_vcpu(&runner->vm);
+}
+
+static void write_word(struct runner *runner, const struct operation *operation)
+{
+	struct step_record *record = new_record(runner, RECORD_WRITE);
+
+	record->detail[0] = operation->a;
+	record->detail[1] = vm_instruction(&runner->vm, operation->a);
+	record->detail[2] = operation->b;
+	vm_write(&runner->vm, operation->a, operation->b);
+}
+
+static void unmap(struct runner *runner)
+{
+	new_record(runner, RECORD_UNMAP);
+	vm_unmap(&runner->vm);
+}
+
+/* The operations that may stand anywhere, in a block as well. */
+static void perform_simple(struct runner *runner, const struct operation *operation)
+{
+	switch (operation->code) {
+	case OP_SET_REG:
+		set_register(runner, operation);
+		break;
+	case OP_GET_REG:
+		get_register(runner, operation);
+		break;
+	case OP_DEBUG:
+		set_debug(runner, operation);
+		break;
+	case OP_KICK:
+		kick(runner);
+		break;
+	case OP_RUN:
+		run_to_exit(runner, operation);
+		break;
+	case OP_TIMER_SWEEP:
+		timer_sweep(&runner->timer, operation);
+		break;
+	case OP_TIMER_TABLE:
+		timer_from_table(runner, operation);
+		break;
+	case OP_TIMER_OFF:
+		runner->timer.mode = TIMER_OFF;
+		break;
+	case OP_VCPU_INIT:
+		init_vcpu(runner);
+		break;
+	case OP_WRITE:
+		write_word(runner, operation);
+		break;
+	case OP_UNMAP:
+		unmap(runner);
+		break;
+	default:
+		end(STATE_FAILED, "operation %u: code %u is unknown, or has no place in a block",
+		    runner->operation, operation->code);
+	}
+}
+
+/* --- steps, and what is done in their midst --- */
+
+/* A step has one placement at most: no block gives it another, or has one of its own. */
+static void perform_block(struct runner *runner, enum occasion occasion)
+{
+	const struct block *block = &runner->blocks[occasion];
+	uint32_t step = runner->operation;
+	int placed = runner->placed;
+
+	runner->placed = 1;
+	for (runner->operation = block->begin; runner->operation < block->end; runner->operation++)
+		perform_simple(runner, &runner->job->operations[runner->operation]);
+	runner->operation = step;
+	runner->placed = placed;
+}
+
+/* Returns the PC of the report: a block may change it, and overwrite the record. */
+static uint64_t run_to_report(struct runner *runner)
+{
+	runner->placed = 0;
+	for (;;) {
+		struct step_record *record = run_once(runner);
+
+		if (record->flags & FLAG_EINTR) {
+			perform_block(runner, ON_EINTR);
+		} else if (serve_exit(runner, record)) {
+			perform_block(runner, ON_EXIT);
+		} else {
+			expect_exit(record, KVM_EXIT_DEBUG);
+			return record->pc;
+		}
+	}
 }
 
 static void step(struct runner *runner, const struct operation *operation)
 {
 	for (uint32_t i = 0; i < operation->n; i++) {
-		struct step_record *record = run(runner);
+		uint64_t pc = run_to_report(runner);
 
-		expect_exit(record, KVM_EXIT_DEBUG);
-		if (record->pc == operation->a)
+		perform_block(runner, ON_REPORT);
+		if (pc == operation->a)
 			return;
 	}
 }
 
-static void begin_iteration(struct runner *runner)
-{
-	struct step_record *record = shared_record(RECORD_PASS);
+/* --- the order of the operations --- */
 
-	record->operation = runner->repeats[runner->depth - 1].begin - 1;
-	record->iteration = iteration(runner);
+/* How many operations follow this one in the innermost repeat, or in the job. */
+static uint32_t operations_left(const struct runner *runner)
+{
+	uint32_t last = runner->depth ? runner->repeats[runner->depth - 1].end
+				      : runner->job->header->operations;
+
+	return last - (runner->operation + 1);
+}
+
+static void set_block(struct runner *runner, const struct operation *operation)
+{
+	uint32_t begin = runner->operation + 1;
+
+	if (operation->kind >= OCCASIONS || operation->a > operations_left(runner))
+		end(STATE_FAILED, "operation %u: a block for no occasion, or one without an end",
+		    runner->operation);
+	runner->blocks[operation->kind] = (struct block){ begin, begin + operation->a };
+	runner->operation += operation->a;
+}
+
+static void begin_pass(struct runner *runner)
+{
+	struct step_record *record;
+
+	if (runner->depth > 1)
+		return;
+	record = new_record(runner, RECORD_PASS);
+	record->operation = runner->repeats[0].begin - 1;
 	record->detail[0] = iteration(runner);
 }
 
@@ -375,15 +522,15 @@ static void begin_repeat(struct runner *runner, const struct operation *operatio
 	if (runner->depth == REPEAT_DEPTH)
 		end(STATE_FAILED, "operation %u: more than %d nested repeats", runner->operation,
 		    REPEAT_DEPTH);
+	if (!operation->n || !operation->a || operation->a > operations_left(runner))
+		end(STATE_FAILED, "operation %u: a repeat of nothing, or one without an end",
+		    runner->operation);
 	repeat = &runner->repeats[runner->depth++];
 	repeat->begin = runner->operation + 1;
+	repeat->end = repeat->begin + operation->a;
 	repeat->left = operation->n;
 	repeat->iteration = 0;
-	if (!operation->n || !operation->a ||
-	    operation->a > runner->job->header->operations - repeat->begin)
-		end(STATE_FAILED, "operation %u: a repeat of nothing", runner->operation);
-	repeat->end = repeat->begin + operation->a;
-	begin_iteration(runner);
+	begin_pass(runner);
 }
 
 /* After an operation: the next one, or the begin of the innermost repeat that goes on. */
@@ -398,24 +545,12 @@ static uint32_t next_operation(struct runner *runner)
 			break;
 		if (--repeat->left) {
 			repeat->iteration++;
-			begin_iteration(runner);
+			begin_pass(runner);
 			return repeat->begin;
 		}
 		runner->depth--;
 	}
 	return next;
-}
-
-static void timer_table(struct runner *runner, const struct operation *operation)
-{
-	uint32_t delays = runner->job->header->delays;
-
-	if (operation->n > delays || operation->a > delays - operation->n)
-		end(STATE_FAILED, "operation %u: delays beyond the table", runner->operation);
-	runner->timer.mode = TIMER_TABLE;
-	runner->timer.kind = operation->kind;
-	runner->timer.next = operation->a;
-	runner->timer.left = operation->n;
 }
 
 static void load_payload(struct runner *runner)
@@ -427,43 +562,19 @@ static void load_payload(struct runner *runner)
 
 static void perform(struct runner *runner, const struct operation *operation)
 {
+	runner->placed = 0;
 	switch (operation->code) {
-	case OP_SET_REG:
-		set_register(runner, operation);
-		break;
-	case OP_GET_REG:
-		get_register(runner, operation);
-		break;
-	case OP_STEP_ON:
-		set_stepping(runner, 1);
-		break;
-	case OP_STEP_OFF:
-		set_stepping(runner, 0);
-		break;
 	case OP_STEP:
 		step(runner, operation);
-		break;
-	case OP_RUN:
-		expect_exit(run(runner), operation->a);
-		break;
-	case OP_TIMER_SWEEP:
-		runner->timer.mode = TIMER_SWEEP;
-		runner->timer.kind = operation->kind;
-		runner->timer.first = operation->a;
-		runner->timer.stride = operation->b;
-		break;
-	case OP_TIMER_TABLE:
-		timer_table(runner, operation);
-		break;
-	case OP_TIMER_OFF:
-		runner->timer.mode = TIMER_OFF;
 		break;
 	case OP_REPEAT:
 		begin_repeat(runner, operation);
 		break;
+	case OP_ON:
+		set_block(runner, operation);
+		break;
 	default:
-		end(STATE_FAILED, "operation %u: unknown code %u", runner->operation,
-		    operation->code);
+		perform_simple(runner, operation);
 	}
 }
 
@@ -472,7 +583,7 @@ void job_run(const struct job *job)
 	static struct runner runner;
 
 	runner.job = job;
-	create_timers(&runner.timer);
+	timer_create_both(&runner.timer);
 	vm_create(&runner.vm, job->header->load_address, job->header->memory_bytes);
 	load_payload(&runner);
 	watchdog_start(runner.vm.run, job->header->stall_ns);

@@ -62,35 +62,52 @@ static void init_vgic(int device)
 			     "vgic init");
 }
 
-static void create_vcpu(struct vm *vm, int kvm)
+void vm_init_vcpu(const struct vm *vm)
 {
 	struct kvm_vcpu_init init;
-	int size;
 
-	vm->vcpu = checked_ioctl(vm->fd, KVM_CREATE_VCPU, 0, "KVM_CREATE_VCPU");
 	checked_ioctl(vm->fd, KVM_ARM_PREFERRED_TARGET, &init, "KVM_ARM_PREFERRED_TARGET");
 	init.features[0] |= 1u << KVM_ARM_VCPU_PSCI_0_2;
 	checked_ioctl(vm->vcpu, KVM_ARM_VCPU_INIT, &init, "KVM_ARM_VCPU_INIT");
+}
+
+static void create_vcpu(struct vm *vm, int kvm)
+{
+	int size;
+
+	vm->vcpu = checked_ioctl(vm->fd, KVM_CREATE_VCPU, 0, "KVM_CREATE_VCPU");
+	vm_init_vcpu(vm);
 	size = checked_ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0, "KVM_GET_VCPU_MMAP_SIZE");
 	vm->run = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, vm->vcpu, 0);
 	if (vm->run == MAP_FAILED)
 		end(STATE_FAILED, "mapping kvm_run: %s", strerror(errno));
 }
 
-static void create_memory(struct vm *vm)
+static void set_memory_slot(const struct vm *vm, uint64_t bytes)
 {
 	struct kvm_userspace_memory_region slot = {
 		.guest_phys_addr = vm->load_address,
-		.memory_size = vm->memory_bytes,
+		.memory_size = bytes,
+		.userspace_addr = (uintptr_t)vm->memory,
 	};
 
+	checked_ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &slot, "KVM_SET_USER_MEMORY_REGION");
+}
+
+static void create_memory(struct vm *vm)
+{
 	/* Populated now: no host page fault may fall into a step window. */
 	vm->memory = mmap(NULL, vm->memory_bytes, PROT_READ | PROT_WRITE,
 			  MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	if (vm->memory == MAP_FAILED)
 		end(STATE_FAILED, "%zu bytes for L2: %s", vm->memory_bytes, strerror(errno));
-	slot.userspace_addr = (uintptr_t)vm->memory;
-	checked_ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &slot, "KVM_SET_USER_MEMORY_REGION");
+	set_memory_slot(vm, vm->memory_bytes);
+}
+
+void vm_unmap(const struct vm *vm)
+{
+	set_memory_slot(vm, 0);	/* a slot of no size is deleted (KVM API, 4.35) */
+	set_memory_slot(vm, vm->memory_bytes);
 }
 
 void vm_create(struct vm *vm, uint64_t load_address, size_t memory_bytes)
@@ -126,11 +143,21 @@ void vm_set_register(const struct vm *vm, uint64_t id, uint64_t value)
 		    strerror(errno));
 }
 
-void vm_set_debug(const struct vm *vm, uint32_t control)
+void vm_set_debug(const struct vm *vm, uint32_t control, uint64_t bvr, uint64_t bcr)
 {
-	struct kvm_guest_debug debug = { .control = control };
+	struct kvm_guest_debug debug = {
+		.control = control,
+		.arch = { .dbg_bvr = { bvr }, .dbg_bcr = { bcr } },
+	};
 
 	checked_ioctl(vm->vcpu, KVM_SET_GUEST_DEBUG, &debug, "KVM_SET_GUEST_DEBUG");
+}
+
+void vm_make_runnable(const struct vm *vm)
+{
+	struct kvm_mp_state state = { .mp_state = KVM_MP_STATE_RUNNABLE };
+
+	checked_ioctl(vm->vcpu, KVM_SET_MP_STATE, &state, "KVM_SET_MP_STATE");
 }
 
 static void interrupt(int signal)
@@ -146,13 +173,32 @@ void vm_interruptible_by(int signal)
 		end(STATE_FAILED, "sigaction: %s", strerror(errno));
 }
 
-uint32_t vm_instruction(const struct vm *vm, uint64_t address)
+/* Where L1 sees an IPA of L2; NULL if the word there is not wholly inside the memory slot. */
+static uint8_t *word_at(const struct vm *vm, uint64_t address)
 {
 	uint64_t offset = address - vm->load_address;
-	uint32_t word;
 
-	if (offset > vm->memory_bytes - sizeof(word))
-		return 0;
-	memcpy(&word, vm->memory + offset, sizeof(word));
+	if (offset > vm->memory_bytes - sizeof(uint32_t))
+		return NULL;
+	return vm->memory + offset;
+}
+
+uint32_t vm_instruction(const struct vm *vm, uint64_t address)
+{
+	const uint8_t *there = word_at(vm, address);
+	uint32_t word = 0;
+
+	if (there)
+		memcpy(&word, there, sizeof(word));
 	return word;
+}
+
+void vm_write(const struct vm *vm, uint64_t address, uint32_t word)
+{
+	uint8_t *there = word_at(vm, address);
+
+	if (!there)
+		end(STATE_FAILED, "no memory of L2 is at %#llx", (unsigned long long)address);
+	memcpy(there, &word, sizeof(word));
+	__builtin___clear_cache((char *)there, (char *)there + sizeof(word));
 }

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from qemu_diff.abi import RecordKind, SharedState, TruthKind
+from qemu_diff.abi import RecordFlag, RecordKind, SharedState, TruthKind
 from qemu_diff.compare.decode import Program, program_of
 from qemu_diff.compare.observation import Observation, merge, observe
 from qemu_diff.compare.placements import missed_delays
-from qemu_diff.compare.verdict import judged_cell, unjudged_cell
+from qemu_diff.compare.verdict import NOT_REDIRECTED, judged_cell, unjudged_cell
 from qemu_diff.drive.in_guest import RECORDS, TIMER_LOG, TRUTH, Boot, Tools, boot
-from qemu_diff.drive.job import Job, fill_job, quiet_job, sweep_job, table_job
+from qemu_diff.drive.job import Job, Routine, fill_job, quiet_job, sweep_job, table_job
 from qemu_diff.errors import InfrastructureError, LostGuestError
 from qemu_diff.events import Stage
 from qemu_diff.flood.placement import Sweep, random_delays, sweep
@@ -32,6 +32,10 @@ ATTEMPTS = 2
 LEARNING_PASSES = 5
 LEARNING_DELAY_NS = 1_000_000
 """Longer than any step: the timer is armed and programmed, but never fires inside a window."""
+
+ASSUMED_RUNS, ASSUMED_INSTRUCTIONS, ASSUMED_RECORDS = 4, 16, 4
+"""Where nothing is learnt: returns of each instruction of a payload with so many more, as loops,
+handlers and signals make them; and records of each return, as blocks of a job make them."""
 
 FILL_ROUNDS = 3
 FILL_SPREAD_NS = 12
@@ -55,12 +59,14 @@ USABLE_CAPACITY = RECORD_CAPACITY * 9 // 10
 class CellContext:
     """What a cell needs besides its own description.
 
+    :param routine: the cell's job, for its payload.
     :param directory: the cell's own, for everything its boots leave.
     :param budget_s: wall-clock seconds of one boot.
     """
 
     build: Build
     payload: Payload
+    routine: Routine
     tools: Tools
     directory: Path
     budget_s: float
@@ -101,15 +107,21 @@ class _CellRunner:
         self._program: Program = program_of(context.payload)
         self.attempts = 1
         self.warnings: dict[str, None] = {}
+        self._redirects = 0
 
     def judge(self) -> CellResult:
-        return judged_cell(self._cell, merge(list(self._observations())), self._listing)
+        result = judged_cell(self._cell, merge(list(self._observations())), self._listing)
+        if not self._cell.machine.redirect_at:
+            return result
+        if not self._redirects:
+            return unjudged_cell(self._cell, CellVerdict.LOST, NOT_REDIRECTED)
+        return replace(result, redirects=self._redirects)
 
     def _observations(self) -> Iterator[Observation]:
         placement = self._cell.flood.placement
         if placement is Placement.NONE:
             passes = self._cell.flood.count
-            yield self._observe("run", quiet_job(self._context.payload, passes))
+            yield self._observe("run", quiet_job(self._context.routine, passes))
             return
         learnt = self._learn()
         if placement is Placement.RANDOM:
@@ -119,21 +131,25 @@ class _CellRunner:
 
     # --- floods ---
 
-    def _learn(self) -> Trace:
+    def _learn(self) -> Learnt:
+        """What a flood has to know of a quiet pass; a campaign that names the interval knows."""
+        last_ns = self._cell.flood.last_ns
+        if last_ns is not None:
+            return assumed(self._context.payload, last_ns)
         quiet = Sweep(LEARNING_DELAY_NS, 0, LEARNING_PASSES)
-        job = sweep_job(self._context.payload, self._cell.flood.source, quiet)
-        return self._boot("learn", job)
+        job = sweep_job(self._context.routine, self._cell.flood.source, quiet)
+        return learnt_from(self._boot("learn", job))
 
-    def _random(self, learnt: Trace) -> Observation:
+    def _random(self, learnt: Learnt) -> Observation:
         flood, seed = self._cell.flood, self._cell.seed
-        steps = int(_runs_per_pass(learnt) * flood.count * RANDOM_SLACK)
-        delays = random_delays(flood, longest_window(learnt), steps, seed)
-        job = table_job(self._context.payload, flood.source, flood.count, delays)
+        steps = int(learnt.runs_per_pass * flood.count * RANDOM_SLACK)
+        delays = random_delays(flood, learnt.longest_ns, steps, seed)
+        job = table_job(self._context.routine, flood.source, flood.count, delays)
         return self._observe("random", job)
 
-    def _sweep(self, learnt: Trace) -> Iterator[Observation]:
-        whole = sweep(self._cell.flood, longest_window(learnt))
-        most = max(1, int(USABLE_CAPACITY / _records_per_pass(learnt)))
+    def _sweep(self, learnt: Learnt) -> Iterator[Observation]:
+        whole = sweep(self._cell.flood, learnt.longest_ns)
+        most = max(1, int(USABLE_CAPACITY / learnt.records_per_pass))
         observed = []
         for number, begin in enumerate(range(0, whole.passes, most)):
             part = replace(
@@ -141,16 +157,16 @@ class _CellRunner:
                 first_ns=whole.first_ns + begin * whole.step_ns,
                 passes=min(most, whole.passes - begin),
             )
-            job = sweep_job(self._context.payload, self._cell.flood.source, part)
+            job = sweep_job(self._context.routine, self._cell.flood.source, part)
             observed.append(self._observe(f"sweep-{number}", job))
             yield observed[-1]
         if whole.step_ns == 1:
-            yield from self._fill(observed, most)
+            yield from self._fill(observed, min(most, self._context.routine.most_fills))
 
     def _fill(self, observed: list[Observation], most: int) -> Iterator[Observation]:
         """Place again what an interrupt of L1's own had displaced.
 
-        :param most: passes that one boot has room for.
+        :param most: passes that one boot and one job have room for.
         """
         for number in range(FILL_ROUNDS):
             whole = merge(observed)
@@ -158,7 +174,7 @@ class _CellRunner:
             delays = missed_delays(whole.steps, whole.placements, spread_ns)
             if not delays:
                 return
-            job = fill_job(self._context.payload, self._cell.flood.source, delays[:most])
+            job = fill_job(self._context.routine, self._cell.flood.source, delays[:most])
             observed.append(self._observe(f"fill-{number}", job))
             yield observed[-1]
 
@@ -180,6 +196,7 @@ class _CellRunner:
             self.warnings.update(dict.fromkeys(done.exit.warnings))
             unjudged = _unjudged(done, self._context.budget_s)
             if unjudged is None:
+                self._redirects += done.redirects
                 return self._read(done)
             endings.append(unjudged)
             if not unjudged.worth_another_try:
@@ -215,8 +232,9 @@ class _CellRunner:
         )
 
     def _progress(self, name: str, job: Job) -> Callable[[int], None]:
-        passes = sum(one.n for one in job.operations if one.code.name == "REPEAT")
-        expected = max(1, passes * (self._context.payload.end - self._context.payload.begin) // 4)
+        expected = max(
+            1, job.passes * (self._context.payload.end - self._context.payload.begin) // 4
+        )
 
         def report(heartbeat: int) -> None:
             fraction = min(1.0, heartbeat / expected)
@@ -251,25 +269,48 @@ def kvm_mode(trace: Trace) -> KvmMode | None:
 # --- what quiet passes teach ---
 
 
+@dataclass(frozen=True)
+class Learnt:
+    """What a flood has to know of a pass without one.
+
+    :param longest_ns: see :func:`longest_window`.
+    :param runs_per_pass: returns from KVM_RUN.
+    :param records_per_pass: records of any kind.
+    """
+
+    longest_ns: int
+    runs_per_pass: float
+    records_per_pass: float
+
+
+def learnt_from(trace: Trace) -> Learnt:
+    """What ``LEARNING_PASSES`` quiet passes show."""
+    runs = float(np.sum(trace.records["kind"] == RecordKind.RUN))
+    return Learnt(
+        longest_window(trace), runs / LEARNING_PASSES, len(trace.records) / LEARNING_PASSES
+    )
+
+
+def assumed(payload: Payload, longest_ns: int) -> Learnt:
+    """More than any job of ours makes of a pass."""
+    instructions = (payload.end - payload.begin) // 4
+    runs = ASSUMED_RUNS * (instructions + ASSUMED_INSTRUCTIONS)
+    return Learnt(longest_ns, runs, ASSUMED_RECORDS * runs)
+
+
 def longest_window(trace: Trace) -> int:
     """From arming to the return from KVM_RUN, the longest step of the payload, in ns.
 
+    What follows in the same step, after an exit that user space served, has no timer.
     Of each instruction the shortest pass counts: the first has stage-2 faults, others L1's tick.
     """
-    runs = trace.records[trace.records["kind"] == RecordKind.RUN]
+    armed = (trace.records["flags"] & RecordFlag.TIMER_ARMED) != 0
+    runs = trace.records[(trace.records["kind"] == RecordKind.RUN) & armed]
     length = (runs["returned_at"] - runs["armed_at"]).astype(np.int64)
     _, instruction = np.unique(runs["pc"], return_inverse=True)
     shortest: NDArray[np.int64] = np.full(instruction.max() + 1, np.iinfo(np.int64).max)
     np.minimum.at(shortest, instruction, length)
     return int(shortest.max())
-
-
-def _runs_per_pass(trace: Trace) -> float:
-    return float(np.sum(trace.records["kind"] == RecordKind.RUN)) / LEARNING_PASSES
-
-
-def _records_per_pass(trace: Trace) -> float:
-    return len(trace.records) / LEARNING_PASSES
 
 
 # --- boots that left nothing to judge ---
@@ -300,9 +341,17 @@ def _unjudged(done: Boot, budget_s: float) -> _Unjudged | None:
     if no_progress := _no_progress(done, header, budget_s):
         return no_progress
     if header.state is SharedState.DONE and ended.ending is Ending.EXITED:
-        return None
+        return _without_redirects(done)
     again = header.state is not SharedState.FAILED
     return _Unjudged(CellVerdict.LOST, _loss(done, header, budget_s), again)
+
+
+def _without_redirects(done: Boot) -> _Unjudged | None:
+    """A machine that was no ``async_first`` for all of its run tells nothing of one."""
+    if not done.redirector:
+        return None
+    reason = f"async_first was not kept up: {done.redirector}"
+    return _Unjudged(CellVerdict.LOST, reason, worth_another_try=True)
 
 
 def _no_progress(done: Boot, header: SharedHeader, budget_s: float) -> _Unjudged | None:

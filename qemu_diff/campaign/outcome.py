@@ -17,21 +17,18 @@ class ExitCode(IntEnum):
 
 
 def exit_code(result: CampaignResult) -> ExitCode:
-    """A finding outweighs what was lost beside it."""
+    """A finding outweighs what was lost beside it; what was skipped changes nothing."""
     if unexpected_cells(result) or any(
         pair.outcome is PairOutcome.REGRESSED for pair in result.pairs
     ):
         return ExitCode.UNEXPECTED
     lost = any(cell.verdict is CellVerdict.LOST for cell in result.cells)
-    if lost or not result.complete or not result.cells:
+    judged = any(cell.verdict.judged for cell in result.cells)
+    if lost or not judged or not result.complete:
         return ExitCode.LOST
     return ExitCode.AS_EXPECTED
 
 
 def unexpected_cells(result: CampaignResult) -> tuple[CellResult, ...]:
     """Judged cells that did not do what the campaign expects."""
-    return tuple(
-        cell
-        for cell in result.cells
-        if cell.verdict is not CellVerdict.LOST and not cell.as_expected
-    )
+    return tuple(cell for cell in result.cells if cell.verdict.judged and not cell.as_expected)

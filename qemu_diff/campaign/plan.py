@@ -2,7 +2,8 @@
 
 A cell's id says what the cell is, and nothing about the campaign around it: the parts
 ``KERNEL.PAYLOAD.KVM_MODE.FLOOD``, and after them only what differs from the default.
-``unpatched.trapped_sysreg.vhe.host_timer-sweep`` is a sweep of the whole step window at 1 ns, and
+``unpatched.trapped_sysreg.vhe.host_timer-sweep`` is a sweep of the whole step window at 1 ns,
+``unpatched.hvc.vhe.job-kick.quiet`` runs another job, and
 ``unpatched.hvc.nvhe.quiet.cpu-cortex-a57`` has no flood and another CPU. Names hold no dots, and
 each optional part begins in a way of its own, so different cells can't share an id.
 """
@@ -13,9 +14,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 
 from qemu_diff.model import (
+    DEFAULT_JOB,
     Campaign,
     Cell,
     Driver,
+    ExceptionOrder,
     Expectation,
     FloodSource,
     FloodSpec,
@@ -29,17 +32,19 @@ _SEED_BITS = 31
 
 
 def plan(campaign: Campaign) -> tuple[Cell, ...]:
-    """The matrix, scenario by scenario, payload by payload, machine by machine.
+    """The matrix, scenario by scenario, payload by payload, job by job, machine by machine.
 
     A point's kernels follow each other, in the order of the campaign file: a run that is cut off
     has both sides of each pair that it began, but for the last.
     """
     return tuple(
-        _cell(campaign, scenario, kernel.name, payload, machine)
+        _cell(campaign, scenario, kernel.name, payload=payload, job=job, machine=machine)
         for scenario in campaign.scenarios
         for payload in scenario.payloads
+        for job in scenario.jobs
         for machine in scenario.machines
         for kernel in campaign.kernels
+        if not scenario.kernels or kernel.name in scenario.kernels
     )
 
 
@@ -56,9 +61,15 @@ def pairs(campaign: Campaign, cells: Sequence[Cell]) -> tuple[tuple[Cell, Cell],
 
 
 def _cell(
-    campaign: Campaign, scenario: ScenarioSpec, kernel: str, payload: str, machine: MachineSpec
+    campaign: Campaign,
+    scenario: ScenarioSpec,
+    kernel: str,
+    *,
+    payload: str,
+    job: str,
+    machine: MachineSpec,
 ) -> Cell:
-    point = ".".join(_point_parts(payload, machine, scenario.flood, scenario.driver))
+    point = ".".join(_point_parts(payload, job, machine, scenario.flood, scenario.driver))
     return Cell(
         id=f"{kernel}.{point}",
         kernel=kernel,
@@ -67,27 +78,40 @@ def _cell(
         flood=scenario.flood,
         driver=scenario.driver,
         seed=_seed(campaign.seed, point),
-        expected=_expected(scenario.expect, kernel, payload),
+        expected=_expected(scenario.expect, kernel, payload, job),
+        job=job,
     )
 
 
 def _point_of(cell: Cell) -> str:
     """A cell's id without its kernel: the same for both sides of a pair."""
-    return ".".join(_point_parts(cell.payload, cell.machine, cell.flood, cell.driver))
+    return ".".join(_point_parts(cell.payload, cell.job, cell.machine, cell.flood, cell.driver))
 
 
 def _point_parts(
-    payload: str, machine: MachineSpec, flood: FloodSpec, driver: Driver
+    payload: str, job: str, machine: MachineSpec, flood: FloodSpec, driver: Driver
 ) -> Iterator[str]:
     yield payload
     yield machine.kvm_mode
+    if job != DEFAULT_JOB:
+        yield f"job-{job}"
     yield from _flood_parts(flood)
     if machine.cpu != MachineSpec.cpu:
         yield f"cpu-{machine.cpu}"
     if machine.memory_mib != MachineSpec.memory_mib:
         yield f"mem-{machine.memory_mib}"
+    if machine.exception_order is not ExceptionOrder.TCG:
+        yield from _order_parts(machine)
     if driver is not Driver.IN_GUEST:
         yield f"driver-{driver}"
+
+
+def _order_parts(machine: MachineSpec) -> Iterator[str]:
+    yield f"{machine.exception_order}-{machine.pending}"
+    if machine.redirects != MachineSpec.redirects:
+        yield f"redirects-{machine.redirects}"
+    if machine.redirect_at:
+        yield "at-" + "+".join(machine.redirect_at)
 
 
 def _flood_parts(flood: FloodSpec) -> Iterator[str]:
@@ -111,9 +135,8 @@ def _seed(campaign_seed: int, point: str) -> int:
 
 
 def _expected(
-    expect: Iterable[tuple[str, str, Expectation]], kernel: str, payload: str
-) -> Expectation:
-    for of_kernel, of_payload, expectation in expect:
-        if (of_kernel, of_payload) == (kernel, payload):
-            return expectation
-    return Expectation.PASS
+    expect: Iterable[tuple[str, str, tuple[Expectation, ...]]], kernel: str, payload: str, job: str
+) -> tuple[Expectation, ...]:
+    of_kernel = {what: expected for name, what, expected in expect if name == kernel}
+    of_payload = of_kernel.get(payload, (Expectation.PASS,))
+    return of_kernel.get(f"{payload}/{job}", of_payload)

@@ -8,76 +8,32 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from qemu_diff.campaign.cell import CellContext, read_boot, run_cell
+from qemu_diff.campaign.peer_cell import PeerContext, run_peer_cell
 from qemu_diff.campaign.plan import pairs
+from qemu_diff.campaign.prepare import Places, Prepared
 from qemu_diff.compare.decode import program_of
 from qemu_diff.compare.pair import pair_result, pass_of_steps, side_by_side
 from qemu_diff.compare.verdict import unjudged_cell
-from qemu_diff.drive.in_guest import Tools
-from qemu_diff.errors import InfrastructureError, KernelBuildError
-from qemu_diff.events import stage
-from qemu_diff.guest.image import build_payload, build_stepvmm
+from qemu_diff.errors import InfrastructureError
+from qemu_diff.events import Stage, stage
 from qemu_diff.guest.process import Cancelled
-from qemu_diff.guest.qemu import check_cpu, find_qemu
-from qemu_diff.kernels import build_kernel
 from qemu_diff.model import (
-    Build,
     Campaign,
     CampaignResult,
     Cell,
     CellResult,
     CellVerdict,
-    KernelIdentity,
+    Driver,
     PairResult,
-    Payload,
-    Provenance,
     SideBySide,
 )
 from qemu_diff.trace.listing import Listing
-from qemu_diff.truth.plugin import prepare_plugin
 
 Publish = Callable[[CampaignResult], None]
-
-
-@dataclass(frozen=True)
-class Places:
-    """Directories of a run.
-
-    :param cells: gets one directory per cell.
-    """
-
-    guest_images: Path
-    cache: Path
-    cells: Path
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What is ready before the first cell boots.
-
-    :param broken: kernel → why it could not be built.
-    """
-
-    tools: Tools
-    payloads: dict[str, Payload]
-    builds: dict[str, Build]
-    broken: dict[str, str]
-
-    @property
-    def provenance(self) -> Provenance:
-        """What the results are measured with."""
-        return Provenance(
-            kernels=tuple(
-                KernelIdentity(name, build.release, build.key)
-                for name, build in self.builds.items()
-            ),
-            qemu=self.tools.qemu.version,
-            qemu_identity=self.tools.qemu.identity,
-            phantom_rule=self.tools.plugin.rule.value,
-        )
 
 
 def run_campaign(
@@ -99,39 +55,6 @@ def run_campaign(
     """
     run = _Run(campaign, tuple(cells), places, prepared, publish)
     return run.run(jobs)
-
-
-def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepared:
-    """Everything that cells need; what is cheap and may be missing comes first.
-
-    :raises UserError: a tool is missing, a source or a patch is wrong.
-    :raises InfrastructureError: no truth plugin can be had.
-    """
-    qemu = find_qemu()
-    for cell in cells:
-        check_cpu(qemu, cell.machine.cpu)
-    tools = Tools(
-        qemu,
-        prepare_plugin(qemu, places.guest_images, places.cache),
-        build_stepvmm(places.guest_images, places.cache),
-    )
-    payloads = {
-        name: build_payload(name, places.guest_images, places.cache)
-        for name in sorted({cell.payload for cell in cells})
-    }
-    for payload in payloads.values():
-        program_of(payload)
-    builds: dict[str, Build] = {}
-    broken: dict[str, str] = {}
-    needed = {cell.kernel for cell in cells}
-    for spec in campaign.kernels:
-        if spec.name not in needed:
-            continue
-        try:
-            builds[spec.name] = build_kernel(spec)
-        except KernelBuildError as error:
-            broken[spec.name] = str(error)
-    return Prepared(tools, payloads, builds, broken)
 
 
 class _Run:
@@ -184,28 +107,42 @@ class _Run:
 
     def _run_cell(self, cell: Cell) -> CellResult:
         started = time.monotonic()
-        if cell.kernel in self._prepared.broken:
-            return unjudged_cell(cell, CellVerdict.LOST, self._prepared.broken[cell.kernel])
+        kernels = self._prepared.kernels
+        if cell.kernel in kernels.broken:
+            return unjudged_cell(cell, CellVerdict.LOST, kernels.broken[cell.kernel])
+        if cell.kernel in kernels.left_out:
+            return unjudged_cell(cell, CellVerdict.SKIPPED, kernels.left_out[cell.kernel])
         with stage("cell", cell.id) as running:
             if self._cancel.is_set():
                 raise Cancelled
             directory = self._places.cells / cell.id
             shutil.rmtree(directory, ignore_errors=True)
-            context = CellContext(
-                build=self._prepared.builds[cell.kernel],
-                payload=self._prepared.payloads[cell.payload],
-                tools=self._prepared.tools,
-                directory=directory,
-                budget_s=self._campaign.budget_s,
-                cancel=self._cancel,
-            )
             try:
-                result = run_cell(cell, context, running)
+                result = self._driven(cell, directory, running)
             except Cancelled:
                 # Half a boot proves nothing, and its files are large.
                 shutil.rmtree(directory, ignore_errors=True)
                 raise
         return replace(result, duration_s=round(time.monotonic() - started, 3))
+
+    def _driven(self, cell: Cell, directory: Path, running: Stage) -> CellResult:
+        prepared = self._prepared
+        build = prepared.kernels.builds[cell.kernel]
+        budget_s = self._campaign.budget_s
+        if cell.driver is Driver.SELFTEST:
+            selftest = prepared.kernels.selftests[cell.kernel]
+            peer = PeerContext(build, selftest, prepared.peer, directory, budget_s, self._cancel)
+            return run_peer_cell(cell, peer)
+        context = CellContext(
+            build=build,
+            payload=prepared.payloads[cell.payload],
+            routine=prepared.routines[cell.job, cell.payload],
+            tools=prepared.tools,
+            directory=directory,
+            budget_s=budget_s,
+            cancel=self._cancel,
+        )
+        return run_cell(cell, context, running)
 
     def _add(self, result: CellResult) -> None:
         self._done[result.cell.id] = result

@@ -15,13 +15,20 @@ closes it (ESR_EL2.EC):
 And L2 must go on where the report says it is, unless the job wrote PC.
 
 Repeats of one PC count once if a synchronous exit that is not the step exception follows the first
-(a stage-2 fault or a first FP use, after which the instruction executes again). A branch raises no
-exception of its own, and an entry in Active-pending none but the step exception: after these, a
-synchronous exit excuses nothing.
+(a stage-2 fault or a first FP use, after which the instruction executes again). A branch, SVC, UDF
+or ERET raises no exception to EL2 of its own, a BRK's is reported, and an entry in Active-pending
+raises none but the step exception: after these, a synchronous exit excuses nothing. Nor does one
+that was redirected to the interrupt vector, for that is the step exception.
 
-A job that interferes in mid-step has no claim on that step: a correct kernel reports a spent step
-at once where PC was written to, and forgets it when stepping is turned off
-(``kvm_arch_vcpu_ioctl_set_guest_debug()``).
+SVC and UDF take their exception inside L2: the step is spent, and the Software Step exception due,
+at the vector's first instruction (DDI 0487, D2.12.3: taking an exception to an Exception level at
+which software step is enabled goes from Active-not-pending to Active-pending).
+
+A job that interferes in mid-step has no claim on that step. A correct kernel reports a spent step
+at once where PC was written to. It forgets it when stepping is turned off
+(``kvm_arch_vcpu_ioctl_set_guest_debug()`` clears ``DBG_SS_ACTIVE_PENDING``), and when the vCPU is
+initialised again; the report after that is judged: one instruction, from where user space last saw
+L2.
 """
 
 from __future__ import annotations
@@ -41,7 +48,7 @@ from qemu_diff.abi import (
     TruthRecords,
     VectorSlot,
 )
-from qemu_diff.compare.decode import Program
+from qemu_diff.compare.decode import UNKNOWN_MODE, Program
 from qemu_diff.compare.slices import (
     UNKNOWN_PC,
     Executions,
@@ -49,6 +56,8 @@ from qemu_diff.compare.slices import (
     executions,
     exits_through,
     group_slices,
+    last_of,
+    modes_before_runs,
     slice_truth,
 )
 from qemu_diff.model import ViolationKind
@@ -86,8 +95,10 @@ class Steps:
     :param reported_pc: the report.
     :param executed: number of executed instructions, repeats collapsed.
     :param first_executed: PC of the first of them, or ``UNKNOWN_PC``.
-    :param active_pending: bool: L2 was entered in Active-pending (a phantom was seen).
+    :param active_pending: bool: L2 was entered in Active-pending (a phantom was seen, and not at
+        once after an executed instruction: SVC comes to its vector without an entry).
     :param irq_exits: exits through the IRQ vector.
+    :param redirects: Software Step exceptions that were turned into interrupts.
     :param outcome: :class:`Judged`.
     """
 
@@ -99,6 +110,7 @@ class Steps:
     first_executed: NDArray[np.int64]
     active_pending: NDArray[np.bool_]
     irq_exits: NDArray[np.int64]
+    redirects: NDArray[np.int64]
     outcome: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -127,10 +139,12 @@ def judge(
     number = np.arange(len(groups.run))
     executed = np.bincount(done.group, minlength=len(number)).astype(np.int64)
     reported = runs["pc"][groups.run].astype(np.int64)
-    outcome = _outcomes(runs, groups, executed, _last_executions(runs, done, number), program)
+    last = _last_executions(runs, done, number, modes_before_runs(records))
+    outcome = _outcomes(runs, groups, executed, last, program)
     _check_continuity(outcome, groups, truth, slices.group, number)
-    keep = groups.closed & groups.stepping & ~_spent(runs, groups, done)
-    entered_pending = slices.group[phantom & (slices.group >= 0)]
+    keep = groups.closed & groups.stepping & ~groups.unfinished & ~_spent(runs, groups, done)
+    entered = _entered_pending(truth, phantom)
+    redirects = truth["kind"] == TruthKind.REDIRECT
     return Steps(
         first_run=groups.first_run[keep],
         run=groups.run[keep],
@@ -138,33 +152,42 @@ def judge(
         reported_pc=reported[keep],
         executed=executed[keep],
         first_executed=_first_of_group(done.pc, done.group, number)[keep],
-        active_pending=np.bincount(entered_pending, minlength=len(number))[keep] > 0,
-        irq_exits=_count_exits(truth, slices.group, VectorSlot.IRQ, len(number))[keep],
+        active_pending=_count(entered, slices.group, number)[keep] > 0,
+        irq_exits=_count(exits_through(truth, VectorSlot.IRQ), slices.group, number)[keep],
+        redirects=_count(redirects, slices.group, number)[keep],
         outcome=outcome[keep],
     )
 
 
 def _spent(runs: StepRecords, groups: Groups, done: Executions) -> NDArray[np.bool_]:
-    """Groups that begin with a written PC while a step is spent, but not reported. Shape (g,)."""
-    spent = np.zeros(len(groups.run), dtype=bool)
-    after = np.append(False, ~groups.closed[:-1]) if len(spent) else spent
+    """Groups that begin while a step is spent, but not reported: PC was written. Shape (g,)."""
+    if not len(runs):
+        return np.zeros(0, dtype=bool)
     stepped = ((runs["flags"] & RecordFlag.STEPPING) != 0) & (
         np.bincount(done.run, minlength=len(runs)) > 0
     )
-    for group in np.flatnonzero(groups.pc_written & after).tolist():
-        begin, end = groups.first_run[group - 1], groups.first_run[group]
-        stops = np.flatnonzero(groups.stopped[begin + 1 : end + 1])
-        since = begin + 1 + stops[-1] if len(stops) else begin
-        carried = spent[group - 1] and not len(stops)
-        spent[group] = carried or bool(np.any(stepped[since:end]))
-    return spent
+    before = np.append(0, np.cumsum(stepped))
+    forgets = groups.afresh.copy()
+    forgets[groups.first_run[groups.after_report]] = True
+    since = np.maximum(last_of(forgets), 0)[groups.first_run]
+    return np.asarray(before[groups.first_run] > before[since])
 
 
-def _count_exits(
-    truth: TruthRecords, row_group: NDArray[np.int64], slot: VectorSlot, groups: int
+def _entered_pending(truth: TruthRecords, phantom: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Phantoms that an entry in Active-pending made. Shape (t,)."""
+    instruction = truth["kind"] == TruthKind.INSTRUCTION
+    left = (truth["kind"] == TruthKind.EXIT) | (truth["kind"] == TruthKind.MARK)
+    before = np.append(-1, last_of(instruction | left))[: len(truth)]
+    after_execution = np.append(instruction & ~phantom, False)[before]
+    return np.asarray(phantom & ~after_execution)
+
+
+def _count(
+    chosen: NDArray[np.bool_], row_group: NDArray[np.int64], number: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    rows = row_group[exits_through(truth, slot) & (row_group >= 0)]
-    return np.bincount(rows, minlength=groups).astype(np.int64)
+    """Chosen truth records of each group. Shape (g,)."""
+    rows = row_group[chosen & (row_group >= 0)]
+    return np.bincount(rows, minlength=len(number)).astype(np.int64)
 
 
 def _first_of_group(
@@ -180,15 +203,17 @@ class _LastExecutions:
 
     :param pc: or ``UNKNOWN_PC``.
     :param register: the branch register before it, where ``recorded``.
+    :param mode: PSTATE.M before it, or ``UNKNOWN_MODE``.
     """
 
     pc: NDArray[np.int64]
     register: NDArray[np.int64]
     recorded: NDArray[np.bool_]
+    mode: NDArray[np.int64]
 
 
 def _last_executions(
-    runs: StepRecords, done: Executions, number: NDArray[np.int64]
+    runs: StepRecords, done: Executions, number: NDArray[np.int64], modes: NDArray[np.int64]
 ) -> _LastExecutions:
     end = np.searchsorted(done.group, number, side="right")
     some = np.searchsorted(done.group, number) < end
@@ -199,6 +224,7 @@ def _last_executions(
         pc=np.where(some, np.append(done.pc, UNKNOWN_PC)[end - 1], UNKNOWN_PC),
         register=register.astype(np.int64),
         recorded=np.asarray(some & ((flags & RecordFlag.BRANCH_REGISTER) != 0)),
+        mode=np.where(some, modes[run], UNKNOWN_MODE) if len(runs) else modes,
     )
 
 
@@ -219,7 +245,7 @@ def _outcomes(
     itself = (ec == ExceptionClass.WATCHPOINT) | (ec == ExceptionClass.BRK)
     breakpoint_hit = ec == ExceptionClass.BREAKPOINT
     stands_still = (groups.previous_pc == reported) | (groups.previous_pc == UNKNOWN_PC)
-    follows = program.follows(last.pc, reported, last.register, last.recorded)
+    follows = program.follows(last.pc, reported, last.register, last.recorded, last.mode)
     cases = [
         (breakpoint_hit & (executed > 0), Judged.LOST_STEP),
         (breakpoint_hit & stands_still, Judged.OK),
@@ -243,11 +269,12 @@ def _check_continuity(
 ) -> None:
     """L2 must go on at the PC before; if it does not, the report that named that PC is wrong.
 
-    A phantom says where L2 stands just as an executed instruction does.
+    Where no report named it, but the job or a return for a signal, the new step is. A phantom says
+    where L2 stands just as an executed instruction does.
     """
     rows = np.flatnonzero((truth["kind"] == TruthKind.INSTRUCTION) & (row_group >= 0))
     begins = _first_of_group(truth["pc"][rows].astype(np.int64), row_group[rows], number)
     known = (begins != UNKNOWN_PC) & (groups.previous_pc != UNKNOWN_PC)
     broken = known & (begins != groups.previous_pc)
-    blamed = np.where(groups.pc_written, number, number - 1)[broken]
+    blamed = np.where(groups.after_report & ~groups.pc_written, number - 1, number)[broken]
     outcome[blamed] = np.where(outcome[blamed] == Judged.OK, Judged.WRONG_PC, outcome[blamed])

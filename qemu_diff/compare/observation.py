@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -16,9 +16,17 @@ from qemu_diff.compare.slices import (
     executed_in,
     executions,
     group_slices,
+    modes_before_runs,
     pass_of_run,
     slice_truth,
 )
+from qemu_diff.compare.state import (
+    NO_READS,
+    StateReads,
+    join_reads,
+    state_reads,
+)
+from qemu_diff.compare.state_finding import state_finding
 from qemu_diff.model import Finding, Instruction, ViolationKind
 from qemu_diff.trace.listing import Listing
 from qemu_diff.trace.trace import Trace
@@ -28,12 +36,14 @@ from qemu_diff.trace.trace import Trace
 class Observation:
     """What one boot, or several of one cell, showed.
 
-    :param findings: the first of each (kind, instruction, attribution).
+    :param findings: the first of each (kind, instruction, register, attribution).
+    :param state: reads of registers whose own value is known.
     """
 
     steps: Steps
     placements: Placements
     findings: tuple[Finding, ...]
+    state: StateReads = field(default_factory=lambda: NO_READS)
 
 
 def observe(trace: Trace, program: Program, listing: Listing, boot: str) -> Observation:
@@ -44,10 +54,15 @@ def observe(trace: Trace, program: Program, listing: Listing, boot: str) -> Obse
     """
     steps = judge(trace.records, trace.truth, trace.phantom, program)
     placements = place(trace.records, trace.deliveries, steps)
+    state = state_reads(trace.records, trace.truth, trace.phantom, program)
     narrator = _Narrator(trace, program, listing, boot)
-    first = _first(steps, placements)
-    findings = tuple(narrator.finding(steps, placements, index) for index in first)
-    return Observation(steps, placements, findings)
+    findings = [narrator.finding(steps, placements, one) for one in _first(steps, placements)]
+    whose = _attributions(state, steps, placements)
+    findings += [
+        state_finding(state, index, trace, listing, boot=boot, attributed_to=whose[index])
+        for index in _first_reads(state, whose)
+    ]
+    return Observation(steps, placements, _in_order(findings), state)
 
 
 def merge(observations: list[Observation]) -> Observation:
@@ -66,22 +81,41 @@ def merge(observations: list[Observation]) -> Observation:
             for field in fields(Placements)
         }
     )
-    findings: dict[tuple[ViolationKind, int, str], Finding] = {}
+    findings: dict[tuple[object, ...], Finding] = {}
     for one in observations:
         for finding in one.findings:
             findings.setdefault(_key(finding), finding)
-    return Observation(steps, placements, tuple(findings.values()))
+    state = join_reads([one.state for one in observations])
+    return Observation(steps, placements, _in_order(list(findings.values())), state)
 
 
-def attribution(ticks: int, delivered_ns: int) -> str:
+NO_INTERRUPT = "no-interrupt"
+
+
+def attribution(ticks: int, delivered_ns: int, redirects: int = 0) -> str:
     """Whose interrupt a violation goes with; several mean L1's own, for that one was not placed."""
+    if redirects and delivered_ns == NOT_DELIVERED:
+        return "redirect"
     if ticks:
         return "l1-tick"
-    return "no-interrupt" if delivered_ns == NOT_DELIVERED else "placement"
+    return NO_INTERRUPT if delivered_ns == NOT_DELIVERED else "placement"
 
 
-def _key(finding: Finding) -> tuple[ViolationKind, int, str]:
-    return finding.kind, finding.instruction.address, finding.attributed_to
+def _key(finding: Finding) -> tuple[object, ...]:
+    return finding.kind, finding.instruction.address, finding.register, finding.attributed_to
+
+
+def _in_order(findings: list[Finding]) -> tuple[Finding, ...]:
+    """What an interrupt goes with comes first: it shows how the step was broken."""
+    return tuple(sorted(findings, key=lambda one: one.attributed_to == NO_INTERRUPT))
+
+
+def _attribution_of(steps: Steps, placements: Placements, index: int) -> str:
+    return attribution(
+        int(placements.ticks[index]),
+        int(placements.delivered_ns[index]),
+        int(steps.redirects[index]),
+    )
 
 
 def _first(steps: Steps, placements: Placements) -> list[int]:
@@ -89,9 +123,31 @@ def _first(steps: Steps, placements: Placements) -> list[int]:
     seen: dict[tuple[int, int, str], int] = {}
     for index in np.flatnonzero(steps.outcome != Judged.OK).tolist():
         pc = int(steps.instruction[index])
-        whose = attribution(int(placements.ticks[index]), int(placements.delivered_ns[index]))
+        whose = _attribution_of(steps, placements, index)
         seen.setdefault((int(steps.outcome[index]), pc, whose), index)
     return list(seen.values())
+
+
+def _first_reads(state: StateReads, whose: dict[int, str]) -> list[int]:
+    """Indexes of the first wrong read of each (PC, register, attribution), in order."""
+    seen: dict[tuple[int, int, str], int] = {}
+    for index, one in whose.items():
+        seen.setdefault((int(state.pc[index]), int(state.register[index]), one), index)
+    return list(seen.values())
+
+
+def _attributions(state: StateReads, steps: Steps, placements: Placements) -> dict[int, str]:
+    """Index of each wrong read → whose interrupt its step goes with."""
+    wrong = np.flatnonzero(state.broken)
+    step = np.searchsorted(steps.run, state.run[wrong])
+    begins = np.append(steps.first_run, np.iinfo(np.int64).max)[step]
+    inside = begins <= state.run[wrong]
+    return {
+        index: _attribution_of(steps, placements, number) if within else NO_INTERRUPT
+        for index, number, within in zip(
+            wrong.tolist(), step.tolist(), inside.tolist(), strict=True
+        )
+    }
 
 
 class _Narrator:
@@ -104,6 +160,7 @@ class _Narrator:
         slices = slice_truth(trace.records, trace.truth, groups)
         self._executions: Executions = executions(trace.truth, trace.phantom, slices, program)
         self._group_of_run = groups.of_run
+        self._modes = modes_before_runs(trace.records)
         self._program = program
         self._listing = listing
         self._boot = boot
@@ -117,7 +174,7 @@ class _Narrator:
         previous = int(steps.previous_pc[index])
         reported = self._listing.instruction(int(steps.reported_pc[index]))
         named = tuple(self._listing.instruction(pc) for pc in executed)
-        legal = self._legal(int(steps.instruction[index]), run)
+        legal = self._legal(int(steps.instruction[index]), self._executed_in_run(run))
         return Finding(
             kind=kind,
             boot=self._boot,
@@ -130,14 +187,20 @@ class _Narrator:
             missed=named[1:] if kind is ViolationKind.LOST_STEP else (),
             requested_ns=None if requested == NOT_DELIVERED else requested,
             delivered_ns=None if delivered == NOT_DELIVERED else delivered,
-            attributed_to=attribution(int(placements.ticks[index]), delivered),
+            attributed_to=_attribution_of(steps, placements, index),
             message=message(kind, named, reported, legal),
         )
+
+    def _executed_in_run(self, run: int) -> int:
+        """The KVM_RUN in which the step that ``run`` reports executed its first instruction."""
+        index = int(np.searchsorted(self._executions.group, self._group_of_run[run]))
+        inside = self._executions.group[index : index + 1].tolist() == [self._group_of_run[run]]
+        return int(self._executions.run[index]) if inside else run
 
     def _legal(self, instruction: int, run: int) -> tuple[Instruction, ...]:
         recorded = int(self._runs["flags"][run]) & RecordFlag.BRANCH_REGISTER
         register = int(self._runs["branch_register"][run]) if recorded else None
-        successors = self._program.successors(instruction, register)
+        successors = self._program.successors(instruction, register, int(self._modes[run]))
         return tuple(self._listing.instruction(one) for one in successors)
 
 

@@ -104,12 +104,11 @@ def _words(outcome: PairOutcome, baseline: CellResult, candidate: CellResult) ->
         return f"{after}: {_trouble(candidate)}; {before}: none in {baseline.steps} steps"
     if outcome is PairOutcome.BOTH_FAIL:
         return f"{before}: {_trouble(baseline)}; {after}: {_trouble(candidate)}"
-    lost = " and ".join(
-        f"{one.cell.kernel} ({one.reason})"
-        for one in (baseline, candidate)
-        if one.verdict is CellVerdict.LOST
-    )
-    return f"nothing was learnt from {lost}"
+    unjudged = [one for one in (baseline, candidate) if not one.verdict.judged]
+    named = " and ".join(f"{one.cell.kernel} ({one.reason})" for one in unjudged)
+    if all(one.verdict is CellVerdict.SKIPPED for one in unjudged):
+        return f"skipped: {named}"
+    return f"nothing was learnt from {named}"
 
 
 def _trouble(result: CellResult) -> str:

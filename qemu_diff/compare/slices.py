@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qemu_diff.abi import (
     KVM_EXIT_DEBUG,
+    PSTATE_EL1H_MASKED,
     REGISTER_PC,
+    REGISTER_PSTATE,
+    DebugControl,
     Mark,
     RecordFlag,
     RecordKind,
@@ -18,15 +22,19 @@ from qemu_diff.abi import (
     TruthRecords,
     VectorSlot,
 )
-from qemu_diff.compare.decode import NO_SUCCESSOR, Program
+from qemu_diff.compare.decode import NO_SUCCESSOR, UNKNOWN_MODE, Program
 from qemu_diff.errors import CorruptDataError
 
 UNKNOWN_PC = NO_SUCCESSOR
 """There is no such PC."""
 
-STEPPING_CONTROL = 0b11
-"""KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP (Linux include/uapi/linux/kvm.h)."""
+STEPPING_CONTROL = int(DebugControl.ENABLE | DebugControl.SINGLESTEP)
 
+KVM_EXIT_MMIO = 6
+"""``kvm_run.exit_reason`` (Linux include/uapi/linux/kvm.h)."""
+
+PSTATE_MODE = 0x1F
+"""PSTATE.nRW and PSTATE.M in the layout of SPSR_ELx (DDI 0487, SPSR_EL2)."""
 
 SLOT_TYPE_MASK = 0x180
 """Bits of a vector's offset that tell synchronous, IRQ, FIQ and SError."""
@@ -34,13 +42,16 @@ SLOT_TYPE_MASK = 0x180
 
 @dataclass(frozen=True)
 class Groups:
-    """Joined slices. Arrays have shape (g,), but ``of_run`` and ``stopped``: one entry per RUN.
+    """Joined slices. Arrays have shape (g,), but ``of_run`` and ``afresh``: one entry per RUN.
 
     :param closed: a debug exception closes the group.
-    :param stepping: stepping was on, and was not turned off, all the time.
+    :param stepping: stepping was on, all the time.
     :param previous_pc: see :class:`Steps`.
     :param pc_written: the job wrote it.
-    :param stopped: stepping was turned off between the RUN before and this one.
+    :param after_report: the group begins because the one before was closed.
+    :param unfinished: an instruction before the group is completed in it.
+    :param afresh: between the RUN before and this one, what KVM knew of a step was taken from it:
+        stepping was turned off, or on, or the vCPU was initialised again.
     """
 
     first_run: NDArray[np.int64]
@@ -50,7 +61,9 @@ class Groups:
     stepping: NDArray[np.bool_]
     previous_pc: NDArray[np.int64]
     pc_written: NDArray[np.bool_]
-    stopped: NDArray[np.bool_]
+    after_report: NDArray[np.bool_]
+    unfinished: NDArray[np.bool_]
+    afresh: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -81,38 +94,51 @@ class Slices:
 def group_slices(records: StepRecords) -> Groups:
     """Join each slice that no debug exception closes with the next one.
 
-    A group also ends where the job writes PC: what was executed since the last report is then
-    nobody's step.
+    A group also ends where the job writes PC, turns stepping off or on, or initialises the vCPU
+    again: what was executed since the last report is then nobody's step. What follows is a new one,
+    from where user space last saw L2.
     """
     is_run = records["kind"] == RecordKind.RUN
     runs = records[is_run]
-    written, has_written = _written_pcs(records, is_run)
+    pc, written = _pcs_before_runs(records, is_run)
     closes = (runs["exit_reason"] == KVM_EXIT_DEBUG) & (runs["error"] == 0)
-    starts = np.ones(len(runs), dtype=bool)
-    starts[1:] = closes[:-1] | has_written[1:]
+    on = (runs["flags"] & RecordFlag.STEPPING) != 0
+    initialised = _last_before_runs(records["kind"] == RecordKind.VCPU_INIT, is_run) >= 0
+    afresh = initialised | (_last_before_runs(stops_stepping(records), is_run) >= 0)
+    afresh[1:] |= on[1:] != on[:-1]
+    starts = written | afresh
+    starts[:1] = True
+    starts[1:] |= closes[:-1]
     first = np.flatnonzero(starts)
     last = np.append(first[1:], len(runs)) - 1 if len(first) else first
-    after_report = (first > 0) & np.append(False, closes)[first]
-    report = np.append(np.int64(UNKNOWN_PC), runs["pc"].astype(np.int64))[first]
-    stopped = _stops(records, is_run)
-    on = (runs["flags"] & RecordFlag.STEPPING) != 0
-    undisturbed = on & (~stopped | starts)
+    # KVM_EXIT_MMIO: "the corresponding operations are complete (and guest state is consistent) only
+    # after userspace has re-entered the kernel with KVM_RUN" (KVM API, 5).
+    unfinished = (runs["exit_reason"] == KVM_EXIT_MMIO) & (runs["error"] == 0)
     return Groups(
         first_run=first,
         run=last,
         of_run=np.cumsum(starts) - 1,
         closed=closes[last],
-        stepping=np.logical_and.reduceat(undisturbed, first) if len(first) else on,
-        previous_pc=np.where(
-            has_written[first], written[first], np.where(after_report, report, UNKNOWN_PC)
-        ),
-        pc_written=has_written[first],
-        stopped=stopped,
+        stepping=on[first],
+        previous_pc=pc[first],
+        pc_written=written[first],
+        after_report=_before(closes)[first],
+        unfinished=_before(unfinished)[first] & ~initialised[first],
+        afresh=afresh,
     )
 
 
 def slice_truth(records: StepRecords, truth: TruthRecords, groups: Groups) -> Slices:
     """Cut the truth at the marks.
+
+    :raises CorruptDataError: see :func:`judge`.
+    """
+    run = run_of_truth(records, truth)
+    return Slices(run, np.append(groups.of_run, -1)[run].astype(np.int64))
+
+
+def run_of_truth(records: StepRecords, truth: TruthRecords) -> NDArray[np.int64]:
+    """See :class:`Slices`.
 
     :raises CorruptDataError: see :func:`judge`.
     """
@@ -122,8 +148,7 @@ def slice_truth(records: StepRecords, truth: TruthRecords, groups: Groups) -> Sl
         raise CorruptDataError(
             f"the truth holds {len(marks)} marks for {runs} returns from KVM_RUN"
         )
-    run = np.searchsorted(marks, np.arange(len(truth)), side="left").astype(np.int64)
-    return Slices(run, np.append(groups.of_run, -1)[run].astype(np.int64))
+    return np.searchsorted(marks, np.arange(len(truth)), side="left").astype(np.int64)
 
 
 def executions(
@@ -131,12 +156,12 @@ def executions(
 ) -> Executions:
     """What each group executed; of repeats that count once, the last."""
     shown = np.flatnonzero((truth["kind"] == TruthKind.INSTRUCTION) & (slices.group >= 0))
-    exits = np.cumsum(exits_through(truth, VectorSlot.SYNCHRONOUS))
+    exits = np.cumsum(exits_through(truth, VectorSlot.SYNCHRONOUS) & ~redirected(truth))
     pc, group = truth["pc"].astype(np.int64), slices.group
     left = np.zeros(len(truth), dtype=bool)
     left[shown[:-1]] = exits[shown[1:]] > exits[shown[:-1]]
     row = shown[~phantom[shown]]
-    faulted = left[row] & ~program.is_branch(pc[row])
+    faulted = left[row] & ~program.executes_once(pc[row])
     again = np.zeros(len(row), dtype=bool)
     again[:-1] = (pc[row[1:]] == pc[row[:-1]]) & (group[row[1:]] == group[row[:-1]])
     row = row[~(again & faulted)]
@@ -151,34 +176,99 @@ def executed_in(done: Executions, group: int) -> tuple[int, ...]:
 
 def pass_of_run(records: StepRecords) -> NDArray[np.int64]:
     """The pass over the payload that each RUN record belongs to, from 0. Shape (runs,)."""
-    passes = np.cumsum(records["kind"] == RecordKind.PASS)
-    return np.asarray(passes[records["kind"] == RecordKind.RUN] - 1, dtype=np.int64)
+    return np.asarray(pass_of_record(records)[records["kind"] == RecordKind.RUN])
 
 
-def _written_pcs(
+def pass_of_record(records: StepRecords) -> NDArray[np.int64]:
+    """The pass that each record belongs to, from 0; -1 before the first. Shape (r,)."""
+    return np.cumsum(records["kind"] == RecordKind.PASS).astype(np.int64) - 1
+
+
+def modes_before_runs(records: StepRecords) -> NDArray[np.int64]:
+    """PSTATE.M as user space knows it before each KVM_RUN, or ``UNKNOWN_MODE``. Shape (runs,)."""
+    is_run = records["kind"] == RecordKind.RUN
+    told = reads_of(records, REGISTER_PSTATE) | writes_of(records, REGISTER_PSTATE)
+    known = is_run | told | (records["kind"] == RecordKind.VCPU_INIT)
+    value = np.where(is_run, records["pstate"], records["detail"][:, 1])
+    # VCPU_RESET_PSTATE_EL1 (Linux arch/arm64/kvm/reset.c)
+    value[records["kind"] == RecordKind.VCPU_INIT] = PSTATE_EL1H_MASKED
+    mode = np.append(value & PSTATE_MODE, 0).astype(np.int64)
+    before = _before(last_of(known), -1)[is_run]
+    return np.where(before < 0, UNKNOWN_MODE, mode[before])
+
+
+def pcs(records: StepRecords) -> NDArray[np.int64]:
+    """Where user space knows L2 to stand, after each record, or ``UNKNOWN_PC``. Shape (r,)."""
+    is_run = records["kind"] == RecordKind.RUN
+    initialised = records["kind"] == RecordKind.VCPU_INIT
+    told = is_run | initialised | writes_of(records, REGISTER_PC)
+    value = np.where(is_run, records["pc"], records["detail"][:, 1]).astype(np.int64)
+    value[initialised] = UNKNOWN_PC
+    return np.append(value, UNKNOWN_PC)[last_of(told)]
+
+
+def stops_stepping(records: StepRecords) -> NDArray[np.bool_]:
+    """Records of the job's asking for no steps. Shape (r,)."""
+    control = records["detail"][:, 0] & STEPPING_CONTROL
+    stops = (records["kind"] == RecordKind.DEBUG_CONTROL) & (control != STEPPING_CONTROL)
+    return np.asarray(stops)
+
+
+def reads_of(records: StepRecords, register: int) -> NDArray[np.bool_]:
+    """Records of the job's reading a register. Shape (r,)."""
+    reads = records["kind"] == RecordKind.REGISTER
+    return np.asarray(reads & (records["detail"][:, 0] == register))
+
+
+def writes_of(records: StepRecords, register: int) -> NDArray[np.bool_]:
+    """Records of the job's writing a register. Shape (r,)."""
+    writes = records["kind"] == RecordKind.SET_REGISTER
+    return np.asarray(writes & (records["detail"][:, 0] == register))
+
+
+def forgets_step(record: np.void) -> bool:
+    """Whether KVM forgets, at this record of the job's, a step that is spent."""
+    one = np.array([record])
+    return bool(record["kind"] == RecordKind.VCPU_INIT or stops_stepping(one)[0])
+
+
+def last_of(chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Index of the last chosen one up to each, itself included, or -1. Shape (n,)."""
+    index = np.where(chosen, np.arange(len(chosen)), -1)
+    return np.maximum.accumulate(index) if len(index) else index
+
+
+def _pcs_before_runs(
     records: StepRecords, is_run: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The PC that the job wrote before each RUN record, and whether it wrote one. Shape (runs,)."""
-    writes = (records["kind"] == RecordKind.SET_REGISTER) & (records["detail"][:, 0] == REGISTER_PC)
-    value = np.zeros(int(is_run.sum()) + 1, dtype=np.int64)
-    value[np.cumsum(is_run)[writes]] = records["detail"][writes, 1].astype(np.int64)
-    return value[:-1], _before_runs(writes, is_run)
+    """Where L2 stands before each RUN record, or ``UNKNOWN_PC``; whether the job wrote PC.
+
+    Both have shape (runs,).
+    """
+    written = _last_before_runs(writes_of(records, REGISTER_PC), is_run) >= 0
+    return _before(pcs(records), UNKNOWN_PC)[is_run], written
 
 
-def _stops(records: StepRecords, is_run: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Whether the job turned stepping off before each RUN record. Shape (runs,)."""
-    control = records["detail"][:, 0] & STEPPING_CONTROL
-    turns_off = (records["kind"] == RecordKind.DEBUG_CONTROL) & (control != STEPPING_CONTROL)
-    return _before_runs(np.asarray(turns_off), is_run)
+def _last_before_runs(chosen: NDArray[np.bool_], is_run: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Index of the last chosen record between the RUN before and each, or -1. Shape (runs,)."""
+    last = _before(last_of(chosen), -1)[is_run]
+    run_before = _before(np.flatnonzero(is_run), -1)
+    return np.where(last > run_before, last, -1)
 
 
-def _before_runs(chosen: NDArray[np.bool_], is_run: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Whether a chosen record lies between the RUN record before and each one. Shape (runs,)."""
-    found = np.zeros(int(is_run.sum()) + 1, dtype=bool)
-    found[np.cumsum(is_run)[chosen]] = True
-    return found[:-1]
+def _before(values: NDArray[Any], first: int = 0) -> NDArray[Any]:
+    """Each one's predecessor. Shape (n,)."""
+    return np.append(values.dtype.type(first), values[:-1]) if len(values) else values
+
+
+def redirected(truth: TruthRecords) -> NDArray[np.bool_]:
+    """Exits that are a taken Software Step exception, turned into an interrupt. Shape (t,)."""
+    found = np.zeros(len(truth), dtype=bool)
+    found[:-1] = truth["kind"][1:] == TruthKind.REDIRECT
+    return np.asarray(found & exits_through(truth, VectorSlot.SYNCHRONOUS))
 
 
 def exits_through(truth: TruthRecords, slot: VectorSlot) -> NDArray[np.bool_]:
+    """Exits from L2 through one of EL2's vectors. Shape (t,)."""
     exits = truth["kind"] == TruthKind.EXIT
     return np.asarray(exits & ((truth["detail"] & SLOT_TYPE_MASK) == slot & SLOT_TYPE_MASK))

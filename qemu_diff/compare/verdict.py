@@ -9,30 +9,37 @@ import numpy as np
 from qemu_diff.compare.contract import Judged
 from qemu_diff.compare.observation import Observation
 from qemu_diff.compare.placements import grids, violation_of, windows
+from qemu_diff.compare.returns import instruction_at
+from qemu_diff.compare.state import violation_of_register
 from qemu_diff.model import (
     Breakdown,
     Cell,
     CellResult,
     CellVerdict,
+    ExceptionOrder,
     FloodSource,
     PairOutcome,
     ViolationKind,
 )
 from qemu_diff.trace.listing import Listing
 
+NOT_REDIRECTED = "no step exception was redirected, so async_first was not tested"
+"""Why a cell of ``async_first`` may tell nothing."""
+
 
 def judged_cell(cell: Cell, observation: Observation, listing: Listing) -> CellResult:
     """The result of a cell whose boots all ran to their end."""
     steps, placements = observation.steps, observation.placements
-    broken = Counter(
-        violation_of(outcome) for outcome in steps.outcome.tolist() if outcome != Judged.OK
-    )
-    if not len(steps):
+    broken = Counter(kind for _, kind in _broken_steps(observation) + _broken_reads(observation))
+    if not len(steps) and not broken:
         return unjudged_cell(cell, CellVerdict.LOST, "no step was reported, so none was judged")
     if cell.flood.source is not FloodSource.NONE and not placements.delivered.any():
         reason = "no placed interrupt came inside a step window, so nothing was tested"
         return unjudged_cell(cell, CellVerdict.LOST, reason)
-    interrupted = placements.delivered | (placements.ticks > 0)
+    redirected = steps.redirects > 0
+    if _must_redirect(cell) and not redirected.any():
+        return unjudged_cell(cell, CellVerdict.LOST, NOT_REDIRECTED)
+    interrupted = placements.delivered | (placements.ticks > 0) | redirected
     name = {pc: listing.instruction(pc) for pc in np.unique(steps.instruction).tolist()}
     return CellResult(
         cell=cell,
@@ -44,6 +51,7 @@ def judged_cell(cell: Cell, observation: Observation, listing: Listing) -> CellR
         l1_ticks=int(placements.ticks.sum()),
         placements=int(placements.delivered.sum()),
         violations=tuple((kind, broken[kind]) for kind in ViolationKind if broken[kind]),
+        redirects=int(redirected.sum()),
         breakdown=_breakdown(observation, listing),
         findings=observation.findings,
         windows=windows(steps, placements, name),
@@ -52,22 +60,42 @@ def judged_cell(cell: Cell, observation: Observation, listing: Listing) -> CellR
     )
 
 
+def _must_redirect(cell: Cell) -> bool:
+    """Whether the truth must show redirects: those of chosen instructions are made by a debugger,
+    and look there as if the CPU had taken the interrupt."""
+    machine = cell.machine
+    return machine.exception_order is ExceptionOrder.ASYNC_FIRST and not machine.redirect_at
+
+
 def unjudged_cell(cell: Cell, verdict: CellVerdict, reason: str) -> CellResult:
-    """The result of a cell that left nothing to judge: hang, oops, or lost."""
+    """The result of a cell that left nothing to judge: hang, oops, lost or skipped."""
     return CellResult(cell, verdict, reason=reason)
 
 
-def _breakdown(observation: Observation, listing: Listing) -> tuple[Breakdown, ...]:
-    """Per kind and instruction; where nothing was executed, the instruction L2 stood at."""
+def _broken_steps(observation: Observation) -> list[tuple[int, ViolationKind]]:
+    """(PC, kind) of each; where nothing was executed, the instruction L2 stood at."""
     steps = observation.steps
+    wrong = steps.outcome != Judged.OK
+    outcomes = map(violation_of, steps.outcome[wrong].tolist())
+    return list(zip(steps.instruction[wrong].tolist(), outcomes, strict=True))
+
+
+def _broken_reads(observation: Observation) -> list[tuple[int, ViolationKind]]:
+    """(PC, kind) of each wrong value that user space read."""
+    state = observation.state
+    kinds = map(violation_of_register, state.register[state.broken].tolist())
+    return list(zip(state.pc[state.broken].tolist(), kinds, strict=True))
+
+
+def _breakdown(observation: Observation, listing: Listing) -> tuple[Breakdown, ...]:
+    """Per instruction and kind."""
+    steps, state = observation.steps, observation.state
     stepped = Counter(steps.instruction.tolist())
-    broken = Counter(
-        (pc, violation_of(outcome))
-        for pc, outcome in zip(steps.instruction.tolist(), steps.outcome.tolist(), strict=True)
-        if outcome != Judged.OK
-    )
+    kinds = map(violation_of_register, state.register.tolist())
+    read = Counter(zip(state.pc.tolist(), kinds, strict=True))
+    broken = Counter(_broken_steps(observation) + _broken_reads(observation))
     return tuple(
-        Breakdown(listing.instruction(pc), kind, number, stepped[pc])
+        Breakdown(instruction_at(listing, pc), kind, number, read[pc, kind] or stepped[pc])
         for (pc, kind), number in sorted(broken.items())
     )
 
@@ -79,7 +107,7 @@ def _reason(broken: Counter[ViolationKind], steps: int) -> str:
 
 def pair_outcome(baseline: CellVerdict, candidate: CellVerdict) -> PairOutcome:
     """The candidate held against its baseline."""
-    if CellVerdict.LOST in (baseline, candidate):
+    if not (baseline.judged and candidate.judged):
         return PairOutcome.INCONCLUSIVE
     if baseline is CellVerdict.PASS:
         return PairOutcome.SAME if candidate is CellVerdict.PASS else PairOutcome.REGRESSED

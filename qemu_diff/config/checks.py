@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from qemu_diff.config.locate import KeyPath
 from qemu_diff.config.paths import SearchPath, is_directory, mode
@@ -16,11 +17,23 @@ from qemu_diff.config.schema import (
     CampaignFile,
     FloodTable,
     KernelTable,
+    MachineTable,
     PairTable,
     ScenarioTable,
     SourceTable,
 )
-from qemu_diff.model import Driver, FloodSource, FloodSpec, MachineSpec, Placement
+from qemu_diff.model import (
+    SELFTEST_PAYLOAD,
+    DebianSource,
+    Driver,
+    ExceptionOrder,
+    Expectation,
+    FloodSource,
+    FloodSpec,
+    MachineSpec,
+    Pending,
+    Placement,
+)
 
 
 @dataclass(frozen=True)
@@ -29,10 +42,12 @@ class Surroundings:
 
     :param paths: where its relative paths are looked up.
     :param payloads: names of the payloads that the project has, ascending.
+    :param jobs: the same of the jobs.
     """
 
     paths: SearchPath
     payloads: tuple[str, ...]
+    jobs: tuple[str, ...]
 
 
 def meaning_problems(file: CampaignFile, around: Surroundings) -> Iterator[Problem]:
@@ -46,20 +61,31 @@ def meaning_problems(file: CampaignFile, around: Surroundings) -> Iterator[Probl
     yield from _pair_problems(file.pair, tuple(file.kernels))
     for index, scenario in enumerate(file.scenario):
         path = ("scenario", index)
-        yield from _payload_problems(path, scenario, around.payloads)
-        yield from _expect_problems(path, scenario, tuple(file.kernels), around.payloads)
+        if scenario.driver is Driver.SELFTEST:
+            yield from _peer_problems(path, scenario)
+            payloads: tuple[str, ...] = (SELFTEST_PAYLOAD,)
+        else:
+            yield from _payload_problems(path, scenario, around.payloads)
+            yield from _only_of_peers(path, scenario)
+            payloads = around.payloads
+        yield from _job_problems(path, scenario, around.jobs)
+        for number, wanted in enumerate(scenario.kernels):
+            yield from _unknown_kernel((*path, "kernels", number), wanted, tuple(file.kernels))
+        yield from _expect_problems(path, scenario, tuple(file.kernels), payloads)
         yield from _flood_problems((*path, "flood"), scenario.flood)
-    yield from _duplicate_cells(file.scenario)
+        yield from _machine_problems((*path, "machine"), scenario)
+    yield from _duplicate_cells(file.scenario, tuple(file.kernels))
 
 
 # --- kernels -------------------------------------------------------------------------------------
 
 
 def _kernel_problems(path: KeyPath, kernel: KernelTable, paths: SearchPath) -> Iterator[Problem]:
-    if isinstance(kernel.source, SourceTable):
-        yield from _source_problems((*path, "source"), kernel.source, paths)
-        if kernel.source.image is not None:
-            yield from _image_is_final(path, kernel)
+    source = kernel.source
+    table = SourceTable(debian=source.package) if isinstance(source, DebianSource) else source
+    yield from _source_problems((*path, "source"), table, paths)
+    if table.image is not None or _is_image_package(table):
+        yield from _image_is_final(path, kernel)
     for index, patch in enumerate(kernel.patches):
         yield from _path_problems((*path, "patches", index), patch, paths)
     for index, fragment in enumerate(kernel.kconfig):
@@ -73,6 +99,16 @@ def _source_problems(path: KeyPath, source: SourceTable, paths: SearchPath) -> I
         yield from _path_problems((*path, "image"), source.image, paths)
     if source.vmlinux is not None:
         yield from _path_problems((*path, "vmlinux"), source.vmlinux, paths)
+    if _is_image_package(source) and source.suite is None:
+        yield Problem(
+            path,
+            f"{label(path)}: {source.debian} is got from a suite that must be named",
+            f'write {{ debian = "{source.debian}", suite = SUITE }}',
+        )
+
+
+def _is_image_package(source: SourceTable) -> bool:
+    return source.debian is not None and source.debian.startswith("linux-image-")
 
 
 def _image_is_final(path: KeyPath, kernel: KernelTable) -> Iterator[Problem]:
@@ -137,6 +173,15 @@ def _payload_problems(
             )
 
 
+def _job_problems(
+    path: KeyPath, scenario: ScenarioTable, jobs: tuple[str, ...]
+) -> Iterator[Problem]:
+    for index, name in enumerate(scenario.job):
+        if name not in jobs:
+            text = f"{label((*path, 'job'))}: no job is named {name!r}"
+            yield Problem((*path, "job", index), text, _which_of(name, jobs))
+
+
 def _which_of(name: str, payloads: tuple[str, ...]) -> str:
     there = f"there are {listing(payloads) or 'none'}"
     near = suggestion(name, payloads)
@@ -152,15 +197,60 @@ def _expect_problems(
     for kernel, expected in scenario.expect.items():
         of_kernel = (*path, "expect", kernel)
         yield from _unknown_kernel(of_kernel, kernel, kernels)
-        for payload in expected:
+        if kernel in kernels and scenario.kernels and kernel not in scenario.kernels:
+            text = f"{label(of_kernel)}: this scenario is not for the kernel {kernel!r}"
+            yield Problem(of_kernel, text, f"it is for {listing(scenario.kernels)}")
+        for what, kinds in expected.items():
+            payload, slash, job = what.partition("/")
             if payload not in scenario.payload:
-                yield _unused_expectation((*of_kernel, payload), scenario.payload, payloads)
+                yield _unused_expectation((*of_kernel, what), payload, scenario.payload, payloads)
+            elif slash and job not in scenario.job:
+                text = f"{label(of_kernel)}: the job {job!r} is not in this scenario"
+                remedy = suggestion(job, scenario.job) or f"the jobs are {listing(scenario.job)}"
+                yield Problem((*of_kernel, what), text, remedy)
+            if len(kinds) > 1 and (alone := _ALONE.intersection(kinds)):
+                text = f"{label((*of_kernel, what))}: {min(alone)} can't be expected with others"
+                yield Problem((*of_kernel, what), text, "expect it alone, or only the others")
+
+
+_ALONE = {Expectation.PASS, Expectation.HANG, Expectation.FAIL}
+"""A cell that passed or hung shows no violation; a peer that fails names none."""
+
+
+# --- peers ---------------------------------------------------------------------------------------
+
+
+def _peer_problems(path: KeyPath, scenario: ScenarioTable) -> Iterator[Problem]:
+    """What does not go with the kernel's own selftest."""
+    for index, name in enumerate(scenario.payload):
+        if name != SELFTEST_PAYLOAD:
+            text = f"{label((*path, 'payload'))}: driver selftest runs {SELFTEST_PAYLOAD!r} only"
+            yield Problem((*path, "payload", index), text, f"write {SELFTEST_PAYLOAD!r}")
+    if "job" in scenario.model_fields_set:
+        yield Problem((*path, "job"), f"{label((*path, 'job'))}: a peer takes no job", "remove job")
+    flood = scenario.flood
+    if flood.source is FloodSource.SIGNAL or flood.placement is Placement.SWEEP:
+        text = f"{label((*path, 'flood'))}: a peer can be flooded by host_timer at random only"
+        yield Problem((*path, "flood"), text)
+    if flood.placement is Placement.RANDOM and flood.last_ns is None:
+        text = f"{label((*path, 'flood'))}: a peer's flood needs last_ns"
+        yield Problem(
+            (*path, "flood"), text, "an interrupt comes first_ns to last_ns after another"
+        )
+
+
+def _only_of_peers(path: KeyPath, scenario: ScenarioTable) -> Iterator[Problem]:
+    for kernel, expected in scenario.expect.items():
+        for what, kinds in expected.items():
+            if Expectation.FAIL in kinds:
+                text = f"{label((*path, 'expect', kernel, what))}: fail is a peer's"
+                remedy = "name the violations that must be seen"
+                yield Problem((*path, "expect", kernel, what), text, remedy)
 
 
 def _unused_expectation(
-    path: KeyPath, of_scenario: Sequence[str], payloads: Iterable[str]
+    path: KeyPath, payload: str, of_scenario: Sequence[str], payloads: Iterable[str]
 ) -> Problem:
-    payload = str(path[-1])
     what = "is not in this scenario" if payload in payloads else "is not a payload"
     return Problem(
         path,
@@ -205,30 +295,59 @@ def _half_a_flood(path: KeyPath, flood: FloodTable) -> Problem:
     return Problem((*path, "source"), f"{label(path)}: {text}", f"set placement to {placements}")
 
 
+# --- machines ------------------------------------------------------------------------------------
+
+_OF_ASYNC_FIRST = ("pending", "redirects", "redirect_at")
+_FROM_OUTSIDE = (Pending.SPI, Pending.PPI)
+
+
+def _machine_problems(path: KeyPath, scenario: ScenarioTable) -> Iterator[Problem]:
+    machine = scenario.machine
+    if ExceptionOrder.ASYNC_FIRST not in machine.exception_order:
+        for key in _OF_ASYNC_FIRST:
+            if key in machine.model_fields_set:
+                text = f"{label((*path, key))}: means nothing without exception_order async_first"
+                yield Problem((*path, key), text, f"remove {key}")
+        return
+    for pending in machine.pending:
+        if text := _pending_problem(pending, machine, scenario.flood):
+            yield Problem((*path, "pending"), f"{label((*path, 'pending'))}: {pending} {text}")
+
+
+def _pending_problem(pending: Pending, machine: MachineTable, flood: FloodTable) -> str:
+    if pending in _FROM_OUTSIDE and not machine.redirect_at:
+        return "is for chosen instructions: name their labels in redirect_at"
+    if pending is Pending.SGI and machine.redirect_at:
+        return "is sent at every step; with redirect_at pending is spi, ppi or spurious"
+    if pending is Pending.FLOOD and machine.redirect_at:
+        return "can't go with redirect_at: the flood says which steps are redirected"
+    if pending is Pending.FLOOD and flood.source is FloodSource.NONE:
+        return "needs a flood"
+    return ""
+
+
 # --- the matrix ----------------------------------------------------------------------------------
 
-_Point = tuple[str, MachineSpec, FloodSpec, Driver]
+_Point = tuple[str, str, MachineSpec, FloodSpec, Driver]
 
 
-def _duplicate_cells(scenarios: Sequence[ScenarioTable]) -> Iterator[Problem]:
-    seen: set[_Point] = set()
+def _duplicate_cells(
+    scenarios: Sequence[ScenarioTable], kernels: tuple[str, ...]
+) -> Iterator[Problem]:
+    seen: set[tuple[str, _Point]] = set()
     for index, scenario in enumerate(scenarios):
         path: KeyPath = ("scenario", index)
         repeated: dict[str, None] = {}
-        for point in _points(scenario):
-            if point in seen:
-                repeated[point[0]] = None
-            seen.add(point)
+        for cell in product(scenario.kernels or kernels, _points(scenario)):
+            if cell in seen:
+                repeated[cell[1][0]] = None
+            seen.add(cell)
         for payload in repeated:
-            yield Problem(
-                path,
-                f"{label(path)}: {payload!r} is here twice with the same machine, flood and driver",
-                "remove one, or make them differ",
-            )
+            text = f"{payload!r} is here twice with the same job, machine, flood and driver"
+            yield Problem(path, f"{label(path)}: {text}", "remove one, or make them differ")
 
 
 def _points(scenario: ScenarioTable) -> Iterator[_Point]:
     spec = scenario_spec(scenario)
-    for payload in spec.payloads:
-        for machine in spec.machines:
-            yield payload, machine, spec.flood, spec.driver
+    for payload, job, machine in product(spec.payloads, spec.jobs, spec.machines):
+        yield payload, job, machine, spec.flood, spec.driver

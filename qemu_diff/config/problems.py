@@ -154,8 +154,8 @@ def _not_finite(path: KeyPath, value: object, _context: dict[str, Any]) -> Probl
 def _source_form(path: KeyPath, value: object, _context: dict[str, Any]) -> Problem:
     return Problem(
         path,
-        f'{label(path)}: expected "debian:PACKAGE", {{ tree = PATH }} or {{ image = PATH }};'
-        f" got {shown(value)}",
+        f'{label(path)}: expected "debian:PACKAGE", {{ debian = PACKAGE, suite = SUITE }}, '
+        f"{{ tree = PATH }} or {{ image = PATH }}; got {shown(value)}",
         _source_remedy(value),
     )
 
@@ -170,7 +170,7 @@ def _source_remedy(value: object) -> str:
 
 
 def _source_none(path: KeyPath, _value: object, _context: dict[str, Any]) -> Problem:
-    return Problem(path, f"{label(path)}: the table names neither a tree nor an image")
+    return Problem(path, f"{label(path)}: the table names no tree, image or debian package")
 
 
 def _source_both(path: KeyPath, _value: object, _context: dict[str, Any]) -> Problem:
@@ -179,6 +179,19 @@ def _source_both(path: KeyPath, _value: object, _context: dict[str, Any]) -> Pro
         f"{label(path)}: a tree is built, an image is ready: only one can be the source",
         "keep either tree, or image with its vmlinux",
     )
+
+
+def _source_debian(path: KeyPath, _value: object, _context: dict[str, Any]) -> Problem:
+    return Problem(
+        path,
+        f"{label(path)}: a package is got by its name, a path is here already",
+        "keep either debian with its suite, or the paths",
+    )
+
+
+def _debian_word(path: KeyPath, value: object, _context: dict[str, Any]) -> Problem:
+    what = "a Debian suite" if path[-1] == "suite" else "a Debian package"
+    return Problem(path, f"{label(path)}: {shown(value)} is no name of {what}")
 
 
 _VALUES: tuple[tuple[type, Callable[[Any], str]], ...] = (
@@ -191,6 +204,7 @@ _VALUES: tuple[tuple[type, Callable[[Any], str]], ...] = (
 )
 
 _EXPECTED = {
+    "bool_type": "a boolean",
     "int_type": "an integer",
     "float_type": "a number",
     "string_type": "a string",
@@ -211,4 +225,6 @@ _WORDED: dict[str, Callable[[KeyPath, object, dict[str, Any]], Problem]] = {
     "source_form": _source_form,
     "source_none": _source_none,
     "source_both": _source_both,
+    "source_debian": _source_debian,
+    "debian_word": _debian_word,
 }

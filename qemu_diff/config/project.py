@@ -39,3 +39,8 @@ def project_root() -> Path:
 def payload_names(root: Path) -> tuple[str, ...]:
     """The payloads that a project has, by name: the stems of ``guest_images/payloads/*.S``."""
     return tuple(sorted(source.stem for source in (root / _LANDMARK / "payloads").glob("*.S")))
+
+
+def job_names(root: Path) -> tuple[str, ...]:
+    """The jobs that a project has, by name: the stems of ``guest_images/jobs/*.job``."""
+    return tuple(sorted(script.stem for script in (root / _LANDMARK / "jobs").glob("*.job")))

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 from qemu_diff.config.paths import SearchPath
-from qemu_diff.config.schema import CampaignFile, FloodTable, KernelTable, ScenarioTable
+from qemu_diff.config.schema import (
+    CampaignFile,
+    FloodTable,
+    KernelTable,
+    MachineTable,
+    ScenarioTable,
+)
 from qemu_diff.model import (
     Campaign,
     DebianSource,
+    ExceptionOrder,
     FloodSpec,
     ImageSource,
     KernelSource,
@@ -39,21 +48,34 @@ def resolved(file: CampaignFile, path: Path, paths: SearchPath) -> Campaign:
 
 def scenario_spec(table: ScenarioTable) -> ScenarioSpec:
     """One scenario with its machines multiplied out."""
-    machine = table.machine
     return ScenarioSpec(
         payloads=tuple(table.payload),
-        machines=tuple(
-            MachineSpec(mode, cpu, machine.memory_mib)
-            for mode, cpu in product(machine.kvm_mode, machine.cpu)
-        ),
+        machines=tuple(_machines(table.machine)),
         flood=_flood(table.flood),
         driver=table.driver,
         expect=tuple(
-            (kernel, payload, expectation)
-            for kernel, expected in table.expect.items()
-            for payload, expectation in expected.items()
+            (kernel, what, tuple(sorted(set(expected))))
+            for kernel, of_kernel in table.expect.items()
+            for what, expected in of_kernel.items()
         ),
+        jobs=tuple(table.job),
+        kernels=tuple(table.kernels),
     )
+
+
+def _machines(table: MachineTable) -> Iterator[MachineSpec]:
+    for mode, cpu, order in product(table.kvm_mode, table.cpu, table.exception_order):
+        machine = MachineSpec(mode, cpu, table.memory_mib, order)
+        if order is ExceptionOrder.TCG:
+            yield machine
+            continue
+        for pending in table.pending:
+            yield replace(
+                machine,
+                pending=pending,
+                redirects=table.redirects,
+                redirect_at=tuple(table.redirect_at),
+            )
 
 
 def _flood(table: FloodTable) -> FloodSpec:
@@ -73,6 +95,7 @@ def _kernel(name: str, table: KernelTable, paths: SearchPath) -> KernelSpec:
         source=_source(table, paths),
         patches=tuple(paths.resolve(patch) for patch in table.patches),
         kconfig=tuple(paths.resolve(fragment) for fragment in table.kconfig),
+        optional=table.optional,
     )
 
 
@@ -82,6 +105,8 @@ def _source(table: KernelTable, paths: SearchPath) -> KernelSource:
         return source
     if source.tree is not None:
         return TreeSource(paths.resolve(source.tree))
-    assert source.image is not None, "the schema lets no source without tree and image through"
+    if source.debian is not None:
+        return DebianSource(source.debian, source.suite or "")
+    assert source.image is not None, "the schema lets no empty source through"
     vmlinux = None if source.vmlinux is None else paths.resolve(source.vmlinux)
     return ImageSource(paths.resolve(source.image), vmlinux)

@@ -1,8 +1,9 @@
 """The shape of a campaign file: every key, its type and its default.
 
-A kernel's ``source`` is written in one way each: a Debian package as the string
-``"debian:PACKAGE"``; everything that is a path as a table, ``{ tree = PATH }`` or
-``{ image = PATH, vmlinux = PATH }``, since a path may hold any character.
+A kernel's ``source`` is written in one way each: a Debian package that this machine's apt offers as
+the string ``"debian:PACKAGE"``, one of another suite as ``{ debian = PACKAGE, suite = SUITE }``;
+everything that is a path as a table, ``{ tree = PATH }`` or ``{ image = PATH, vmlinux = PATH }``,
+since a path may hold any character.
 """
 
 from __future__ import annotations
@@ -22,7 +23,17 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from qemu_diff.model import DebianSource, Driver, Expectation, FloodSource, KvmMode, Placement
+from qemu_diff.model import (
+    DEFAULT_JOB,
+    DebianSource,
+    Driver,
+    ExceptionOrder,
+    Expectation,
+    FloodSource,
+    KvmMode,
+    Pending,
+    Placement,
+)
 
 NAME_CHARACTERS = "A-Z a-z 0-9 _ -"
 NAME_LENGTH = 64
@@ -35,7 +46,13 @@ LONGEST_NS = 1_000_000_000
 MOST_PASSES = 10_000
 """One boot's records hold so many passes of any payload that there is."""
 
+MOST_REDIRECTS = 1000
+"""More than any case needs: a correct kernel makes no progress while its step is redirected."""
+
 _DEBIAN = re.compile(r"debian:(?P<package>[a-z0-9][a-z0-9.+-]+)")
+
+_DEBIAN_WORD = re.compile(r"[a-z0-9][a-z0-9.+-]+")
+"""A package's name (Debian Policy 5.6.1), or a suite's."""
 
 
 def _choice(options: type[StrEnum]) -> BeforeValidator:
@@ -53,8 +70,11 @@ def _one_or_many(value: object) -> object:
 
 
 KvmModeName = Annotated[KvmMode, _choice(KvmMode)]
+ExceptionOrderName = Annotated[ExceptionOrder, _choice(ExceptionOrder)]
+PendingName = Annotated[Pending, _choice(Pending)]
 ExpectationName = Annotated[Expectation, _choice(Expectation)]
 OneOrMany = BeforeValidator(_one_or_many)
+ExpectationNames = Annotated[list[ExpectationName], Field(min_length=1), OneOrMany]
 
 
 class Table(BaseModel):
@@ -76,18 +96,31 @@ class CampaignTable(Table):
 
 
 class SourceTable(Table):
-    """``source`` as a table: a ``tree``, or an ``image`` and perhaps its ``vmlinux``."""
+    """``source`` as a table: a ``tree``, or an ``image`` and perhaps its ``vmlinux``, or a package
+    of Debian and its ``suite``."""
 
     tree: str | None = None
     image: str | None = None
     vmlinux: str | None = None
+    debian: str | None = None
+    suite: str | None = None
+
+    @field_validator("debian", "suite")
+    @classmethod
+    def _debian_word(cls, value: str | None) -> str | None:
+        if value is not None and not _DEBIAN_WORD.fullmatch(value):
+            raise PydanticCustomError("debian_word", "no name of a package or suite")
+        return value
 
     @model_validator(mode="after")
     def _exactly_one(self) -> SourceTable:
-        if self.tree is None and self.image is None:
-            raise PydanticCustomError("source_none", "neither tree nor image")
+        if self.tree is self.image is self.debian is None:
+            raise PydanticCustomError("source_none", "neither tree nor image nor package")
         if self.tree is not None and (self.image is not None or self.vmlinux is not None):
             raise PydanticCustomError("source_both", "tree beside image or vmlinux")
+        of_path = (self.tree, self.image, self.vmlinux) != (None, None, None)
+        if of_path and (self.debian is not None or self.suite is not None):
+            raise PydanticCustomError("source_debian", "a package beside a path")
         return self
 
 
@@ -96,11 +129,13 @@ class KernelTable(Table):
 
     :param patches: applied in this order.
     :param kconfig: fragments, merged in this order.
+    :param optional: where the source can't be had, the kernel's cells are skipped.
     """
 
     source: DebianSource | SourceTable
     patches: list[str] = []
     kconfig: list[str] = []
+    optional: bool = False
 
     @field_validator("source", mode="plain")
     @classmethod
@@ -131,24 +166,35 @@ class FloodTable(Table):
 
 
 class MachineTable(Table):
-    """``machine``: lists multiply into the matrix."""
+    """``machine``: lists multiply into the matrix; but ``redirect_at`` is one list of labels."""
 
     kvm_mode: Annotated[list[KvmModeName], Field(min_length=1), OneOrMany] = [KvmMode.VHE]
     cpu: Annotated[list[Name], Field(min_length=1), OneOrMany] = ["max"]
     memory_mib: Annotated[int, Field(ge=64, le=65_536)] = 256
+    exception_order: Annotated[list[ExceptionOrderName], Field(min_length=1), OneOrMany] = [
+        ExceptionOrder.TCG
+    ]
+    pending: Annotated[list[PendingName], Field(min_length=1), OneOrMany] = [Pending.SGI]
+    redirects: Annotated[int, Field(ge=1, le=MOST_REDIRECTS)] = 1
+    redirect_at: Annotated[list[str], OneOrMany] = []
 
 
 class ScenarioTable(Table):
     """``[[scenario]]``
 
-    :param expect: kernel → payload → what must be seen; everything else must pass.
+    :param job: files in ``guest_images/jobs``, without ``.job``.
+    :param expect: kernel → payload, or ``payload/job`` → what must be seen; everything else must
+        pass.
+    :param kernels: those that it is for; all where the key is not there.
     """
 
     payload: Annotated[list[str], Field(min_length=1), OneOrMany]
+    job: Annotated[list[str], Field(min_length=1), OneOrMany] = [DEFAULT_JOB]
     flood: FloodTable = FloodTable()
     machine: MachineTable = MachineTable()
     driver: Annotated[Driver, _choice(Driver)] = Driver.IN_GUEST
-    expect: dict[str, dict[str, ExpectationName]] = {}
+    kernels: Annotated[list[str], OneOrMany] = []
+    expect: dict[str, dict[str, ExpectationNames]] = {}
 
 
 class CampaignFile(Table):

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from qemu_diff.drive.async_first import Redirector, plan_of
 from qemu_diff.drive.job import Job
 from qemu_diff.errors import CorruptDataError, InfrastructureError
 from qemu_diff.guest.image import LOAD_ADDRESS, MEMORY_BYTES, StepVmm, initramfs
@@ -41,11 +42,17 @@ TRUTH_CAPACITY = RECORD_CAPACITY * TRUTH_RECORDS_PER_RUN
 
 @dataclass(frozen=True)
 class Tools:
-    """What every boot needs, prepared once."""
+    """What every boot needs, prepared once.
+
+    :param guest_images: the directory of our own sources for guests.
+    :param cache: where what is compiled of them is kept.
+    """
 
     qemu: Qemu
     plugin: TruthPlugin
     stepvmm: StepVmm
+    guest_images: Path
+    cache: Path
 
 
 @dataclass(frozen=True)
@@ -54,12 +61,16 @@ class Boot:
 
     :param header: the record file's header at the end; None where it was never written.
     :param idle_s: wall-clock seconds since KVM_RUN last returned.
+    :param redirector: why ``async_first`` could not be kept up, or nothing.
+    :param redirects: steps of chosen instructions that were redirected.
     """
 
     directory: Path
     exit: GuestExit
     header: SharedHeader | None
     idle_s: float
+    redirector: str = ""
+    redirects: int = 0
 
 
 class _Pulse:
@@ -104,6 +115,8 @@ def boot(
     with private_socket() as qmp_socket:
         encoded = job.encode(payload)
         _write_inputs(directory, encoded, initramfs(tools.stepvmm, encoded, payload))
+        plan = plan_of(machine, payload, tools.guest_images, tools.cache)
+        redirector = Redirector(plan, qmp_socket.with_name("gdb"), budget_s, cancel)
         files = MachineFiles(
             kernel=build.image,
             initramfs=directory / INITRAMFS,
@@ -111,6 +124,7 @@ def boot(
             timer_log=directory / TIMER_LOG,
             qmp_socket=qmp_socket,
             plugin=_plugin_argument(tools, directory / TRUTH),
+            gdb_socket=redirector.socket,
         )
         command = argv(tools.qemu, machine, files, seed)
         (directory / "argv").write_text(shlex.join(command) + "\n")
@@ -118,14 +132,17 @@ def boot(
         pulse = _Pulse()
 
         def watch() -> None:
+            redirector.check()
             with suppress(CorruptDataError):
                 pulse.beat(read_header(files.shared).heartbeat)
                 progress(pulse.heartbeat)
 
         console = directory / "console.log"
+        redirector.start()
         ended = run_guest(
             command, console, qmp_socket, budget_s=budget_s, cancel=cancel, watch=watch
         )
+        complaint = redirector.finish()
     if ended.registers:
         (directory / "registers.txt").write_text(ended.registers)
     header = _final_header(files.shared)
@@ -134,7 +151,7 @@ def boot(
         trim_truth(directory / TRUTH)
     files.initramfs.unlink()
     seal_log(files.timer_log)
-    return Boot(directory, ended, header, pulse.idle_s)
+    return Boot(directory, ended, header, pulse.idle_s, complaint, redirector.redirects)
 
 
 def _write_inputs(directory: Path, job: bytes, archive: bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,11 +14,38 @@ from qemu_diff.abi import (
     JOB_MAGIC,
     OPERATION,
     PSTATE_EL1H_MASKED,
-    REGISTER_PC,
-    REGISTER_PSTATE,
+    PSTATE_SS,
     STEP_ABI_VERSION,
+    Occasion,
     OperationCode,
+    ReadKind,
     TimerKind,
+    WriteKind,
+)
+from qemu_diff.config.problems import suggestion
+from qemu_diff.drive.registers import REGISTERS
+from qemu_diff.drive.script import (
+    LARGEST_VALUE,
+    NOWHERE,
+    Debug,
+    Expect,
+    Get,
+    Init,
+    Kick,
+    Mistake,
+    On,
+    Repeat,
+    Restore,
+    Run,
+    Script,
+    Set,
+    Statement,
+    Step,
+    Term,
+    Unmap,
+    Value,
+    Write,
+    mistakes_error,
 )
 from qemu_diff.flood.placement import Sweep
 from qemu_diff.guest.image import MEMORY_BYTES
@@ -27,8 +54,28 @@ from qemu_diff.model import FloodSource, Payload
 STALL_NS = 200_000_000
 """Virtual time in KVM_RUN without a return after which L2 counts as stalled."""
 
-STEPS_PER_PASS = 1000
-"""Reports after which a pass ends even if the payload's end was never reported."""
+MOST_OPERATIONS = 1 << 16
+"""Records name their operation in 16 bits (``struct step_record``)."""
+
+_FRAME = 2
+"""Operations around a routine's pass: the flood's, and the repeat."""
+
+WORD_BYTES = 4
+LARGEST_WORD = (1 << 32) - 1
+
+CONSTANTS = {
+    "el1h": PSTATE_EL1H_MASKED,
+    "el0t": 0x3C0,  # EL0, with D, A, I and F masked
+    "ss": PSTATE_SS,
+    # MDSCR_EL1 (DDI 0487): software step, kernel (local) debug, monitor debug.
+    "mdscr_ss": 1 << 0,
+    "mdscr_kde": 1 << 13,
+    "mdscr_mde": 1 << 15,
+    # DBGBCRn_EL1 (DDI 0487): E; PMC 0b11 (EL1 and EL0); BAS 0b1111 (A64); no link.
+    "bcr_el1": 0b1111 << 5 | 0b11 << 1 | 1,
+    "brk0": 0xD420_0000,  # BRK #0
+}
+"""What a VALUE may name in each payload, beside ``entry``, ``begin`` and ``end``."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +86,7 @@ class Operation:
     n: int = 0
     a: int = 0
     b: int = 0
-    kind: TimerKind = TimerKind.INTERRUPT
+    kind: TimerKind | WriteKind | ReadKind | Occasion = TimerKind.INTERRUPT
 
 
 TIMER_KINDS = {
@@ -48,16 +95,38 @@ TIMER_KINDS = {
 }
 
 
+_WITH_BODY = (OperationCode.REPEAT, OperationCode.ON)
+"""Operations whose ``a`` counts those that belong to them."""
+
+
 def _no_delays() -> NDArray[np.uint32]:
     return np.zeros(0, dtype=np.uint32)
 
 
 @dataclass(frozen=True)
 class Job:
-    """Operations, and the table of delays (ns) that ``TIMER_TABLE`` reads."""
+    """Operations, and the table of delays (ns) that ``TIMER_TABLE`` reads.
+
+    :raises ValueError: more operations than a record can name.
+    """
 
     operations: tuple[Operation, ...]
     delays: NDArray[np.uint32] = field(default_factory=_no_delays)
+
+    def __post_init__(self) -> None:
+        if len(self.operations) > MOST_OPERATIONS:
+            raise ValueError(f"{len(self.operations)} operations: a job has {MOST_OPERATIONS}")
+
+    @property
+    def passes(self) -> int:
+        """How many passes over the payload: the iterations of the outermost repeats."""
+        passes, index = 0, 0
+        while index < len(self.operations):
+            one = self.operations[index]
+            if one.code is OperationCode.REPEAT:
+                passes += one.n
+            index += 1 + (one.a if one.code in _WITH_BODY else 0)
+        return passes
 
     def encode(self, payload: Payload) -> bytes:
         """The bytes of ``/job``."""
@@ -75,45 +144,181 @@ class Job:
         return header.tobytes() + body
 
 
-def quiet_job(payload: Payload, passes: int) -> Job:
-    """Step through the payload without a flood.
+# --- floods --------------------------------------------------------------------------------------
 
-    :param passes: how often, from its entry.
+
+@dataclass(frozen=True)
+class Routine:
+    """A script for one payload: operations once per boot, and operations of each pass."""
+
+    once: tuple[Operation, ...]
+    each_pass: tuple[Operation, ...]
+
+    @property
+    def most_fills(self) -> int:
+        """How many delays one :func:`fill_job` has room for."""
+        return (MOST_OPERATIONS - len(self.once)) // (len(self.each_pass) + _FRAME)
+
+
+def quiet_job(routine: Routine, passes: int) -> Job:
+    """Run the routine without a flood.
+
+    :param passes: how often, over the payload.
     """
-    return Job((Operation(OperationCode.STEP_ON), *_repeated(payload, passes)))
+    return Job((*routine.once, *_repeated(routine, passes)))
 
 
-def sweep_job(payload: Payload, source: FloodSource, sweep: Sweep) -> Job:
+def sweep_job(routine: Routine, source: FloodSource, sweep: Sweep) -> Job:
     """One pass for each placement; within a pass every step has the same requested delay."""
     flood = Operation(
         OperationCode.TIMER_SWEEP, a=sweep.first_ns, b=sweep.step_ns, kind=TIMER_KINDS[source]
     )
-    return Job((Operation(OperationCode.STEP_ON), flood, *_repeated(payload, sweep.passes)))
+    return Job((*routine.once, flood, *_repeated(routine, sweep.passes)))
 
 
-def fill_job(payload: Payload, source: FloodSource, delays: Sequence[int]) -> Job:
-    """One pass for each of the given delays (ns): placements that a sweep missed."""
-    operations = [Operation(OperationCode.STEP_ON)]
+def fill_job(routine: Routine, source: FloodSource, delays: Sequence[int]) -> Job:
+    """One pass for each of the given delays (ns): placements that a sweep missed.
+
+    :raises ValueError: more delays than :attr:`Routine.most_fills`.
+    """
+    operations = [*routine.once]
     for delay in delays:
         kind = TIMER_KINDS[source]
         operations.append(Operation(OperationCode.TIMER_SWEEP, a=delay, kind=kind))
-        operations.extend(_repeated(payload, 1))
+        operations.extend(_repeated(routine, 1))
     return Job(tuple(operations))
 
 
 def table_job(
-    payload: Payload, source: FloodSource, passes: int, delays: NDArray[np.uint32]
+    routine: Routine, source: FloodSource, passes: int, delays: NDArray[np.uint32]
 ) -> Job:
     """Every step takes the next of ``delays`` (ns); after the last there is no flood."""
     flood = Operation(OperationCode.TIMER_TABLE, n=len(delays), kind=TIMER_KINDS[source])
-    step_on = Operation(OperationCode.STEP_ON)
-    return Job((step_on, flood, *_repeated(payload, passes)), delays)
+    return Job((*routine.once, flood, *_repeated(routine, passes)), delays)
 
 
-def _repeated(payload: Payload, passes: int) -> tuple[Operation, ...]:
-    one_pass = (
-        Operation(OperationCode.SET_REG, a=REGISTER_PC, b=payload.entry),
-        Operation(OperationCode.SET_REG, a=REGISTER_PSTATE, b=PSTATE_EL1H_MASKED),
-        Operation(OperationCode.STEP, n=STEPS_PER_PASS, a=payload.end),
-    )
-    return (Operation(OperationCode.REPEAT, n=passes, a=len(one_pass)), *one_pass)
+def _repeated(routine: Routine, passes: int) -> tuple[Operation, ...]:
+    repeat = Operation(OperationCode.REPEAT, n=passes, a=len(routine.each_pass))
+    return (repeat, *routine.each_pass)
+
+
+# --- scripts -------------------------------------------------------------------------------------
+
+
+def compiled(script: Script, payload: Payload) -> Routine:
+    """What a script comes to on one payload.
+
+    :raises ConfigError: it names a label that the payload does not have, or a value does not fit;
+        ``str()`` has one line for each mistake.
+    """
+    compiler = _Compiler(payload)
+    routine = Routine(compiler.operations(script.once), compiler.operations(script.each_pass))
+    if not compiler.mistakes and routine.most_fills < 1:
+        operations = len(routine.once) + len(routine.each_pass) + _FRAME
+        most = f"a job has at most {MOST_OPERATIONS}"
+        compiler.mistakes.append(Mistake(NOWHERE, f"comes to {operations} operations", most))
+    if compiler.mistakes:
+        raise mistakes_error(script.path, compiler.mistakes)
+    return routine
+
+
+class _Compiler:
+    def __init__(self, payload: Payload) -> None:
+        self.mistakes: list[Mistake] = []
+        self._payload = payload
+        labels = {name: address for address, name in payload.labels}
+        places = {"entry": payload.entry, "begin": payload.begin, "end": payload.end}
+        self._names = {**labels, **places, **CONSTANTS}
+
+    def operations(self, statements: Iterable[Statement]) -> tuple[Operation, ...]:
+        return tuple(operation for one in statements for operation in self._operations(one))
+
+    def _operations(self, statement: Statement) -> Iterator[Operation]:
+        if isinstance(statement, On | Repeat):
+            body = self.operations(statement.body)
+            if isinstance(statement, On):
+                yield Operation(OperationCode.ON, a=len(body), kind=statement.occasion)
+            else:
+                yield Operation(OperationCode.REPEAT, n=statement.times, a=len(body))
+            yield from body
+        else:
+            yield self._operation(statement)
+
+    def _operation(self, statement: Statement) -> Operation:  # noqa: PLR0911 - a table
+        match statement:
+            case Set(kind, register, value):
+                return Operation(
+                    OperationCode.SET_REG, a=REGISTERS[register], b=self._value(value), kind=kind
+                )
+            case Get(register):
+                return Operation(OperationCode.GET_REG, a=REGISTERS[register])
+            case Expect(register, value):
+                return Operation(
+                    OperationCode.GET_REG,
+                    a=REGISTERS[register],
+                    b=self._value(value),
+                    kind=ReadKind.EXPECTED,
+                )
+            case Debug(control, None):
+                return Operation(OperationCode.DEBUG, n=control)
+            case Debug(control, Value() as where):
+                bcr = CONSTANTS["bcr_el1"]
+                return Operation(OperationCode.DEBUG, n=control, a=self._value(where), b=bcr)
+            case Write(address, word):
+                return Operation(OperationCode.WRITE, a=self._address(address), b=self._word(word))
+            case Restore(address):
+                there = self._address(address)
+                return Operation(OperationCode.WRITE, a=there, b=self._own_word(there))
+            case Run(reason):
+                return Operation(OperationCode.RUN, a=reason)
+            case Step(reports, until):
+                end = self._payload.end if until is None else self._value(until)
+                return Operation(OperationCode.STEP, n=reports, a=end)
+        return Operation(_BARE[type(statement)])
+
+    def _value(self, value: Value) -> int:
+        result = self._term(value.first)
+        for joint, term in value.rest:
+            result = result + self._term(term) if joint == "+" else result | self._term(term)
+        if result > LARGEST_VALUE:
+            self._mistake(value, f"{value} is {result:#x}, which does not fit into 64 bits")
+        return result
+
+    def _term(self, term: Term) -> int:
+        if isinstance(term.what, int):
+            return term.what
+        if term.what not in self._names:
+            problem = f"the payload {self._payload.name} has no label {term.what!r}"
+            remedy = suggestion(term.what, self._names)
+            self.mistakes.append(Mistake(term.at, problem, remedy))
+        return self._names.get(term.what, 0)
+
+    def _address(self, value: Value) -> int:
+        known, address = len(self.mistakes), self._value(value)
+        begin = self._payload.load_address
+        last = begin + MEMORY_BYTES - WORD_BYTES
+        if not begin <= address <= last and len(self.mistakes) == known:
+            remedy = f"a word there lies at {begin:#x} to {last:#x}"
+            self._mistake(value, f"{value} is {address:#x}, outside of L2's memory", remedy)
+        return address
+
+    def _word(self, value: Value) -> int:
+        known, word = len(self.mistakes), self._value(value)
+        if word > LARGEST_WORD and len(self.mistakes) == known:
+            self._mistake(value, f"{value} is {word:#x}, which does not fit into 32 bits")
+        return word
+
+    def _own_word(self, address: int) -> int:
+        """What the payload has there: zeroes after its last byte."""
+        offset = address - self._payload.load_address
+        return int.from_bytes(self._payload.blob[offset : offset + WORD_BYTES], "little")
+
+    def _mistake(self, value: Value, problem: str, remedy: str = "") -> None:
+        self.mistakes.append(Mistake(value.at, problem, remedy))
+
+
+_BARE: dict[type[Statement], OperationCode] = {
+    Kick: OperationCode.KICK,
+    Init: OperationCode.VCPU_INIT,
+    Unmap: OperationCode.UNMAP,
+}

@@ -25,6 +25,9 @@ KERNEL_ARGUMENTS = (
     "oops=panic",  # an oops in the middle of a step is a finding, not a state to go on from
     "nokaslr",  # the same addresses on every run
     "norandmaps",
+    # A distribution's kernel spends nine tenths of its boot on these, in TCG above all.
+    "cryptomgr.notests",
+    "initcall_blacklist=load_system_certificate_list",
 )
 
 
@@ -36,6 +39,8 @@ class MachineFiles:
     :param shared: file of ``SHARED_BYTES`` bytes behind the ivshmem device.
     :param timer_log: where QEMU logs what it programs into L1's generic timers.
     :param plugin: argument of ``-plugin``, or None.
+    :param gdb_socket: where a gdbstub listens; with one, the machine waits at its first
+        instruction for a client to let it go. Or None.
     """
 
     kernel: Path
@@ -44,6 +49,7 @@ class MachineFiles:
     timer_log: Path
     qmp_socket: Path
     plugin: str | None
+    gdb_socket: Path | None = None
 
 
 def kernel_command_line(machine: MachineSpec) -> str:
@@ -100,6 +106,7 @@ def argv(qemu: Qemu, machine: MachineSpec, files: MachineFiles, seed: int) -> li
         # --- the truth, and when L1's timers fire
         *_plugin(files.plugin),
         *("-trace", f"enable={TIMER_EVENT},file={escaped(files.timer_log)}"),
+        *_gdbstub(files.gdb_socket),
         *_sandbox(qemu),
     ]  # fmt: skip
 
@@ -111,6 +118,13 @@ def escaped(path: Path) -> str:
 
 def _plugin(plugin: str | None) -> Sequence[str]:
     return ("-plugin", plugin) if plugin else ()
+
+
+def _gdbstub(socket: Path | None) -> Sequence[str]:
+    if socket is None:
+        return ()
+    backend = f"socket,id=gdb,path={escaped(socket)},server=on,wait=off"
+    return ("-S", "-chardev", backend, "-gdb", "chardev:gdb")
 
 
 def _sandbox(qemu: Qemu) -> Sequence[str]:

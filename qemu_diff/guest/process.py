@@ -143,6 +143,11 @@ class _Qemu(pexpect.spawn):  # type: ignore[misc]
 
     flag_eof: bool
 
+    def close(self, force: bool = True) -> None:
+        """Close the console of a child that is gone: nobody is left to be waited for."""
+        self.ptyproc.delayafterclose = 0
+        super().close(force)
+
     def isalive(self) -> bool:
         """Whether it runs. pexpect's own waits without a limit once the console has ended."""
         ended = self.flag_eof

@@ -4,7 +4,8 @@ The flow: :mod:`source` finds a Debian package (:mod:`debian`) or a user's tree 
 and makes an isolated copy (:mod:`tree`); :mod:`patch` works out what a variant's patches make of
 it, and the tree is switched to that; :mod:`kconfig` decides the configuration; :mod:`make` runs
 tuxmake; :mod:`build` puts it together and :mod:`cache` keeps the result by its content. An image
-that is built already (:mod:`image`) takes a short way.
+that is built already (:mod:`image`), by Debian too (:mod:`debian_image`), takes a short way. What
+Debian packages there are is :mod:`apt`'s to find out, in any suite.
 """
 
 from .build import build_kernel, kernel_key

@@ -15,10 +15,16 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from ..errors import InfrastructureError, KernelBuildError, QemuDiffError, SourceError
+from ..errors import (
+    InfrastructureError,
+    KernelBuildError,
+    QemuDiffError,
+    SourceError,
+    UnavailableSourceError,
+)
 from ..events import Stage, stage
-from ..model import Build, ImageSource, KernelSpec
-from . import cache, image, kconfig, make, patch, toolchain
+from ..model import Build, DebianSource, ImageSource, KernelSource, KernelSpec
+from . import cache, debian_image, image, kconfig, make, patch, toolchain
 from .source import ResolvedSource, resolve, source_identity
 from .tree import IsolatedTree
 
@@ -65,10 +71,11 @@ def kernel_key(spec: KernelSpec) -> str:
 
     :raise UserError: as :func:`build_kernel`, short of building.
     """
-    if isinstance(spec.source, ImageSource):
-        return image.source_key(spec.source)
+    wanted = _ready_image(spec.source)
+    if isinstance(wanted, ImageSource):
+        return image.source_key(wanted)
     ingredients = _gather(spec)
-    return _key(source_identity(resolve(spec.source)), ingredients)
+    return _key(source_identity(resolve(wanted)), ingredients)
 
 
 def build_kernel(spec: KernelSpec, *, jobs: int | None = None) -> Build:
@@ -76,6 +83,7 @@ def build_kernel(spec: KernelSpec, *, jobs: int | None = None) -> Build:
 
     :param jobs: compilers to run at once; by default one for each CPU that we may use.
     :raise SourceError: the source is not there, or not a kernel.
+    :raise UnavailableSourceError: the source can't be had here.
     :raise PatchError: a patch does not apply.
     :raise MissingToolError: a program is missing.
     :raise UserError: a fragment can't be read, or an option that is needed or asked for did not
@@ -83,14 +91,16 @@ def build_kernel(spec: KernelSpec, *, jobs: int | None = None) -> Build:
     :raise KernelBuildError: the compiler refused.
     :raise InfrastructureError: no space is left.
     """
-    with stage("kernel", spec.name) as running:
-        if isinstance(spec.source, ImageSource):
-            _refuse_changes(spec)
-            return image.ready_build(spec.name, spec.source)
+    excused = (UnavailableSourceError,) if spec.optional else ()
+    with stage("kernel", spec.name, excused=excused) as running:
         started = time.monotonic()
-        ingredients = _gather(spec)
         running.progress("finding the source")
-        source = resolve(spec.source)
+        wanted = _ready_image(spec.source)
+        if isinstance(wanted, ImageSource):
+            _refuse_changes(spec)
+            return image.ready_build(spec.name, wanted)
+        ingredients = _gather(spec)
+        source = resolve(wanted)
         metadata = _find_ready(source, ingredients)
         cached = metadata is not None
         if metadata is None:
@@ -98,6 +108,13 @@ def build_kernel(spec: KernelSpec, *, jobs: int | None = None) -> Build:
                 metadata, cached = _build_locked(source, ingredients, jobs, running)
         cache.note_use(metadata, spec.name)
         return _as_build(spec, metadata, cached, time.monotonic() - started)
+
+
+def _ready_image(source: KernelSource) -> KernelSource:
+    """The source, with the kernel of an image package in the package's place."""
+    if isinstance(source, DebianSource) and debian_image.is_image(source):
+        return debian_image.locate(source)
+    return source
 
 
 def _refuse_changes(spec: KernelSpec) -> None:

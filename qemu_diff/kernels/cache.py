@@ -6,6 +6,7 @@
       kernels/<key>/{Image,vmlinux,config,build.log,metadata.json}   ready kernels, by content
       trees/<lineage>/                                               isolated trees, their objects
       downloads/                                                     source tarballs
+      downloads/<suite>/                  source tarballs and images of another Debian suite
       failed/<key>.log                                               logs of builds that failed
       locks/<lineage>.lock
       ccache/
@@ -227,6 +228,15 @@ def replace_file(path: Path, content: bytes, mode: int = 0o644) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def newest_download(downloads: Path, package: str, suffix: str) -> tuple[str, Path] | None:
+    """(version, file) of what was downloaded last of a Debian package, or None."""
+    files = list(downloads.glob(f"{package}_*{suffix}"))
+    if not files:
+        return None
+    newest = max(files, key=lambda path: path.stat().st_mtime)
+    return newest.name.removeprefix(f"{package}_").removesuffix(suffix), newest
 
 
 def _disk_usage(directory: Path) -> int:

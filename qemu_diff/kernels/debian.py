@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InfrastructureError, MissingToolError, SourceError
+from ..errors import InfrastructureError, SourceError, UnavailableSourceError
 from ..model import DebianSource
-from . import cache, toolchain
+from . import apt, cache, toolchain
 from .tree import IsolatedTree
 
 #: Where the packages put their tarball.
 _SOURCES = Path("/usr/src")
+
+_SUFFIX = ".tar.xz"
 
 # Debian Policy 5.6.1, with the prefix that all packages with a kernel tarball have.
 _PACKAGE = re.compile(r"linux-source-[a-z0-9][a-z0-9+.-]*")
@@ -46,16 +46,23 @@ class Tarball:
 def locate(source: DebianSource) -> Tarball:
     """The tarball of the installed package, else the one in the cache, else one that apt fetches.
 
+    A package of a named suite is never the installed one, which may be of another suite.
+
     :raise SourceError: not the name of a kernel source package.
-    :raise MissingToolError: the package is not installed and apt can't fetch it.
+    :raise UnavailableSourceError: the package is not installed and apt can't fetch it.
     """
-    package = source.package
+    package, suite = source.package, source.suite
     if not _PACKAGE.fullmatch(package):
         raise SourceError(
             f"debian:{package}: not a kernel source package; their names are like linux-source-6.1"
         )
-    found = _installed(package) or _downloaded(package) or _download(package)
-    version, path = found
+    installed = None if suite else _installed(package)
+    downloads = cache.cache_directory(f"downloads/{suite}" if suite else "downloads")
+    version, path = (
+        installed
+        or cache.newest_download(downloads, package, _SUFFIX)
+        or _download(package, suite, downloads)
+    )
     return Tarball(package, version, path, cache.digest_file(path).sha256)
 
 
@@ -77,7 +84,7 @@ def _run_tar(path: Path, staging: Path) -> None:
     target = staging / "source"
     target.mkdir()
     command = ["tar", "-x", "-J", "--strip-components=1", "-f", str(path), "-C", str(target)]
-    result = _run(command)
+    result = apt.run(command)
     if result.returncode:
         reason = result.stderr.strip().partition("\n")[0]
         raise InfrastructureError(f"{path}: can't be unpacked: {reason}")
@@ -87,81 +94,43 @@ def _installed(package: str) -> tuple[str, Path] | None:
     """(version, tarball) of an installed package."""
     if shutil.which("dpkg-query") is None:
         return None
-    result = _run(["dpkg-query", "-W", "-f", "${db:Status-Status} ${Version}", package])
+    result = apt.run(["dpkg-query", "-W", "-f", "${db:Status-Status} ${Version}", package])
     status, _, version = result.stdout.partition(" ")
-    path = _SOURCES / f"{package}.tar.xz"
+    path = _SOURCES / f"{package}{_SUFFIX}"
     if result.returncode or status != "installed" or not path.is_file():
         return None
     return version, path
 
 
-def _downloaded(package: str) -> tuple[str, Path] | None:
-    """(version, tarball) of what was downloaded last."""
-    tarballs = list(cache.cache_directory("downloads").glob(f"{package}_*.tar.xz"))
-    if not tarballs:
-        return None
-    newest = max(tarballs, key=lambda path: path.stat().st_mtime)
-    return newest.name.removeprefix(f"{package}_").removesuffix(".tar.xz"), newest
-
-
-def _download(package: str) -> tuple[str, Path]:
-    """(version, tarball) of what apt offers. ``apt-get download`` needs no root."""
-    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise SourceError(
-            f"debian:{package}: this machine has no apt; give a directory with a kernel tree"
-        )
-    downloads = cache.cache_directory("downloads")
+def _download(package: str, suite: str, downloads: Path) -> tuple[str, Path]:
+    """(version, tarball) of what apt offers."""
+    apt.require_apt(package)
     with cache.disk_errors(), tempfile.TemporaryDirectory(dir=downloads) as name:
         staging = Path(name)
-        package_file = _apt_download(package, staging)
+        source = apt.private_apt(suite, staging / "apt") if suite else apt.Apt()
+        package_file, reason = source.download(package, staging / "package")
+        if package_file is None:
+            raise _unavailable(package, suite, reason)
         return _extract_tarball(package, package_file, staging, downloads)
 
 
-def _apt_download(package: str, staging: Path) -> Path:
-    result = _run(["apt-get", "download", "-q", package], staging)
-    packages = list(staging.glob("*.deb"))
-    if result.returncode or not packages:
-        reasons = [line for line in result.stderr.splitlines() if line.startswith("E:")]
-        reason = f" ({reasons[0][2:].strip()})" if reasons else ""
-        raise MissingToolError(
-            f"the Debian package {package}{reason}",
-            apt=package,
+def _unavailable(package: str, suite: str, reason: str) -> UnavailableSourceError:
+    said = f" ({reason})" if reason else ""
+    if suite:
+        return UnavailableSourceError(
+            f"the Debian package {package} of suite {suite} can't be had here{said}"
         )
-    return packages[0]
+    return UnavailableSourceError(
+        f"the Debian package {package}{said} is missing; install it with: apt-get install {package}"
+    )
 
 
 def _extract_tarball(
     package: str, package_file: Path, staging: Path, downloads: Path
 ) -> tuple[str, Path]:
-    version = _dpkg_deb("-f", str(package_file), "Version").strip()
-    _dpkg_deb("-x", str(package_file), str(staging))
-    tarball = staging / _SOURCES.relative_to("/") / f"{package}.tar.xz"
+    version = apt.control_field(package_file, "Version")
+    apt.unpack(package_file, staging)
+    tarball = staging / _SOURCES.relative_to("/") / f"{package}{_SUFFIX}"
     if not tarball.is_file():
         raise SourceError(f"debian:{package}: the package has no {_SOURCES / tarball.name}")
-    return version, tarball.rename(downloads / f"{package}_{version}.tar.xz")
-
-
-def _dpkg_deb(*arguments: str) -> str:
-    result = _run(["dpkg-deb", *arguments])
-    if result.returncode:
-        reason = result.stderr.strip().partition("\n")[0]
-        raise InfrastructureError(f"dpkg-deb {arguments[0]}: {reason}")
-    return result.stdout
-
-
-def _run(command: list[str], directory: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a program with its messages in English, of which one is known.
-
-    :raise InfrastructureError: no space is left.
-    """
-    result = subprocess.run(
-        command,
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "LC_ALL": "C"},
-    )
-    if "No space left on device" in result.stderr:
-        raise InfrastructureError(cache.no_space_message())
-    return result
+    return version, tarball.rename(downloads / f"{package}_{version}{_SUFFIX}")

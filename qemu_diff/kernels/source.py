@@ -28,7 +28,7 @@ def resolve(source: DebianSource | TreeSource) -> ResolvedSource:
     """Find a source.
 
     :raise SourceError: it is not there, or not a kernel.
-    :raise MissingToolError: a package is not installed, and can't be fetched.
+    :raise UnavailableSourceError: a package is not installed, and can't be fetched.
     """
     if isinstance(source, DebianSource):
         return _resolve_debian(source)

@@ -40,7 +40,7 @@ class _PlainLines:
         self._console = console
 
     def __call__(self, event: Event) -> None:
-        if event.state in ("finished", "failed"):
+        if event.state in ("finished", "failed", "skipped"):
             text = f": {event.text}" if event.text else ""
             line = f"{event.stage} {event.subject}: {event.state} in {event.wall_s:.1f} s{text}"
             self._console.print(Text(line), soft_wrap=True)
@@ -68,5 +68,6 @@ class _Bars:
                 )
             elif key in self._tasks:
                 self._progress.remove_task(self._tasks.pop(key))
-                if event.state == "failed":
-                    self._progress.console.print(Text(f"{key[0]} {key[1]}: {event.text}"))
+                if event.state in ("failed", "skipped"):
+                    skipped = "skipped: " if event.state == "skipped" else ""
+                    self._progress.console.print(Text(f"{key[0]} {key[1]}: {skipped}{event.text}"))

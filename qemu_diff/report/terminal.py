@@ -21,6 +21,7 @@ VERDICT_STYLE = {
     CellVerdict.HANG: "red",
     CellVerdict.KERNEL_OOPS: "red",
     CellVerdict.LOST: "yellow",
+    CellVerdict.SKIPPED: "dim",
 }
 OUTCOME_STYLE = {
     PairOutcome.SAME: "green",
@@ -49,7 +50,7 @@ def print_result(result: CampaignResult, console: Console) -> None:
 
 def _closing_colour(result: CampaignResult) -> str:
     regressed = any(pair.outcome is PairOutcome.REGRESSED for pair in result.pairs)
-    if regressed or not all(cell.as_expected for cell in result.cells):
+    if regressed or any(expectation_sentence(cell) for cell in result.cells):
         return "red"
     return "green" if result.complete else "yellow"
 
@@ -67,13 +68,19 @@ def _table(result: CampaignResult) -> Table:
         table.add_row(
             Text(cell.cell.id),
             Text(cell.verdict.value, style=VERDICT_STYLE[cell.verdict]),
-            Text("yes", style="green") if cell.as_expected else Text("NO", style="bold red"),
+            _as_expected(cell),
             f"{cell.steps:,}",
             f"{cell.counted_steps:,}",
             f"{sum(number for _, number in cell.violations):,}",
             f"{cell.duration_s:.1f}",
         )
     return table
+
+
+def _as_expected(cell: CellResult) -> Text:
+    if cell.verdict is CellVerdict.SKIPPED:
+        return Text("-", style="dim")
+    return Text("yes", style="green") if cell.as_expected else Text("NO", style="bold red")
 
 
 def _print_pair(pair: PairResult, result: CampaignResult, console: Console) -> None:

@@ -21,6 +21,8 @@ VERBS = {
     ViolationKind.LOST_STEP: "loses the step",
     ViolationKind.SPURIOUS_STEP: "reports a step that never ran",
     ViolationKind.WRONG_PC: "reports a wrong PC",
+    ViolationKind.SS_LEAK: "shows a PSTATE.SS that is not the guest's",
+    ViolationKind.STATE_MISMATCH: "gives another state than was written",
 }
 
 
@@ -95,29 +97,43 @@ def _clean_sentence(result: CellResult) -> str:
 
 
 def expectation_sentence(result: CellResult) -> str:
-    """Why a cell is not as expected; empty where it is."""
+    """Why a cell is not as expected; empty where it is, or was skipped."""
     cell = result.cell
-    if result.as_expected:
+    if result.as_expected or result.verdict is CellVerdict.SKIPPED:
         return ""
     if result.verdict is CellVerdict.LOST:
         return f"{cell.id}: nothing was learnt: {result.reason}"
-    if cell.expected is Expectation.PASS:
+    expected = " and ".join(cell.expected)
+    if cell.expected == (Expectation.PASS,):
         return f"{cell.id}: {result.verdict}, expected to pass: {result.reason}"
     if result.verdict is CellVerdict.PASS:
         return (
-            f"{cell.id}: the bug that must be seen here was not seen: expected {cell.expected}, "
+            f"{cell.id}: the bug that must be seen here was not seen: expected {expected}, "
             f"but all {result.steps:,} steps were right; as long as {cell.kernel} does not show "
             "it, no other kernel's pass means anything"
         )
-    return f"{cell.id}: expected {cell.expected}, got {result.reason or result.verdict}"
+    return f"{cell.id}: expected {expected}, got {result.reason or result.verdict}"
 
 
 def finding_lines(finding: Finding) -> list[str]:
-    """One broken step, whole."""
+    """One broken step, or one wrong register, whole."""
+    return _register_lines(finding) if finding.register else _step_lines(finding)
+
+
+def _register_lines(finding: Finding) -> list[str]:
+    return [
+        _title(finding),
+        f"  L2 stood at      {_at(finding.reported_pc)}",
+        f"  stepping         {'on' if finding.stepping else 'off'}",
+        f"  {finding.register:<16} {finding.read_value:#x}",
+        f"  its own value    {finding.own_value:#x}, {finding.own_from}",
+    ]
+
+
+def _step_lines(finding: Finding) -> list[str]:
     where = "nowhere that is known" if finding.previous_pc is None else _at(finding.previous_pc)
     lines = [
-        f"{finding.kind} at report {finding.report:,} of boot {finding.boot} "
-        f"(pass {finding.pass_number:,}, {finding.attributed_to})",
+        _title(finding),
         f"  L2 stood at      {where}",
         *(
             f"  {'then it ran' if index == 0 else 'and also'}{'':<{5 if index == 0 else 8}} "
@@ -136,6 +152,13 @@ def finding_lines(finding: Finding) -> list[str]:
     return lines
 
 
+def _title(finding: Finding) -> str:
+    return (
+        f"{finding.kind} at report {finding.report:,} of boot {finding.boot} "
+        f"(pass {finding.pass_number:,}, {finding.attributed_to})"
+    )
+
+
 def side_by_side_lines(rows: SideBySide, baseline: str, candidate: str) -> list[str]:
     """Both kernels' reported PCs, in the order in which L2 executed."""
     width = max(len(baseline), len(candidate), 10)
@@ -149,8 +172,9 @@ def side_by_side_lines(rows: SideBySide, baseline: str, candidate: str) -> list[
 
 def closing_sentence(result: CampaignResult) -> str:
     """The whole campaign in one sentence."""
-    judged = [cell for cell in result.cells if cell.verdict is not CellVerdict.LOST]
-    lost = len(result.cells) - len(judged)
+    judged = [cell for cell in result.cells if cell.verdict.judged]
+    lost = sum(cell.verdict is CellVerdict.LOST for cell in result.cells)
+    skipped = len(result.cells) - len(judged) - lost
     unmet = [cell for cell in judged if not cell.as_expected]
     regressed = [pair for pair in result.pairs if pair.outcome is PairOutcome.REGRESSED]
     parts = []
@@ -162,9 +186,10 @@ def closing_sentence(result: CampaignResult) -> str:
         parts.append(f"{lost} of {len(result.cells)} cells were lost: nothing was learnt from them")
     if not result.complete:
         parts.append("the run was cut off: these are the cells that had finished")
-    if not parts:
-        return "Everything is as expected, the bugs that must be seen included."
-    return "; ".join(parts).capitalize() + "."
+    left_out = f"; {skipped} of {len(result.cells)} cells were skipped" if skipped else ""
+    if not parts and judged:
+        return f"Everything is as expected, the bugs that must be seen included{left_out}."
+    return ("; ".join(parts) or "nothing was judged").capitalize() + f"{left_out}."
 
 
 def _at(instruction: Instruction) -> str:

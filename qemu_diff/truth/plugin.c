@@ -110,6 +110,7 @@ EXPORT int qemu_plugin_version = PLUGIN_API;
 #define VECTOR_ALIGN	0x7ffull	/* VBAR_EL2 is 2 KiB-aligned (DDI 0487, VBAR_EL2) */
 #define LOWER_EL_SLOTS	0x400		/* ... the slots for exceptions from lower ELs, */
 #define SLOT_ALIGN	0x7f		/* ... each of 32 instructions (D1.4.2) */
+#define REDIRECT_SLOT	0x180		/* guest_images/async_first/stub.S */
 #define HINT_127	0xd5032fffu
 #define MDSCR_SS	(1u << 0)
 #define PSTATE_SS	(1u << 21)
@@ -183,6 +184,11 @@ static void instruction_executed(unsigned int cpu, void *data)
 	record->step_state = step_state(cpu);
 }
 
+static bool is_redirect(uint64_t address)
+{
+	return (address & VECTOR_ALIGN) == REDIRECT_SLOT;
+}
+
 static bool known_base(uint64_t base)
 {
 	for (unsigned int i = 0; i < vector_base_count; i++)
@@ -201,14 +207,16 @@ static void vector_slot(unsigned int cpu, void *data)
 {
 	uint64_t address = (uintptr_t)data, base = address & ~VECTOR_ALIGN;
 
-	if (in_l2[cpu] && !known_base(base) && vector_base_count < VECTOR_BASES) {
+	if (in_l2[cpu] && !is_redirect(address) && !known_base(base) &&
+	    vector_base_count < VECTOR_BASES) {
 		vector_bases[vector_base_count++] = base;
 		append(cpu, TRUTH_VECTOR, base, 0);
 	}
 	if (!known_base(base))
 		return;
 	in_l2[cpu] = false;
-	append(cpu, TRUTH_EXIT, address, address & VECTOR_ALIGN);
+	append(cpu, is_redirect(address) ? TRUTH_REDIRECT : TRUTH_EXIT, address,
+	       address & VECTOR_ALIGN);
 }
 
 static void marked(unsigned int cpu, void *data)
@@ -241,7 +249,8 @@ static bool in_range(uint64_t address)
 /* Synchronous, IRQ, FIQ, SError from a lower EL: AArch64 at 0x400, AArch32 at 0x600. */
 static bool may_be_vector_slot(uint64_t address)
 {
-	return (address & VECTOR_ALIGN) >= LOWER_EL_SLOTS && !(address & SLOT_ALIGN);
+	return !(address & SLOT_ALIGN) &&
+	       ((address & VECTOR_ALIGN) >= LOWER_EL_SLOTS || is_redirect(address));
 }
 
 static void watch_l2(struct qemu_plugin_tb *tb, size_t count)

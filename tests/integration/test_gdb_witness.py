@@ -17,7 +17,8 @@ from integration.cli_run import ROOT
 from pygdbmi.gdbcontroller import GdbController
 
 from qemu_diff.abi import TruthKind
-from qemu_diff.drive.job import quiet_job
+from qemu_diff.drive.job import compiled, quiet_job
+from qemu_diff.drive.script import read_script, script_path
 from qemu_diff.guest.image import (
     LOAD_ADDRESS,
     MEMORY_BYTES,
@@ -46,10 +47,11 @@ def stopped_qemu(build: Build, machine: MachineSpec, directory: Path) -> Iterato
     qemu, cache = find_qemu(), cache_directory("guest")
     stepvmm = build_stepvmm(GUEST_IMAGES, cache)
     payload = build_payload("hvc", GUEST_IMAGES, cache)
+    routine = compiled(read_script(script_path(GUEST_IMAGES, "step")), payload)
     reserve(directory / "shared", SHARED_BYTES)
     reserve(directory / "truth", truth_bytes(CAPACITY))
     (directory / "initramfs").write_bytes(
-        initramfs(stepvmm, quiet_job(payload, passes=1).encode(payload), payload)
+        initramfs(stepvmm, quiet_job(routine, passes=1).encode(payload), payload)
     )
     plugin = prepare_plugin(qemu, GUEST_IMAGES, cache).argument(
         directory / "truth", CAPACITY, LOAD_ADDRESS, LOAD_ADDRESS + MEMORY_BYTES, stepvmm.marks

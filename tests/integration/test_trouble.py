@@ -23,13 +23,14 @@ from qemu_diff.campaign.plan import plan
 from qemu_diff.config import load_campaign
 from qemu_diff.drive import job
 from qemu_diff.drive.in_guest import Tools
+from qemu_diff.drive.script import read_script, script_path
 from qemu_diff.errors import CorruptDataError
 from qemu_diff.events import Stage
 from qemu_diff.guest import machine
 from qemu_diff.guest.image import build_payload, build_stepvmm
 from qemu_diff.guest.qemu import find_qemu
 from qemu_diff.kernels import cache_directory
-from qemu_diff.model import Build, CellResult, CellVerdict, KvmMode, Payload
+from qemu_diff.model import Build, CellResult, CellVerdict, KvmMode
 from qemu_diff.truth.plugin import prepare_plugin
 
 pytestmark = pytest.mark.integration
@@ -207,11 +208,13 @@ def run_one(build: Build, campaign: Path, directory: Path) -> CellResult:
     loaded = load_campaign(campaign)
     first = plan(loaded)[0]
     qemu, cache = find_qemu(), cache_directory("guest")
-    tools = Tools(
-        qemu, prepare_plugin(qemu, GUEST_IMAGES, cache), build_stepvmm(GUEST_IMAGES, cache)
-    )
+    plugin = prepare_plugin(qemu, GUEST_IMAGES, cache)
+    tools = Tools(qemu, plugin, build_stepvmm(GUEST_IMAGES, cache), GUEST_IMAGES, cache)
     payload = build_payload(first.payload, GUEST_IMAGES, cache)
-    context = CellContext(build, payload, tools, directory, loaded.budget_s, threading.Event())
+    routine = job.compiled(read_script(script_path(GUEST_IMAGES, first.job)), payload)
+    context = CellContext(
+        build, payload, routine, tools, directory, loaded.budget_s, threading.Event()
+    )
     return run_cell(first, context, Stage("cell", first.id))
 
 
@@ -305,10 +308,10 @@ def test_guest_that_makes_no_progress(
 ) -> None:
     """Without stepping the payload's final branch to itself never returns from KVM_RUN."""
 
-    def endless(payload: Payload, passes: int) -> job.Job:
-        stepped = job.quiet_job(payload, passes)
+    def endless(routine: job.Routine, passes: int) -> job.Job:
+        stepped = job.quiet_job(routine, passes)
         run = job.Operation(OperationCode.RUN, a=0)
-        return job.Job((*stepped.operations, job.Operation(OperationCode.STEP_OFF), run))
+        return job.Job((*stepped.operations, job.Operation(OperationCode.DEBUG), run))
 
     monkeypatch.setattr(cell, "quiet_job", endless)
     campaign = campaign_of({"one": "patched"}, HVC)
@@ -326,8 +329,9 @@ def test_damaged_file_is_not_judged(quickstart: CliRun, tmp_path: Path, name: st
     boot = tmp_path / "boot"
     shutil.copytree(next((quickstart.results / "cells").glob("patched.hvc*")) / "run", boot)
     qemu = find_qemu()
-    plugin = prepare_plugin(qemu, GUEST_IMAGES, cache_directory("guest"))
-    tools = Tools(qemu, plugin, build_stepvmm(GUEST_IMAGES, cache_directory("guest")))
+    cache = cache_directory("guest")
+    plugin = prepare_plugin(qemu, GUEST_IMAGES, cache)
+    tools = Tools(qemu, plugin, build_stepvmm(GUEST_IMAGES, cache), GUEST_IMAGES, cache)
     read_boot(boot, tools)
     damaged = bytearray((boot / name).read_bytes())
     damaged[-5] ^= 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qemu_diff.abi import STEP_RECORD, TRUTH_RECORD, RecordKind, SharedState
+from qemu_diff.abi import STEP_RECORD, TRUTH_RECORD, RecordFlag, RecordKind, SharedState
 from qemu_diff.campaign.cell import (
     OUR_PANICS,
     _believed,
@@ -280,6 +280,7 @@ def quiet(*runs: tuple[int, int]) -> Trace:
         record = records[2 * index]
         record["kind"], record["pc"] = RecordKind.RUN, pc
         record["armed_at"], record["returned_at"] = 10_000 * index, 10_000 * index + length
+        record["flags"] = RecordFlag.TIMER_ARMED
         # Other records have no window, whatever they hold.
         records[2 * index + 1]["kind"] = RecordKind.PASS
         records[2 * index + 1]["returned_at"] = 99_999
@@ -294,6 +295,12 @@ def test_of_each_instruction_the_fastest_pass_counts() -> None:
     first_pass = [(0x1000, 60_000), (0x1004, 4700), (0x1008, 9000)]
     second_pass = [(0x1000, 3500), (0x1004, 5000), (0x1008, 3400)]
     assert longest_window(quiet(*first_pass, *second_pass)) == 4700
+
+
+def test_a_return_without_a_timer_has_no_window() -> None:
+    learnt = quiet((0x1000, 3500), (0x1004, 4700))
+    learnt.records["flags"][2], learnt.records["armed_at"][2] = 0, 0
+    assert longest_window(learnt) == 3500
 
 
 def test_one_pass_is_enough_to_learn_from() -> None:

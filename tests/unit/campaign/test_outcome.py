@@ -31,7 +31,7 @@ def cell(verdict: CellVerdict, expected: Expectation = Expectation.PASS) -> Cell
         flood=FloodSpec(),
         driver=Driver.IN_GUEST,
         seed=1,
-        expected=expected,
+        expected=(expected,),
     )
     return CellResult(described, verdict, violations=FOUND if verdict is CellVerdict.FAIL else ())
 
@@ -44,6 +44,8 @@ LOST = cell(CellVerdict.LOST)
 SHOWS_ITS_BUG = cell(CellVerdict.FAIL, Expectation.LOST_STEP)
 HANGS_AS_IT_MUST = cell(CellVerdict.HANG, Expectation.HANG)
 HIDES_ITS_BUG = cell(CellVerdict.PASS, Expectation.LOST_STEP)
+SKIPPED = cell(CellVerdict.SKIPPED)
+SKIPPED_CONTROL = cell(CellVerdict.SKIPPED, Expectation.LOST_STEP)
 LOST_CONTROL = cell(CellVerdict.LOST, Expectation.LOST_STEP)
 
 
@@ -78,6 +80,14 @@ def campaign(*cells: CellResult, complete: bool = True, pair: str = "") -> Campa
         (campaign(PASSES, pair="same"), 0),
         (campaign(SHOWS_ITS_BUG, pair="both-fail"), 0),
         (campaign(PASSES, LOST, pair="inconclusive"), 3),
+        # A kernel that is optional changes nothing where it can't be had.
+        (campaign(PASSES, SKIPPED, SKIPPED_CONTROL), 0),
+        (campaign(PASSES, SKIPPED, pair="inconclusive"), 0),
+        (campaign(SKIPPED, FAILS), 1),
+        (campaign(SKIPPED, LOST, PASSES), 3),
+        (campaign(SKIPPED, PASSES, complete=False), 3),
+        # But a campaign that judged nothing says so.
+        (campaign(SKIPPED), 3),
     ],
 )
 def test_the_exit_code_of_a_campaign(result: CampaignResult, code: int) -> None:
@@ -93,6 +103,8 @@ def test_the_codes_are_a_contract() -> None:
     }
 
 
-def test_a_lost_cell_is_not_an_unexpected_one() -> None:
-    result = campaign(PASSES, FAILS, LOST, SHOWS_ITS_BUG, HIDES_ITS_BUG, LOST_CONTROL)
+def test_a_cell_that_was_not_judged_is_not_an_unexpected_one() -> None:
+    result = campaign(
+        PASSES, FAILS, LOST, SKIPPED, SHOWS_ITS_BUG, HIDES_ITS_BUG, LOST_CONTROL, SKIPPED_CONTROL
+    )
     assert unexpected_cells(result) == (FAILS, HIDES_ITS_BUG)

@@ -49,10 +49,11 @@ def scenario(
     payload: str = "hvc",
     flood: FloodSpec | None = None,
     machine: MachineSpec | None = None,
-    expect: tuple[tuple[str, str, Expectation], ...] = (),
+    expect: tuple[tuple[str, str, tuple[Expectation, ...]], ...] = (),
+    jobs: tuple[str, ...] = ("step",),
 ) -> ScenarioSpec:
     return ScenarioSpec(
-        (payload,), (machine or MachineSpec(),), flood or FloodSpec(), Driver.IN_GUEST, expect
+        (payload,), (machine or MachineSpec(),), flood or FloodSpec(), Driver.IN_GUEST, expect, jobs
     )
 
 
@@ -77,6 +78,10 @@ def test_ids_have_further_parts_only_for_what_differs_from_the_default() -> None
     assert only_id(scenario(flood=bounded)) == "unpatched.hvc.vhe.host_timer-sweep.100-900-1"
     assert only_id(scenario(flood=drawn)) == "unpatched.hvc.vhe.host_timer-random.0-900.x200"
     assert only_id(scenario(machine=other)) == "unpatched.hvc.nvhe.quiet.cpu-cortex-a57.mem-512"
+    assert only_id(scenario(jobs=("kick",))) == "unpatched.hvc.vhe.job-kick.quiet"
+    assert only_id(scenario(flood=coarse, jobs=("kick",))) == (
+        "unpatched.hvc.vhe.job-kick.host_timer-sweep.0-end-32"
+    )
 
 
 def test_cells_come_in_the_order_of_the_file_with_kernels_together() -> None:
@@ -108,10 +113,25 @@ def test_a_cell_is_the_same_whatever_else_the_campaign_holds() -> None:
 
 
 def test_expectations_are_for_one_kernel_and_payload() -> None:
-    expect = (("unpatched", "hvc", Expectation.LOST_STEP),)
+    expect = (("unpatched", "hvc", (Expectation.LOST_STEP,)),)
     unpatched, patched = plan(campaign(scenario("hvc", expect=expect)))
-    assert unpatched.expected is Expectation.LOST_STEP
-    assert patched.expected is Expectation.PASS
+    assert unpatched.expected == (Expectation.LOST_STEP,)
+    assert patched.expected == (Expectation.PASS,)
+
+
+def test_an_expectation_for_a_job_wins_over_the_payload_s() -> None:
+    expect = (
+        ("unpatched", "hvc/kick", (Expectation.PASS,)),
+        ("unpatched", "hvc", (Expectation.LOST_STEP, Expectation.SS_LEAK)),
+        ("patched", "hvc/kick", (Expectation.SS_LEAK,)),
+    )
+    cells = plan(campaign(scenario("hvc", expect=expect, jobs=("step", "kick"))))
+    assert [(cell.kernel, cell.job, cell.expected) for cell in cells] == [
+        ("unpatched", "step", (Expectation.LOST_STEP, Expectation.SS_LEAK)),
+        ("patched", "step", (Expectation.PASS,)),
+        ("unpatched", "kick", (Expectation.PASS,)),
+        ("patched", "kick", (Expectation.SS_LEAK,)),
+    ]
 
 
 def test_both_kernels_of_a_pair_get_the_same_seed() -> None:
@@ -174,17 +194,23 @@ floods = (
         count=st.integers(1, 2),
     )
 )
-points = st.lists(st.tuples(names, machines, floods), min_size=1, max_size=30, unique=True)
+jobs = st.sampled_from(["step", "quiet", "kick", "host_timer-sweep"])
+points = st.lists(st.tuples(names, machines, floods, jobs), min_size=1, max_size=30, unique=True)
 
 
 # Time says nothing here: kernels may be building beside the tests.
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(points, st.lists(names, min_size=1, max_size=4, unique=True))
 def test_different_cells_have_different_filesystem_safe_ids(
-    drawn: list[tuple[str, MachineSpec, FloodSpec]], kernels: list[str]
+    drawn: list[tuple[str, MachineSpec, FloodSpec, str]], kernels: list[str]
 ) -> None:
     whole = replace(
-        campaign(*(scenario(payload, flood, machine) for payload, machine, flood in drawn)),
+        campaign(
+            *(
+                scenario(payload, flood, machine, jobs=(job,))
+                for payload, machine, flood, job in drawn
+            )
+        ),
         kernels=tuple(KernelSpec(name, DebianSource("linux-source-6.1")) for name in kernels),
     )
     ids = [cell.id for cell in plan(whole)]

@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from reference_model import LOST_STEP, OK, PC_VALUES, SPURIOUS_STEP, WRONG_PC
+from reference_model import LOST_STEP, OK, PC_VALUES, SPURIOUS_STEP, WRONG_PC, Code
 
 from qemu_diff.abi import (
     KVM_EXIT_DEBUG,
+    PSTATE_EL1H_MASKED,
+    REGISTER_MDSCR_EL1,
     REGISTER_PC,
     REGISTER_PSTATE,
     STEP_RECORD,
@@ -36,8 +38,9 @@ from qemu_diff.abi import (
     TruthKind,
     TruthRecords,
     VectorSlot,
+    system_register,
 )
-from qemu_diff.compare.decode import Program, program_of
+from qemu_diff.compare.decode import VECTORS, Program, program_of
 from qemu_diff.model import Payload
 
 BASE = 0x5A5A_0000
@@ -64,6 +67,17 @@ UDF = 0x00000000
 MRS = 0xD5380400  # mrs x0, id_aa64pfr0_el1
 LDR = 0xF9400023  # ldr x3, [x1]
 FMOV = 0x1E6E1000  # fmov d0, #1.0
+MSR_MDSCR = 0xD5100240  # msr mdscr_el1, x0
+MSR_DBGBVR0 = 0xD5100080  # msr dbgbvr0_el1, x0
+MSR_DBGWCR3 = 0xD51003E0  # msr dbgwcr3_el1, x0
+MSR_SP_EL0 = 0xD5184100  # msr sp_el0, x0
+
+DBGBVR0 = system_register(2, 0, 0, 0, 4)
+DBGWCR3 = system_register(2, 0, 0, 3, 7)
+
+SS = 1 << 21
+EL0, EL1T, EL1H = 0x3C0, 0x3C4, 0x3C5
+"""PSTATE at each level, all exceptions masked."""
 
 
 def b(offset: int) -> int:
@@ -106,15 +120,21 @@ def addressed(words: Sequence[int]) -> dict[int, int]:
     return {BASE + 4 * index: word for index, word in enumerate(words)}
 
 
-def payload_of(words: Sequence[int]) -> Payload:
+def payload_of(words: Sequence[int], vectors: int | None = None) -> Payload:
     """A payload that states nothing about its instructions: its stepping range is empty."""
     blob = np.array(words, dtype="<u4").tobytes()
-    return Payload("test", blob, BASE, BASE, BASE, BASE, labels=(), classes=())
+    labels = () if vectors is None else ((vectors, VECTORS),)
+    return Payload("test", blob, BASE, BASE, BASE, BASE, labels=labels, classes=())
 
 
-def tables_of(words: Sequence[int]) -> Program:
+def tables_of(words: Sequence[int], vectors: int | None = None) -> Program:
     """The same program as ``judge`` takes it."""
-    return program_of(payload_of(words))
+    return program_of(payload_of(words, vectors))
+
+
+def code_of(words: Sequence[int], vectors: int | None = None) -> Code:
+    """The same program as the reference model takes it."""
+    return Code(addressed(words), vectors)
 
 
 # --- streams by hand -----------------------------------------------------------------------------
@@ -165,6 +185,11 @@ def irq() -> list[TruthRow]:
     return leaves_through(VectorSlot.IRQ)
 
 
+def redirected() -> list[TruthRow]:
+    """A Software Step exception, which a stub at EL2's vector turns into an interrupt."""
+    return [*sync(), TruthRow(TruthKind.REDIRECT, 0xFFFF_8000_0801_1780, 0x780), *irq()]
+
+
 def marks(mark: Mark) -> list[TruthRow]:
     """The step VMM executes one of its marks."""
     return [TruthRow(TruthKind.MARK, detail=mark)]
@@ -202,6 +227,16 @@ class Stream:
         self._records: list[NDArray[np.void]] = []
         self._truth: list[TruthRow] = []
         self._stepping = False
+        self._pstate = PSTATE_EL1H_MASKED
+
+    def __len__(self) -> int:
+        """Number of records."""
+        return len(self._records)
+
+    def __repr__(self) -> str:
+        """What to look at when a random stream fails."""
+        records = [(RecordKind(int(one["kind"])).name, *one["detail"][:2]) for one in self._records]
+        return f"Stream({records}, {self._truth})"
 
     def set_pc(self, pc: int) -> Stream:
         """The job writes PC."""
@@ -209,7 +244,26 @@ class Stream:
 
     def set_register(self, register: int, value: int) -> Stream:
         """The job writes a register."""
+        if register == REGISTER_PSTATE:
+            self._pstate = value
         return self._record(RecordKind.SET_REGISTER, detail=(register, value, 0, 0))
+
+    def set_pstate(self, value: int) -> Stream:
+        """The job writes PSTATE; by itself it stays like this."""
+        return self.set_register(REGISTER_PSTATE, value)
+
+    def read(self, register: int, value: int) -> Stream:
+        """The job reads a register."""
+        return self._record(RecordKind.REGISTER, detail=(register, value, 0, 0))
+
+    def vcpu_init(self) -> Stream:
+        """The job resets the vCPU."""
+        self._pstate = PSTATE_EL1H_MASKED
+        return self._record(RecordKind.VCPU_INIT)
+
+    def kick(self, pc: int) -> Stream:
+        """KVM_RUN with immediate_exit."""
+        return self.run(eintr(pc), flags=RecordFlag.KICKED)
 
     def step_on(self) -> Stream:
         """The job turns stepping on."""
@@ -228,13 +282,22 @@ class Stream:
         """A record that the contract does not look at."""
         return self._record(kind)
 
-    def run(self, *happened: list[TruthRow] | Return, branch_register: int | None = None) -> Stream:
-        """One KVM_RUN: what L2 does, and at last the return."""
+    def run(
+        self,
+        *happened: list[TruthRow] | Return,
+        branch_register: int | None = None,
+        pstate: int | None = None,
+        flags: int = 0,
+    ) -> Stream:
+        """One KVM_RUN: what L2 does, and at last the return.
+
+        :param pstate: what user space then reads; its own, if nothing is said.
+        """
         *rows, returned = happened
         assert isinstance(returned, Return)
         self.happens(*(row for row in rows if not isinstance(row, Return)))
         self.happens(marks(Mark.RETURNED))
-        flags = RecordFlag(RecordFlag.STEPPING if self._stepping else 0)
+        flags |= RecordFlag.STEPPING if self._stepping else 0
         if branch_register is not None:
             flags |= RecordFlag.BRANCH_REGISTER
         if returned.error == errno.EINTR:
@@ -243,6 +306,7 @@ class Stream:
             RecordKind.RUN,
             flags=flags,
             pc=returned.pc,
+            pstate=self._pstate if pstate is None else pstate,
             exit_reason=returned.reason,
             esr=returned.exception << 26,
             error=returned.error,
@@ -300,6 +364,10 @@ class Kind(Enum):
     MEMORY = auto()
     FLOATING_POINT = auto()
     BREAKPOINT = auto()
+    SUPERVISOR_CALL = auto()
+    UNDEFINED = auto()
+    EXCEPTION_RETURN = auto()
+    WRITES_MDSCR = auto()
 
 
 @dataclass(frozen=True)
@@ -329,6 +397,10 @@ FIXED = (
     (Kind.MEMORY, LDR),
     (Kind.FLOATING_POINT, FMOV),
     (Kind.BREAKPOINT, BRK),
+    (Kind.SUPERVISOR_CALL, SVC),
+    (Kind.UNDEFINED, UDF),
+    (Kind.EXCEPTION_RETURN, ERET),
+    (Kind.WRITES_MDSCR, MSR_MDSCR),
 )
 LEAVING = (Kind.HYPERCALL, Kind.TRAPPED, Kind.MEMORY, Kind.FLOATING_POINT)
 RELATIVE = (
@@ -339,6 +411,8 @@ RELATIVE = (
     (Kind.CONDITIONAL, tbz),
 )
 LONGEST_PROGRAM = 8
+HANDLERS = {EL1T: 0, EL1H: 0x200 // 4, EL0: 0x400 // 4}
+"""PSTATE → index, in a program whose vectors are at ``BASE``, of the handler of its exceptions."""
 X8 = 0x6030_0000_0010_0010
 """KVM's register id of X8, which register branches are written to use."""
 
@@ -358,6 +432,14 @@ class Bug(Enum):
     """Takes the Software Step exception and goes on."""
     WRONG_PC = auto()
     """Reports another PC than L2's."""
+    REMEMBERS = auto()
+    """Stays in Active-pending though stepping is turned off and on, or the vCPU reset."""
+    LEAKS_SS = auto()
+    """Shows user space the PSTATE.SS that it steps with."""
+    CLEARS_SS = auto()
+    """Clears the guest's own PSTATE.SS when it skips an instruction for a signal."""
+    LEAKS_MDSCR = auto()
+    """Shows user space MDSCR_EL1.SS while it steps."""
 
 
 class Exit(Enum):
@@ -381,13 +463,22 @@ REPORTED_AS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Simulated:
-    """A stream with its program, and what each judged report must come to."""
+    """A stream with its program, whose vectors are at ``BASE``.
+
+    :param expected: what each judged report must come to.
+    :param leaks: indexes of the records that show user space what is not the guest's own.
+    """
 
     stream: Stream
     words: tuple[int, ...]
     expected: tuple[str, ...]
+    leaks: frozenset[int]
+
+    def __repr__(self) -> str:
+        """Without the words, most of which are padding, but with what happened."""
+        return f"Simulated({self.stream}, {self.expected}, {sorted(self.leaks)})"
 
 
 @dataclass
@@ -395,32 +486,41 @@ class Simulation:
     """One vCPU under one KVM, driven by one job.
 
     :param chance: where all choices come from.
-    :param ss: PSTATE.SS; with stepping on, False is Active-pending.
+    :param program: index → instruction; what is not there is never reached.
+    :param ss: PSTATE.SS as the vCPU has it; with stepping on, False is Active-pending.
+    :param own: PSTATE.SS as the guest has it.
+    :param cleared: KVM has lost that.
+    :param mode: PSTATE but for SS.
+    :param elr: what ERET goes to.
     :param spent: KVM's own memory of Active-pending over an exit.
     :param skips: KVM has emulated an instruction, and advances PC at the next entry.
     :param register: what register branches go to.
     :param retired: instructions since the last report.
     :param recorded: the truth has a stepped instruction since then.
-    :param returned: KVM_RUN has returned since then, or since the job last wrote PC.
     :param muddled: the job interfered in mid-step: the next report is nobody's step.
     :param lied: the last report's PC is wrong, and nothing executed since then.
     :param honest: the bug shows no more.
     """
 
     chance: Random
-    program: tuple[Op, ...]
+    program: dict[int, Op]
     bug: Bug
     stream: Stream = field(default_factory=Stream)
     expected: list[str] = field(default_factory=list)
+    leaks: set[int] = field(default_factory=set)
     rows: list[TruthRow] = field(default_factory=list)
     pc: int = BASE
     ss: bool = False
+    own: bool = False
+    cleared: bool = False
+    mode: int = EL1H
+    mdscr: int = 0
+    elr: int = BASE
     spent: bool = False
     skips: bool = False
     register: int = BASE
     retired: int = 0
     recorded: bool = False
-    returned: bool = False
     muddled: bool = False
     lied: bool = False
     honest: bool = False
@@ -428,6 +528,10 @@ class Simulation:
     def simulate(self, operations: int) -> Simulated:
         """Run a job of so many operations."""
         self.stream.happens(marks(Mark.JOB_BEGIN))
+        self.own, self.mode = self.once_in(2), self.chance.choice([*HANDLERS])
+        self.mdscr = self.chance.choice([0, 0, 1])
+        if self.once_in(2):
+            self.read_registers()
         self.stream.step_on()
         self.write_pc()
         for _ in range(operations):
@@ -436,8 +540,10 @@ class Simulation:
         while self.lied:
             self.kvm_run()
         self.stream.happens(marks(Mark.JOB_END))
-        words = tuple(op.word(index) for index, op in enumerate(self.program))
-        return Simulated(self.stream, words, tuple(self.expected))
+        words = [UDF] * (max(self.program) + 1)
+        for index, op in self.program.items():
+            words[index] = op.word(index)
+        return Simulated(self.stream, tuple(words), tuple(self.expected), frozenset(self.leaks))
 
     # --- the job ---
 
@@ -447,24 +553,59 @@ class Simulation:
         While an MMIO exit is pending, user space may touch nothing (KVM API, "KVM_RUN"). And a lie
         about PC shows only if L2 goes on from where it is.
         """
-        if self.skips or self.lied:
+        if self.skips:
+            self.chance.choice([self.kvm_run, self.kvm_run, self.kick])()
+        elif self.lied:
             self.kvm_run()
         elif self.once_in(2 if self.op.kind is Kind.BREAKPOINT else 12):
             self.write_pc()
-        elif self.once_in(16):
-            self.toggle_stepping()
-        elif self.once_in(12):
-            self.write_branch_register()
-        elif self.once_in(12):
-            self.stream.note(self.chance.choice([RecordKind.PASS, RecordKind.REGISTER]))
         else:
-            self.kvm_run()
+            others = [
+                self.toggle_stepping,
+                self.write_branch_register,
+                self.write_pstate,
+                self.write_mdscr,
+                self.read_registers,
+                self.vcpu_init,
+                self.kick,
+                lambda: self.stream.note(RecordKind.PASS),
+                lambda: self.stream.control(STEPPING_ON | WITH_HARDWARE),
+            ]
+            chosen = self.chance.randrange(3 * len(others))
+            (self.kvm_run if chosen < 2 * len(others) else others[chosen - 2 * len(others)])()
 
     def write_pc(self) -> None:
         """The job puts L2 somewhere in the program. A step that is spent by then is nobody's."""
         self.pc = self.any_address()
-        self.stream.set_register(REGISTER_PSTATE, 0x3C5).set_pc(self.pc)
-        self.muddled, self.returned = self.recorded, False
+        if self.once_in(2):
+            self.write_pstate()
+        self.stream.set_pc(self.pc)
+        self.muddled = self.recorded
+
+    def write_pstate(self) -> None:
+        """The job puts L2 on a level, and sets or clears PSTATE.SS."""
+        self.own, self.mode = self.once_in(2), self.chance.choice([*HANDLERS])
+        self.cleared = False
+        self.stream.set_pstate(self.pstate)
+
+    def write_mdscr(self) -> None:
+        """The job writes MDSCR_EL1."""
+        self.mdscr = self.chance.choice([0, 1, 1 << 15])
+        self.stream.set_register(REGISTER_MDSCR_EL1, self.mdscr)
+
+    def read_registers(self) -> None:
+        """The job reads what KVM steps with."""
+        kept = self.mode | SS * (self.own and not self.cleared)
+        self.sees(kept, self.pstate)
+        self.stream.read(REGISTER_PSTATE, kept)
+        leaking = bool(self.rows) and self.shows(Bug.LEAKS_MDSCR, 2)
+        self.sees(self.mdscr | leaking, self.mdscr)
+        self.stream.read(REGISTER_MDSCR_EL1, self.mdscr | leaking)
+
+    def sees(self, read: int, own: int) -> None:
+        """The next record holds what user space reads of a register."""
+        if read != own:
+            self.leaks.add(len(self.stream))
 
     def write_branch_register(self) -> None:
         """The job sends register branches elsewhere."""
@@ -473,26 +614,55 @@ class Simulation:
 
     def toggle_stepping(self) -> None:
         """Stepping off, perhaps unstepped instructions, stepping on: what was spent is gone."""
-        self.stream.step_off()
-        self.muddled = self.returned
-        self.spent, self.recorded, self.retired = False, False, 0
+        self.stream.control(self.chance.choice([STEPPING_OFF, ENABLED_ONLY]))
+        self.forget()
         for _ in range(self.chance.randrange(3)):
             self.run_unstepped()
+        if self.once_in(2):
+            self.read_registers()
         self.stream.step_on()
         if self.once_in(2):
             self.write_pc()
+
+    def vcpu_init(self) -> None:
+        """A new machine; the job says where it begins."""
+        self.stream.vcpu_init()
+        self.forget()
+        self.own, self.cleared, self.mode, self.mdscr = False, False, EL1H, 0
+        self.pc = self.any_address()
+        self.stream.set_pc(self.pc)
+
+    def forget(self) -> None:
+        """Nobody waits for a report any more."""
+        if not self.shows(Bug.REMEMBERS, 1):
+            self.spent = False
+        self.recorded, self.retired, self.muddled = False, 0, False
+
+    def kick(self) -> None:
+        """KVM_RUN that does not enter L2."""
+        self.rows = []
+        self.returns(self.signal(), flags=RecordFlag.KICKED)
 
     # --- KVM ---
 
     def kvm_run(self) -> None:
         """KVM_RUN with stepping on, and the record of its return."""
         self.rows = []
-        register = self.register if self.op.kind is Kind.BY_REGISTER else None
+        targets = {Kind.BY_REGISTER: self.register, Kind.EXCEPTION_RETURN: self.elr}
+        register = targets.get(self.op.kind)
         returned = self.until_return()
-        self.stream.run(self.rows, returned, branch_register=register)
-        self.returned = True
+        self.returns(returned, branch_register=register)
         if returned.reason == KVM_EXIT_DEBUG:
             self.expect(returned)
+
+    def returns(self, returned: Return, branch_register: int | None = None, flags: int = 0) -> None:
+        """The record of a return, with the PSTATE that user space reads."""
+        kept = self.own and not self.cleared
+        shown = self.mode | SS * (self.ss if self.shows(Bug.LEAKS_SS, 1) else kept)
+        self.sees(shown, self.pstate)
+        self.stream.run(
+            self.rows, returned, branch_register=branch_register, pstate=shown, flags=flags
+        )
 
     def until_return(self) -> Return:
         """The loop inside KVM_RUN."""
@@ -540,6 +710,7 @@ class Simulation:
         if self.skips:
             self.advance()
             self.spent = True
+            self.cleared |= self.shows(Bug.CLEARS_SS, 1)
         return eintr(self.pc)
 
     def expect(self, returned: Return) -> None:
@@ -554,7 +725,7 @@ class Simulation:
             outcome = WRONG_PC
         if not self.muddled:
             self.expected.append(outcome)
-        self.retired, self.recorded, self.returned, self.muddled = 0, False, False, False
+        self.retired, self.recorded, self.muddled = 0, False, False
 
     # --- the vCPU (DDI 0487, "Software step exceptions") ---
 
@@ -564,7 +735,7 @@ class Simulation:
             return self.leaves(irq(), Exit.IRQ)
         if not self.ss:
             self.rows += phantom(self.pc)
-            return self.leaves(sync(), Exit.STEP)
+            return self.step_exception()
         # A report after a lie must come from an instruction, which shows where L2 is.
         if self.bug is not Bug.WRONG_PC and not self.faulted and self.once_in(12):
             return self.leaves(sync(), Exit.BREAKPOINT)
@@ -581,13 +752,34 @@ class Simulation:
             return self.leaves(sync(), Exit.HANDLED)
         if op.kind in (Kind.MEMORY, Kind.FLOATING_POINT) and self.once_in(2):
             return self.leaves(sync(), self.fault(op))
-        self.retire(self.next_pc(op))
+        self.complete(op)
         if op.kind is Kind.HYPERCALL:
             return self.leaves(sync(), Exit.HYPERCALL if self.once_in(4) else Exit.HANDLED)
         # Which of the two is taken first is IMPLEMENTATION DEFINED.
         if self.once_in(5):
             return self.leaves(irq(), Exit.IRQ)
+        if op.kind in (Kind.SUPERVISOR_CALL, Kind.UNDEFINED) and not self.once_in(4):
+            self.rows += phantom(self.pc)
+        return self.step_exception()
+
+    def step_exception(self) -> Exit:
+        """The Software Step exception, or the interrupt that a stub makes of it."""
+        if self.once_in(6):
+            return self.leaves(redirected(), Exit.IRQ)
         return self.leaves(sync(), Exit.STEP)
+
+    def complete(self, op: Op) -> None:
+        """What an instruction does, stepped or not."""
+        pc = self.next_pc(op)
+        if op.kind in (Kind.SUPERVISOR_CALL, Kind.UNDEFINED):
+            self.elr = self.pc + 4 if op.kind is Kind.SUPERVISOR_CALL else self.any_address()
+            self.own, self.cleared, self.mode = self.once_in(2), False, EL1H
+        elif op.kind is Kind.EXCEPTION_RETURN:
+            self.own, self.cleared = self.once_in(2), False
+            self.mode = self.chance.choice([*HANDLERS])
+        elif op.kind is Kind.WRITES_MDSCR:
+            self.mdscr = self.chance.choice([0, 1])
+        self.retire(pc)
 
     def fault(self, op: Op) -> Exit:
         """A load that does not complete, or the first use of floating point."""
@@ -598,14 +790,16 @@ class Simulation:
         return cause
 
     def run_unstepped(self) -> None:
-        """KVM_RUN with stepping off, up to a signal."""
+        """KVM_RUN with stepping off, up to a signal. Its entry clears PSTATE.SS."""
         self.rows = []
+        self.own, self.cleared = False, False
         for _ in range(self.chance.randrange(4)):
             if self.op.kind is not Kind.BREAKPOINT:
                 self.rows += executes(self.pc)
-                self.pc = self.next_pc(self.op)
-        self.stream.run(self.rows, irq(), eintr(self.pc))
-        self.muddled = self.returned = True
+                self.complete(self.op)
+        self.retired, self.ss = 0, False
+        self.rows += irq()
+        self.returns(eintr(self.pc))
 
     def retire(self, pc: int) -> None:
         """An instruction completes."""
@@ -627,6 +821,11 @@ class Simulation:
     # --- the program ---
 
     @property
+    def pstate(self) -> int:
+        """The guest's own."""
+        return self.mode | SS * self.own
+
+    @property
     def op(self) -> Op:
         """The instruction at PC."""
         return self.program[(self.pc - BASE) // 4]
@@ -636,6 +835,10 @@ class Simulation:
         taken = BASE + 4 * op.target
         if op.kind is Kind.BY_REGISTER:
             return self.register
+        if op.kind is Kind.EXCEPTION_RETURN:
+            return self.elr
+        if op.kind in (Kind.SUPERVISOR_CALL, Kind.UNDEFINED):
+            return BASE + 4 * HANDLERS[self.mode]
         if op.kind is Kind.CONDITIONAL:
             return self.chance.choice([self.pc + 4, taken])
         return taken if op.kind is Kind.BRANCH else self.pc + 4
@@ -644,7 +847,7 @@ class Simulation:
 
     def any_address(self) -> int:
         """The address of some instruction."""
-        return BASE + 4 * self.chance.randrange(len(self.program))
+        return BASE + 4 * self.chance.choice([*self.program])
 
     def another_pc(self) -> int:
         """A PC where L2 is not."""
@@ -666,11 +869,13 @@ def simulations(draw: st.DrawFn, bugs: Sequence[Bug]) -> Simulated:
     shortest = draw(st.integers(1, LONGEST_PROGRAM - 1))
     ops = draw(st.lists(_ops(), min_size=shortest, max_size=LONGEST_PROGRAM - 1))
     targets = st.integers(0, len(ops))
-    program = [Op(kind, encode, draw(targets)) for kind, encode in ops]
-    program.append(Op(Kind.BRANCH, b, target=len(ops)))  # b .
+    program = {index: Op(kind, encode, draw(targets)) for index, (kind, encode) in enumerate(ops)}
+    program[len(ops)] = Op(Kind.BRANCH, b, target=len(ops))  # b .
+    for index in HANDLERS.values():
+        program.setdefault(index, Op(Kind.BRANCH, b, target=draw(targets)))
     chance = draw(st.randoms(use_true_random=False))
     bug = draw(st.sampled_from(bugs))
-    return Simulation(chance, tuple(program), bug).simulate(draw(st.integers(0, 40)))
+    return Simulation(chance, program, bug).simulate(draw(st.integers(0, 40)))
 
 
 def _ops() -> st.SearchStrategy[tuple[Kind, Callable[[int], int]]]:
@@ -691,16 +896,17 @@ class Garbage:
     truth: TruthRecords
     phantom: NDArray[np.bool_]
     words: tuple[int, ...]
+    vectors: int | None
 
 
 GARBAGE_WORDS = (
     *(word for _, word in FIXED),
     *(encode(offset) for _, encode in RELATIVE for offset in (-8, -4, 0, 4, 8)),
-    ERET,
-    SVC,
-    UDF,
+    *(MSR_MDSCR, MSR_DBGBVR0, MSR_DBGWCR3, MSR_SP_EL0),
+    *[SVC, UDF, ERET] * 3,
 )
 GARBAGE_PCS = (
+    *(BASE + offset for offset in (0x80, 0x200, 0x280, 0x400, 0x7FC, 0x800)),
     *(BASE + 4 * index for index in range(-1, 5)),
     BASE + 2,
     0,
@@ -710,12 +916,17 @@ GARBAGE_PCS = (
 )
 GARBAGE_DETAILS = (0, 1, 2, 0x200, 0x400, 0x480, 0x500, 0x580, 0x600, 0x680, 0xFFFFFFFF)
 
+GARBAGE_PSTATES = (EL0, EL1T, EL1H, EL0 | SS, EL1H | SS, 0x10, 0x3C9, 0, PC_VALUES - 1)
+GARBAGE_REGISTERS = (REGISTER_MDSCR_EL1, DBGBVR0, DBGWCR3, X8)
+
+_pstates = st.sampled_from(GARBAGE_PSTATES)
 _pcs = st.sampled_from([*[BASE, BASE + 4, BASE + 8] * 3, *GARBAGE_PCS])
 
 _records = st.fixed_dictionaries(
     {
         "kind": st.sampled_from([RecordKind.RUN] * 4 + [*RecordKind, 0, 77]),
-        "flags": st.sampled_from([RecordFlag.STEPPING] * 5 + [0xFFFFFFFF] * 3 + [0]),
+        "flags": st.sampled_from([RecordFlag.STEPPING] * 5 + [0xFFFFFFFF] * 3 + [0, 0x80]),
+        "pstate": _pstates,
         "exit_reason": st.sampled_from([KVM_EXIT_DEBUG] * 3 + [0, KVM_EXIT_MMIO]),
         "pc": _pcs,
         "esr": st.sampled_from([0x32] * 4 + [0x30, 0x34, 0x3C, 0x38, 0]).map(
@@ -724,8 +935,10 @@ _records = st.fixed_dictionaries(
         "error": st.sampled_from([0, 0, 0, errno.EINTR, errno.EFAULT]),
         "branch_register": _pcs,
         "detail": st.tuples(
-            st.sampled_from([REGISTER_PC, REGISTER_PSTATE, STEPPING_ON, STEPPING_OFF, 1, 2]),
-            _pcs,
+            st.sampled_from(
+                [REGISTER_PC, *[REGISTER_PSTATE] * 3, *GARBAGE_REGISTERS, STEPPING_ON, 0, 1, 2]
+            ),
+            _pcs | _pstates,
             st.just(0),
             st.just(0),
         ),
@@ -753,7 +966,8 @@ def garbage(draw: st.DrawFn) -> Garbage:
     if draw(st.integers(0, 7)):
         truth = _marked(draw, truth, int((records["kind"] == RecordKind.RUN).sum()))
     phantoms = (truth["kind"] == TruthKind.INSTRUCTION) & (truth["size"] == 0)
-    return Garbage(records, truth, phantoms, tuple(words))
+    vectors = draw(st.sampled_from([BASE, None]))
+    return Garbage(records, truth, phantoms, tuple(words), vectors)
 
 
 def _some(

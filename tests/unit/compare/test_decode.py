@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import capstone
@@ -10,9 +11,34 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from reference_model import NO_SUCCESSOR as NOBODY_KNOWS
-from reference_model import mnemonic_and_target, successors
-from streams import ADD, BASE, BRK, ERET, HVC, NOP, SVC, UDF, b, b_cond, br, cbz, payload_of, tbz
+from reference_model import TO_VECTORS, mnemonic_and_target, msr_register, successors
+from streams import (
+    ADD,
+    BASE,
+    BRK,
+    DBGBVR0,
+    DBGWCR3,
+    ERET,
+    FMOV,
+    HVC,
+    LDR,
+    MRS,
+    MSR_DBGBVR0,
+    MSR_DBGWCR3,
+    MSR_MDSCR,
+    NOP,
+    SMC,
+    SVC,
+    UDF,
+    b,
+    b_cond,
+    br,
+    cbz,
+    payload_of,
+    tbz,
+)
 
+from qemu_diff.abi import REGISTER_MDSCR_EL1
 from qemu_diff.compare.decode import (
     BRANCH_REGISTER,
     CLASSES,
@@ -21,6 +47,7 @@ from qemu_diff.compare.decode import (
     branch_offset,
     classify,
     program_of,
+    written_register,
 )
 from qemu_diff.errors import CompileError
 from qemu_diff.guest.image import build_payload
@@ -31,6 +58,8 @@ GUEST_IMAGES = Path(__file__).parents[3] / "guest_images"
 PAYLOADS = sorted(path.stem for path in (GUEST_IMAGES / "payloads").glob("*.S"))
 REGISTER = BASE + 0x40
 """What every branch register holds here."""
+VECTORS_AT = BASE + 0x1000
+DRPS = 0xD6BF03E0
 
 LISTING = (
     (0x14000002, "b #0x5a5a0008", "branch"),
@@ -43,7 +72,7 @@ LISTING = (
     (0xD61F0100, "br x8", "branch-register"),
     (0xD63F0100, "blr x8", "branch-register"),
     (0xD65F03C0, "ret", "branch-register"),
-    (0xD69F03E0, "eret", "branch-opaque"),
+    (0xD69F03E0, "eret", "eret"),
     (0xD69F0BFF, "eretaa", "branch-opaque"),
     (0xD6BF03E0, "drps", "branch-opaque"),
     (0xD65F0BFF, "retaa", "branch-opaque"),
@@ -125,12 +154,49 @@ def legal_successors(word: int) -> set[int]:
     return set(program_of(payload_of([word])).successors(BASE, REGISTER))
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
-@given(WORDS)
-def test_successors_are_capstone_s(word: int) -> None:
-    assume(classify(word).decidable and mnemonic_and_target(word, BASE)[0])
+def follow(program: Program, mode: int) -> set[int]:
+    """The same by its arrays: what it may be of all that it could be."""
+    candidates = {BASE + 4, REGISTER, BASE, NO_SUCCESSOR, *range(VECTORS_AT, VECTORS_AT + 0x800, 4)}
+    candidates |= {int(program.target[0]), int(program.fall_through[0])}
+    pcs = np.array(sorted(candidates))
+    same = np.full(len(pcs), BASE)
+    legal = program.follows(
+        same, pcs, np.full(len(pcs), REGISTER), np.ones(len(pcs), bool), np.full(len(pcs), mode)
+    )
+    return set(pcs[legal].tolist())
 
-    assert legal_successors(word) == successors(BASE, word, REGISTER)
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(WORDS, st.sampled_from([-1, 0, 4, 5, 8, 0x10]))
+def test_successors_are_capstone_s(word: int, mode: int) -> None:
+    one = classify(word)
+    assume((one.decidable or one.to_vector) and mnemonic_and_target(word, BASE)[0])
+    program = program_of(payload_of([word], VECTORS_AT))
+
+    expected = successors(BASE, word, REGISTER, VECTORS_AT, mode)
+    assert set(program.successors(BASE, REGISTER, mode)) == expected
+    assert follow(program, mode) == expected
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(WORDS | st.integers(0, (1 << 20) - 1).map(lambda bits: 0xD5100000 | bits))
+def test_written_registers_are_bit_by_bit_right(word: int) -> None:
+    assert written_register(word) == msr_register(word)
+
+
+@pytest.mark.parametrize(
+    ("word", "register"),
+    [
+        (MSR_MDSCR, REGISTER_MDSCR_EL1),
+        (MSR_DBGBVR0, DBGBVR0),
+        (MSR_DBGWCR3, DBGWCR3),
+        (0xD5300240, None),  # mrs x0, mdscr_el1
+        (0xD50342DF, None),  # msr daifset, #2
+        (NOP, None),
+    ],
+)
+def test_registers_that_are_written(word: int, register: int | None) -> None:
+    assert written_register(word) == register
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
@@ -152,9 +218,10 @@ def test_what_goes_nobody_knows_where_is_not_decidable(word: int) -> None:
     if classify(word).decidable:
         # BRK never retires: it is reported by itself.
         assert name not in NOBODY_KNOWS - {"brk"}
+        assert name not in TO_VECTORS
 
 
-@pytest.mark.parametrize("word", [ERET, SVC, UDF, BRK], ids=["eret", "svc", "udf", "brk"])
+@pytest.mark.parametrize("word", [DRPS, SVC, UDF, BRK], ids=["drps", "svc", "udf", "brk"])
 def test_what_goes_nobody_knows_where_has_no_successor(word: int) -> None:
     assert legal_successors(word) == set()
 
@@ -190,11 +257,32 @@ def test_bytes_after_the_last_word_are_no_instruction() -> None:
     assert program_of(payload).end == BASE + 4
 
 
-@pytest.mark.parametrize("words", [[b(0), NOP], [cbz(4), NOP], [br(), NOP]])
-def test_branches_are_told(words: list[int]) -> None:
+@pytest.mark.parametrize("word", [b(0), cbz(4), br(), ERET, SVC, UDF, BRK])
+def test_what_executes_once_is_told(word: int) -> None:
     pcs = np.array([BASE, BASE + 4, BASE - 4, BASE + 8])
+    program = program_of(payload_of([word, NOP]))
 
-    assert program_of(payload_of(words)).is_branch(pcs).tolist() == [True, False, False, False]
+    assert program.executes_once(pcs).tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize("word", [HVC, SMC, LDR, MRS, FMOV])
+def test_what_may_execute_again_is_told(word: int) -> None:
+    assert not program_of(payload_of([word])).executes_once(np.array([BASE])).any()
+
+
+def test_classes_are_told_by_name() -> None:
+    program = program_of(payload_of([SVC, ERET, UDF, BRK, NOP, 0x04E00000]))
+    pcs = BASE + 4 * np.arange(-1, 7)
+
+    told = {name: program.is_of(pcs, name).tolist() for name in ("svc", "eret", "undefined", "brk")}
+
+    assert {name: one.index(True) for name, one in told.items()} == {
+        "svc": 1,
+        "eret": 2,
+        "undefined": 3,
+        "brk": 4,
+    }
+    assert all(sum(one) == 1 for one in told.values())
 
 
 def test_a_program_without_words_holds_nothing() -> None:
@@ -214,10 +302,10 @@ def ranged(words: list[int], begin: int, end: int, *classes: str) -> Payload:
 
 
 REFUSED = {
-    "eret": (ERET, "branch-opaque"),
     "svc": (SVC, "svc"),
     "udf": (UDF, "undefined"),
-    "drps": (0xD6BF03E0, "branch-opaque"),
+    "drps": (DRPS, "branch-opaque"),
+    "eretaa": (0xD69F0BFF, "branch-opaque"),
     "braa": (0xD71F0801, "branch-opaque"),
     "hlt": (0xD4400000, "exception"),
     "sve": (0x04E00000, "unknown"),
@@ -232,7 +320,27 @@ def test_a_range_may_not_hold_what_goes_nobody_knows_where(word: int, name: str)
         program_of(payload)
 
 
-@pytest.mark.parametrize("word", [ERET, SVC, UDF])
+@pytest.mark.parametrize(("word", "name"), [(SVC, "svc"), (UDF, "undefined")])
+def test_with_vectors_a_range_may_hold_what_goes_there(word: int, name: str) -> None:
+    payload = ranged([word, NOP], 0, 2, "nop", name)
+
+    program_of(replace(payload, labels=((VECTORS_AT, "vectors"),)))
+    with pytest.raises(CompileError, match="it has no label 'vectors'"):
+        program_of(replace(payload, labels=((VECTORS_AT, "vectorz"),)))
+
+
+def test_vectors_must_be_aligned() -> None:
+    payload = replace(payload_of([NOP]), labels=((BASE + 0x400, "vectors"),))
+
+    with pytest.raises(CompileError, match=r"payload test: vectors is at 0x5a5a0400.*align"):
+        program_of(payload)
+
+
+def test_a_range_may_hold_eret() -> None:
+    program_of(ranged([ERET, NOP], 0, 2, "nop", "eret"))
+
+
+@pytest.mark.parametrize("word", [DRPS, SVC, UDF])
 def test_outside_of_the_range_it_may_lie(word: int) -> None:
     program_of(ranged([word, NOP, word], 1, 2, "nop"))
 
@@ -262,8 +370,9 @@ def test_payloads_agree_with_capstone(name: str, tmp_path: Path) -> None:
 
     for pc in range(payload.begin, payload.end, 4):
         word = word_at(payload, pc)
-        assert set(program.successors(pc, REGISTER)) == successors(pc, word, REGISTER), hex(pc)
-        assert register_branch_at(program, pc) == (classify(word).name == BRANCH_REGISTER)
+        expected = successors(pc, word, REGISTER, program.vectors)
+        assert set(program.successors(pc, REGISTER)) == expected, hex(pc)
+        assert register_branch_at(program, pc) == (classify(word).name in (BRANCH_REGISTER, "eret"))
 
 
 def word_at(payload: Payload, pc: int) -> int:

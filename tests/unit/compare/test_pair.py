@@ -49,12 +49,13 @@ PROGRAM = (A, B, C, D, E, F, G, H)
 LISTING = Listing(payload_of([NOP] * len(PROGRAM)))
 TABLES = tables_of([NOP] * len(PROGRAM))
 
-PASS, FAIL, HANG, OOPS, LOST = (
+PASS, FAIL, HANG, OOPS, LOST, SKIPPED = (
     CellVerdict.PASS,
     CellVerdict.FAIL,
     CellVerdict.HANG,
     CellVerdict.KERNEL_OOPS,
     CellVerdict.LOST,
+    CellVerdict.SKIPPED,
 )
 
 
@@ -259,7 +260,7 @@ def result(kernel: str, verdict: CellVerdict, steps: int = 0, reason: str = "") 
         flood=FloodSpec(),
         driver=Driver.IN_GUEST,
         seed=1,
-        expected=Expectation.PASS,
+        expected=(Expectation.PASS,),
     )
     return CellResult(cell, verdict, steps=steps, reason=reason)
 
@@ -273,8 +274,8 @@ OUTCOMES = {
     (HANG, PASS): PairOutcome.FIXED,
     (OOPS, PASS): PairOutcome.FIXED,
     **dict.fromkeys(product((FAIL, HANG, OOPS), repeat=2), PairOutcome.BOTH_FAIL),
-    **dict.fromkeys(product((LOST,), CellVerdict), PairOutcome.INCONCLUSIVE),
-    **dict.fromkeys(product(CellVerdict, (LOST,)), PairOutcome.INCONCLUSIVE),
+    **dict.fromkeys(product((LOST, SKIPPED), CellVerdict), PairOutcome.INCONCLUSIVE),
+    **dict.fromkeys(product(CellVerdict, (LOST, SKIPPED)), PairOutcome.INCONCLUSIVE),
 }
 
 
@@ -334,6 +335,16 @@ PANIC = "Kernel panic - not syncing: x"
             result("old", LOST, reason="QEMU died (signal 9)"),
             result("new", LOST, reason="no room on the disk"),
             "nothing was learnt from old (QEMU died (signal 9)) and new (no room on the disk)",
+        ),
+        (
+            result("old", SKIPPED, reason="no such suite"),
+            result("new", PASS, steps=450),
+            "skipped: old (no such suite)",
+        ),
+        (
+            result("old", SKIPPED, reason="no such suite"),
+            result("new", LOST, reason="no room on the disk"),
+            "nothing was learnt from old (no such suite) and new (no room on the disk)",
         ),
     ],
 )

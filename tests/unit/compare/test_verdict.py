@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 from streams import BASE, HVC, NOP, payload_of
 
+from qemu_diff.abi import REGISTER_MDSCR_EL1, REGISTER_PSTATE
 from qemu_diff.compare.contract import Judged, Steps
 from qemu_diff.compare.observation import Observation
 from qemu_diff.compare.placements import NOT_DELIVERED, Placements
 from qemu_diff.compare.slices import UNKNOWN_PC
+from qemu_diff.compare.state import NO_READS, StateReads
 from qemu_diff.compare.verdict import judged_cell, unjudged_cell
 from qemu_diff.model import (
     Breakdown,
@@ -43,12 +46,15 @@ def cell(expected: Expectation = Expectation.PASS) -> Cell:
         flood=FloodSpec(),
         driver=Driver.IN_GUEST,
         seed=1,
-        expected=expected,
+        expected=(expected,),
     )
 
 
-Step = tuple[int, int, bool, int, int]
-"""(executed PC, outcome, entered in Active-pending, delivered time, ticks)."""
+Step = tuple[int, int, bool, int, int, int]
+"""(executed PC, outcome, entered in Active-pending, delivered time, ticks, redirects)."""
+
+Read = tuple[int, int, int, int]
+"""(PC, register, what was read, what it had to be)."""
 
 
 def step(
@@ -58,12 +64,31 @@ def step(
     active_pending: bool = False,
     delivered: int = NOT_DELIVERED,
     ticks: int = 0,
+    redirects: int = 0,
 ) -> Step:
-    return pc, outcome, active_pending, delivered, ticks
+    return pc, outcome, active_pending, delivered, ticks, redirects
 
 
-def observed(*steps: Step, previous_pc: int = UNKNOWN_PC) -> Observation:
-    pc, outcome, active_pending, delivered, ticks = np.array(steps, np.int64).reshape(-1, 5).T
+def reads(*some: Read) -> StateReads:
+    pc, register, read, own = np.array(some, np.int64).reshape(-1, 4).T
+    number = np.arange(len(some))
+    return StateReads(
+        record=number,
+        run=number,
+        pc=pc,
+        register=register,
+        read=read.astype(np.uint64),
+        own=own.astype(np.uint64),
+        origin=np.zeros(len(some), np.int64),
+        stepping=np.ones(len(some), bool),
+    )
+
+
+def observed(
+    *steps: Step, previous_pc: int = UNKNOWN_PC, state: StateReads = NO_READS
+) -> Observation:
+    rows = np.array(steps, np.int64).reshape(-1, 6).T
+    pc, outcome, active_pending, delivered, ticks, redirects = rows
     number = np.arange(len(steps))
     return Observation(
         Steps(
@@ -75,15 +100,17 @@ def observed(*steps: Step, previous_pc: int = UNKNOWN_PC) -> Observation:
             first_executed=pc,
             active_pending=active_pending.astype(bool),
             irq_exits=np.zeros(len(steps), np.int64),
+            redirects=redirects,
             outcome=outcome,
         ),
         Placements(delivered + 360, delivered, ticks),
         findings=(),
+        state=state,
     )
 
 
-def judged(*steps: Step, previous_pc: int = UNKNOWN_PC) -> CellResult:
-    return judged_cell(cell(), observed(*steps, previous_pc=previous_pc), LISTING)
+def judged(*steps: Step, previous_pc: int = UNKNOWN_PC, state: StateReads = NO_READS) -> CellResult:
+    return judged_cell(cell(), observed(*steps, previous_pc=previous_pc, state=state), LISTING)
 
 
 # --- counts ---
@@ -111,6 +138,45 @@ def test_steps_that_count_are_counted_once() -> None:
     assert result.counted_steps == 5
     assert result.l1_ticks == 5
     assert result.placements == 3
+
+
+def test_a_redirected_step_counts() -> None:
+    result = judged(step(), step(redirects=1), step(redirects=2, delivered=500))
+    assert result.redirects == 2
+    assert result.interrupted_steps == 2
+    assert result.counted_steps == 2
+
+
+def test_wrong_registers_are_violations() -> None:
+    state = reads(
+        (A, REGISTER_PSTATE, 1, 0),
+        (A, REGISTER_PSTATE, 0, 0),
+        (A, REGISTER_MDSCR_EL1, 1, 0),
+        (B, REGISTER_PSTATE, 1, 1),
+        (UNKNOWN_PC, REGISTER_PSTATE, 1, 0),
+    )
+    result = judged(step(A), step(A, LOST), state=state)
+    assert result.verdict is CellVerdict.FAIL
+    assert result.violations == (
+        (ViolationKind.LOST_STEP, 1),
+        (ViolationKind.SS_LEAK, 2),
+        (ViolationKind.STATE_MISMATCH, 1),
+    )
+    assert result.breakdown == (
+        Breakdown(Instruction(0, "an unknown PC", "?"), ViolationKind.SS_LEAK, broken=1, stepped=1),
+        Breakdown(AT_A, ViolationKind.LOST_STEP, broken=1, stepped=2),
+        Breakdown(AT_A, ViolationKind.SS_LEAK, broken=1, stepped=2),
+        Breakdown(AT_A, ViolationKind.STATE_MISMATCH, broken=1, stepped=1),
+    )
+
+
+def test_right_registers_are_none() -> None:
+    assert judged(step(), state=reads((A, REGISTER_PSTATE, 1, 1))).verdict is CellVerdict.PASS
+
+
+def test_a_wrong_register_is_a_failure_even_if_nothing_was_stepped() -> None:
+    assert judged(state=reads((A, REGISTER_PSTATE, 1, 0))).verdict is CellVerdict.FAIL
+    assert judged(state=reads((A, REGISTER_PSTATE, 0, 0))).verdict is CellVerdict.LOST
 
 
 def test_violations_are_counted_by_kind() -> None:
@@ -168,6 +234,8 @@ NOTHING = ()
 ONE_LOST = ((ViolationKind.LOST_STEP, 1),)
 ONE_SPURIOUS = ((ViolationKind.SPURIOUS_STEP, 1),)
 ONE_WRONG = ((ViolationKind.WRONG_PC, 1),)
+ONE_LEAK = ((ViolationKind.SS_LEAK, 1),)
+ONE_MISMATCH = ((ViolationKind.STATE_MISMATCH, 1),)
 TWO_KINDS = (*ONE_LOST, *ONE_WRONG)
 NONE_COUNTED = (*ONE_LOST, (ViolationKind.WRONG_PC, 0))
 
@@ -178,6 +246,8 @@ AS_EXPECTED = {
     (Expectation.LOST_STEP, CellVerdict.FAIL, NONE_COUNTED),
     (Expectation.SPURIOUS_STEP, CellVerdict.FAIL, ONE_SPURIOUS),
     (Expectation.WRONG_PC, CellVerdict.FAIL, ONE_WRONG),
+    (Expectation.SS_LEAK, CellVerdict.FAIL, ONE_LEAK),
+    (Expectation.STATE_MISMATCH, CellVerdict.FAIL, ONE_MISMATCH),
 }
 
 
@@ -192,7 +262,10 @@ AS_EXPECTED = {
         *product(
             Expectation,
             [CellVerdict.FAIL],
-            [NOTHING, ONE_LOST, ONE_SPURIOUS, ONE_WRONG, TWO_KINDS, NONE_COUNTED],
+            [
+                *(NOTHING, ONE_LOST, ONE_SPURIOUS, ONE_WRONG, ONE_LEAK, ONE_MISMATCH),
+                *(TWO_KINDS, NONE_COUNTED),
+            ],
         ),
     ],
 )
@@ -202,4 +275,20 @@ def test_what_is_as_expected(
     violations: tuple[tuple[ViolationKind, int], ...],
 ) -> None:
     result = CellResult(cell(expected), verdict, violations=violations)
-    assert result.as_expected == ((expected, verdict, violations) in AS_EXPECTED)
+    any_failure = (expected, verdict) == (Expectation.FAIL, CellVerdict.FAIL)
+    told = (expected, verdict, violations) in AS_EXPECTED
+    assert result.as_expected == (any_failure or told)
+
+
+@pytest.mark.parametrize(
+    ("violations", "as_expected"),
+    [(TWO_KINDS, True), (ONE_LOST, False), (ONE_WRONG, False), (NONE_COUNTED, False),
+     ((*TWO_KINDS, *ONE_LEAK), False), (NOTHING, False)],
+)  # fmt: skip
+def test_all_that_is_expected_must_be_seen_and_nothing_else(
+    violations: tuple[tuple[ViolationKind, int], ...], as_expected: bool
+) -> None:
+    expected = (Expectation.LOST_STEP, Expectation.WRONG_PC)
+    of_both = replace(cell(), expected=expected)
+    assert CellResult(of_both, CellVerdict.FAIL, violations=violations).as_expected is as_expected
+    assert not CellResult(of_both, CellVerdict.HANG, violations=violations).as_expected

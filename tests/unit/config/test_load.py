@@ -54,6 +54,8 @@ def root(tmp_path: Path) -> Path:
         "guest_images/payloads/hvc.S",
         "guest_images/payloads/trapped_sysreg.S",
         "guest_images/payloads/payload.inc",
+        "guest_images/jobs/step.job",
+        "guest_images/jobs/kick.job",
         "configs/fix.patch",
         "fragment.config",
         "Image",
@@ -111,6 +113,11 @@ source = { tree = "linux" }
 source = { image = "Image", vmlinux = "vmlinux" }
 [kernels.stripped]
 source.image = "Image"
+[kernels.witness]
+source = { debian = "linux-image-cloud-arm64", suite = "bullseye" }
+optional = true
+[kernels.table]
+source = { debian = "linux-source-6.1" }
 """
     )
     assert load_campaign(write(root, text), root=root).kernels == (
@@ -123,6 +130,8 @@ source.image = "Image"
         KernelSpec("local", TreeSource(root / "linux")),
         KernelSpec("ready", ImageSource(root / "Image", root / "vmlinux")),
         KernelSpec("stripped", ImageSource(root / "Image")),
+        KernelSpec("witness", DebianSource("linux-image-cloud-arm64", "bullseye"), optional=True),
+        KernelSpec("table", DebianSource("linux-source-6.1")),
     )
 
 
@@ -145,6 +154,20 @@ def test_lists_of_machines_multiply(root: Path) -> None:
         MachineSpec(KvmMode.VHE, "cortex-a57"),
         MachineSpec(KvmMode.NVHE, "max"),
         MachineSpec(KvmMode.NVHE, "cortex-a57"),
+    )
+
+
+def test_jobs_and_several_expectations(root: Path) -> None:
+    text = (
+        GOOD
+        + 'job = ["step", "kick"]\n'
+        + 'expect = { patched = { hvc = ["wrong-pc", "lost-step"], "hvc/kick" = "ss-leak" } }\n'
+    )
+    (scenario,) = load_campaign(write(root, text), root=root).scenarios
+    assert scenario.jobs == ("step", "kick")
+    assert scenario.expect == (
+        ("patched", "hvc", (Expectation.LOST_STEP, Expectation.WRONG_PC)),
+        ("patched", "hvc/kick", (Expectation.SS_LEAK,)),
     )
 
 
@@ -172,7 +195,7 @@ expect = { unpatched = { hvc = "lost-step" } }
             (MachineSpec(memory_mib=512),),
             FloodSpec(FloodSource.HOST_TIMER, Placement.SWEEP, 8, 640, 32),
             Driver.IN_GUEST,
-            (("unpatched", "hvc", Expectation.LOST_STEP),),
+            (("unpatched", "hvc", (Expectation.LOST_STEP,)),),
         ),
     )
 
@@ -198,7 +221,8 @@ WRONG = {
     ),
     "unknown key like no other": (
         GOOD + "zzz = 1\n",
-        "10:1: unknown key 'zzz'; the keys here are payload, flood, machine, driver, expect",
+        "10:1: unknown key 'zzz'; the keys here are payload, job, flood, machine, driver, kernels,"
+        " expect",
     ),
     "unknown key in an inline table": (
         GOOD + 'flood = { source = "none", step = 1 }\n',
@@ -206,7 +230,7 @@ WRONG = {
     ),
     "unknown key in a source": (
         GOOD + '[kernels.x]\nsource = { git = "/linux" }\n',
-        "11:12: unknown key 'git'; the keys here are tree, image, vmlinux",
+        "11:12: unknown key 'git'; the keys here are tree, image, vmlinux, debian, suite",
     ),
     "unknown key in a kernel named like a key": (
         GOOD + '[kernels.source]\nsource = { tree = "/" }\npatch = []\n',
@@ -298,12 +322,12 @@ WRONG = {
     ),
     "integer for a choice": (
         GOOD + "driver = 1\n",
-        "10:1: scenario.0.driver: expected one of in_guest; got the integer 1",
+        "10:1: scenario.0.driver: expected one of in_guest, selftest; got the integer 1",
     ),
     "unknown expectation": (
         GOOD + 'expect.patched.hvc = "lost_step"\n',
         "10:16: scenario.0.expect.patched.hvc: expected one of"
-        " pass, lost-step, spurious-step, wrong-pc, hang;"
+        " pass, lost-step, spurious-step, wrong-pc, hang, ss-leak, state-mismatch, fail;"
         " got the string \"lost_step\"; did you mean 'lost-step'?",
     ),
     "no payloads": (
@@ -316,20 +340,24 @@ WRONG = {
     ),
     "source without a form": (
         GOOD.replace("debian:linux-source-6.1", "linux-source-6.1"),
-        '4:1: kernels.unpatched.source: expected "debian:PACKAGE", { tree = PATH } or'
-        ' { image = PATH }; got the string "linux-source-6.1"',
-        '7:1: kernels.patched.source: expected "debian:PACKAGE", { tree = PATH } or'
-        ' { image = PATH }; got the string "linux-source-6.1"',
+        '4:1: kernels.unpatched.source: expected "debian:PACKAGE", { debian = PACKAGE,'
+        " suite = SUITE }, { tree = PATH } or { image = PATH }; got the string"
+        ' "linux-source-6.1"',
+        '7:1: kernels.patched.source: expected "debian:PACKAGE", { debian = PACKAGE,'
+        " suite = SUITE }, { tree = PATH } or { image = PATH }; got the string"
+        ' "linux-source-6.1"',
     ),
     "tree as a string": (
         GOOD + '[kernels.x]\nsource = "tree:../linux"\n',
-        '11:1: kernels.x.source: expected "debian:PACKAGE", { tree = PATH } or'
-        ' { image = PATH }; got the string "tree:../linux"; write { tree = "../linux" }',
+        '11:1: kernels.x.source: expected "debian:PACKAGE", { debian = PACKAGE,'
+        ' suite = SUITE }, { tree = PATH } or { image = PATH }; got the string "tree:../linux";'
+        ' write { tree = "../linux" }',
     ),
     "misspelt Debian": (
         GOOD + '[kernels.x]\nsource = "debain:linux-source-6.1"\n',
-        '11:1: kernels.x.source: expected "debian:PACKAGE", { tree = PATH } or'
-        " { image = PATH }; got the string \"debain:linux-source-6.1\"; did you mean 'debian'?",
+        '11:1: kernels.x.source: expected "debian:PACKAGE", { debian = PACKAGE,'
+        " suite = SUITE }, { tree = PATH } or { image = PATH }; got the string"
+        " \"debain:linux-source-6.1\"; did you mean 'debian'?",
     ),
     "tree and image": (
         GOOD + '[kernels.x]\nsource = { tree = "linux", image = "Image" }\n',
@@ -338,7 +366,45 @@ WRONG = {
     ),
     "vmlinux alone": (
         GOOD + '[kernels.x]\nsource = { vmlinux = "vmlinux" }\n',
-        "11:1: kernels.x.source: the table names neither a tree nor an image",
+        "11:1: kernels.x.source: the table names no tree, image or debian package",
+    ),
+    "suite alone": (
+        GOOD + '[kernels.x]\nsource = { suite = "bullseye" }\n',
+        "11:1: kernels.x.source: the table names no tree, image or debian package",
+    ),
+    "package and tree": (
+        GOOD + '[kernels.x]\nsource = { debian = "linux-source-6.1", tree = "linux" }\n',
+        "11:1: kernels.x.source: a package is got by its name, a path is here already; keep either"
+        " debian with its suite, or the paths",
+    ),
+    "image and suite": (
+        GOOD + '[kernels.x]\nsource = { image = "Image", suite = "bullseye" }\n',
+        "11:1: kernels.x.source: a package is got by its name, a path is here already; keep either"
+        " debian with its suite, or the paths",
+    ),
+    "suite that would be another line of sources.list": (
+        GOOD + '[kernels.x]\nsource = { debian = "linux-source-6.1", suite = "a main\\ndeb b" }\n',
+        '11:41: kernels.x.source.suite: the string "a main\\ndeb b" is no name of a Debian suite',
+    ),
+    "option for a package": (
+        GOOD + '[kernels.x]\nsource = { debian = "-q", suite = "bullseye" }\n',
+        '11:12: kernels.x.source.debian: the string "-q" is no name of a Debian package',
+    ),
+    "image package without a suite": (
+        GOOD + '[kernels.x]\nsource = "debian:linux-image-arm64"\n',
+        "11:1: kernels.x.source: linux-image-arm64 is got from a suite that must be named; write"
+        ' { debian = "linux-image-arm64", suite = SUITE }',
+    ),
+    "patched image package": (
+        GOOD
+        + '[kernels.x]\nsource = { debian = "linux-image-arm64", suite = "bullseye" }\n'
+        + 'patches = ["fix.patch"]\n',
+        "12:1: kernels.x.patches: a kernel that is an image is not built; remove patches, or name"
+        " a tree as the source",
+    ),
+    "optional that is no boolean": (
+        GOOD + '[kernels.x]\nsource = "debian:linux-source-6.1"\noptional = "yes"\n',
+        '12:1: kernels.x.optional: expected a boolean, got the string "yes"',
     ),
     "no kernels": (
         HEAD + SCENARIO,
@@ -421,6 +487,37 @@ WRONG = {
         GOOD + 'expect = { patched = { hcv = "pass" } }\n',
         "10:24: scenario.0.expect.patched: 'hcv' is not a payload; did you mean 'hvc'?",
     ),
+    "unknown job": (
+        GOOD + 'job = ["step", "kik"]\n',
+        "10:16: scenario.0.job: no job is named 'kik'; did you mean 'kick'? there are kick, step",
+    ),
+    "no jobs": (
+        GOOD + "job = []\n",
+        "10:1: scenario.0.job: the array is empty; name at least one",
+    ),
+    "job twice": (
+        GOOD + 'job = ["kick", "kick"]\n',
+        "8:3: scenario.0: 'hvc' is here twice with the same job, machine, flood and driver;"
+        " remove one, or make them differ",
+    ),
+    "expectation of another scenario's job": (
+        GOOD + 'expect = { patched = { "hvc/kick" = "pass" } }\n',
+        "10:24: scenario.0.expect.patched: the job 'kick' is not in this scenario;"
+        " the jobs are step",
+    ),
+    "expectation of an unknown payload's job": (
+        GOOD + 'expect = { patched = { "hcv/step" = "pass" } }\n',
+        "10:24: scenario.0.expect.patched: 'hcv' is not a payload; did you mean 'hvc'?",
+    ),
+    "expectation of nothing": (
+        GOOD + "expect = { patched = { hvc = [] } }\n",
+        "10:24: scenario.0.expect.patched.hvc: the array is empty; name at least one",
+    ),
+    "expectation that contradicts itself": (
+        GOOD + 'expect = { patched = { hvc = ["lost-step", "hang"] } }\n',
+        "10:24: scenario.0.expect.patched.hvc: hang can't be expected with others;"
+        " expect it alone, or only the others",
+    ),
     "sweep of nothing": (
         GOOD + 'flood = { placement = "sweep" }\n',
         "10:11: scenario.0.flood: placement sweep needs a source of interrupts;"
@@ -447,12 +544,12 @@ WRONG = {
     ),
     "payload twice": (
         GOOD.replace('"hvc"', '["hvc", "hvc"]'),
-        "8:3: scenario.0: 'hvc' is here twice with the same machine, flood and driver;"
+        "8:3: scenario.0: 'hvc' is here twice with the same job, machine, flood and driver;"
         " remove one, or make them differ",
     ),
     "scenario twice": (
         GOOD + SCENARIO,
-        "10:3: scenario.1: 'hvc' is here twice with the same machine, flood and driver;"
+        "10:3: scenario.1: 'hvc' is here twice with the same job, machine, flood and driver;"
         " remove one, or make them differ",
     ),
 }
@@ -469,7 +566,7 @@ def test_mistakes_come_all_at_once_in_the_order_of_the_file(root: Path) -> None:
     assert mistakes(root, text) == [
         "2:1: campaign.name: expected a string, got the integer 1",
         "9:1: unknown key 'paylod'; did you mean 'payload'?",
-        "10:1: scenario.0.driver: expected one of in_guest; got the integer 2",
+        "10:1: scenario.0.driver: expected one of in_guest, selftest; got the integer 2",
     ]
 
 

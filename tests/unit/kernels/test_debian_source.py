@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qemu_diff.errors import InfrastructureError, MissingToolError, SourceError
+from qemu_diff.errors import InfrastructureError, SourceError, UnavailableSourceError
 from qemu_diff.kernels import debian, kernel_key
 from qemu_diff.kernels.tree import FileState, IsolatedTree
 from qemu_diff.model import DebianSource, KernelSpec
@@ -92,7 +92,7 @@ def test_the_tarball_becomes_the_base(fakelinux: Path) -> None:
 
 @pytest.mark.usefixtures("repository")
 def test_a_package_that_does_not_exist() -> None:
-    with pytest.raises(MissingToolError) as caught:
+    with pytest.raises(UnavailableSourceError) as caught:
         debian.locate(DebianSource("linux-source-9.9"))
     assert str(caught.value) == (
         "the Debian package linux-source-9.9 (Unable to locate package linux-source-9.9) is "
@@ -119,7 +119,7 @@ def test_names_of_other_kinds_are_refused(name: str) -> None:
 
 def test_a_machine_without_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SourceError, match="this machine has no apt; give a directory"):
+    with pytest.raises(UnavailableSourceError, match="this machine has no apt; give a directory"):
         debian.locate(DebianSource("linux-source-9.9"))
 
 

@@ -58,7 +58,7 @@ def cell(kernel: str, expected: Expectation = Expectation.PASS) -> Cell:
         flood=FloodSpec(),
         driver=Driver.IN_GUEST,
         seed=1,
-        expected=expected,
+        expected=(expected,),
     )
 
 
@@ -83,6 +83,10 @@ def lost(reason: str = "QEMU died (signal 9); it printed nothing") -> CellResult
     return CellResult(cell("broken"), CellVerdict.LOST, reason=reason)
 
 
+def skipped(kernel: str = "witness", expected: Expectation = Expectation.PASS) -> CellResult:
+    return CellResult(cell(kernel, expected), CellVerdict.SKIPPED, reason="no such suite")
+
+
 def pair(outcome: PairOutcome, rows: SideBySide | None = None, message: str = "m") -> PairResult:
     return PairResult(cell("unpatched"), cell("patched"), outcome, message, rows)
 
@@ -99,7 +103,7 @@ def only_case(*cells: CellResult, pairs: tuple[PairResult, ...] = ()) -> ET.Elem
 
 
 def outcome_of(case: ET.Element) -> str:
-    """``failure``, ``error``, or ``pass``."""
+    """``failure``, ``error``, ``skipped``, or ``pass``."""
     found = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
     assert len(found) <= 1
     return found[0] if found else "pass"
@@ -129,6 +133,8 @@ OOPSES = CellResult(cell("k"), CellVerdict.KERNEL_OOPS, reason="Kernel panic - n
         (HANGS, "failure"),
         (OOPSES, "failure"),
         (lost(), "error"),
+        (skipped(), "skipped"),
+        (skipped(expected=Expectation.LOST_STEP), "skipped"),
         # A control: the bug that must be seen.
         (fails(expected=Expectation.LOST_STEP), "pass"),
         (replace(HANGS, cell=cell("k", Expectation.HANG)), "pass"),
@@ -155,14 +161,32 @@ def test_the_outcome_of_a_pair(outcome: PairOutcome, expected: str) -> None:
     assert outcome_of(only_case(pairs=(pair(outcome),))) == expected
 
 
+def test_a_pair_with_a_side_that_was_skipped_is_skipped() -> None:
+    inconclusive = (pair(PairOutcome.INCONCLUSIVE, message="skipped: unpatched (no such suite)"),)
+    *_, case = suite(skipped("unpatched"), passes(), pairs=inconclusive).iter("testcase")
+    assert outcome_of(case) == "skipped"
+    gone = replace(lost(), cell=cell("patched"))
+    *_, case = suite(skipped("unpatched"), gone, pairs=inconclusive).iter("testcase")
+    assert outcome_of(case) == "error"
+
+
+def test_what_was_skipped_says_why() -> None:
+    (element,) = only_case(skipped())
+    assert (element.tag, element.get("type"), element.get("message")) == (
+        "skipped",
+        "skipped",
+        "no such suite",
+    )
+
+
 def test_the_statistics_add_up() -> None:
     pairs = (pair(PairOutcome.REGRESSED), pair(PairOutcome.FIXED), pair(PairOutcome.INCONCLUSIVE))
-    found = suite(fails(), passes(), lost(), HANGS, pairs=pairs)
+    found = suite(fails(), passes(), lost(), skipped(), HANGS, pairs=pairs)
     assert {key: found.get(key) for key in ("tests", "failures", "errors", "skipped")} == {
-        "tests": "7",
+        "tests": "8",
         "failures": "3",
         "errors": "2",
-        "skipped": "0",
+        "skipped": "1",
     }
     assert float(found.get("time", "")) == 3.5
 

@@ -79,6 +79,18 @@ def test_a_stage_announces_itself() -> None:
     assert printed(console).startswith("kernel patched: finished in 0.")
 
 
+@pytest.mark.parametrize(
+    ("excused", "state"), [((), "failed"), ((LookupError,), "skipped"), ((OSError,), "failed")]
+)
+def test_a_stage_that_is_excused_is_skipped(
+    excused: tuple[type[BaseException], ...], state: str
+) -> None:
+    console = pipe()
+    with show_progress(console), pytest.raises(KeyError), stage("kernel", "w", excused=excused):
+        raise KeyError("suite")
+    assert printed(console) == f"kernel w: {state} in 0.0 s: 'suite'\n"
+
+
 @pytest.mark.parametrize("name", ["dumb", "unknown"])
 def test_a_terminal_that_can_not_move_its_cursor_gets_lines(name: str) -> None:
     said = follow(of_kind(name), event("started"), event("finished"))
@@ -99,6 +111,11 @@ def test_bars_are_gone_at_the_end() -> None:
     after_the_last_bar = said.rpartition("run: 100 steps")[2]
     assert after_the_last_bar.endswith(ERASES_LINE)
     assert SHOWS_CURSOR in after_the_last_bar
+
+
+def test_what_is_skipped_stays_on_the_terminal() -> None:
+    said = follow(terminal(), event("started"), event("skipped", "no such suite"))
+    assert "cell x: skipped: no such suite\n" in said
 
 
 def test_a_failure_stays_on_the_terminal() -> None:

@@ -56,7 +56,7 @@ CELL = Cell(
     flood=FloodSpec(FloodSource.HOST_TIMER, Placement.SWEEP, first_ns=1200),
     driver=Driver.IN_GUEST,
     seed=708642787,
-    expected=Expectation.LOST_STEP,
+    expected=(Expectation.LOST_STEP,),
 )
 MRS = Instruction(0x5A5A_0004, "trapped_read", "mrs x0, id_aa64pfr0_el1")
 NOP = Instruction(0x5A5A_0008, "trapped_read+0x4", "nop")
@@ -109,9 +109,20 @@ cells = st.builds(
     flood=st.builds(
         FloodSpec, first_ns=counts, last_ns=st.none() | counts, step_ns=counts, count=counts
     ),
+    expected=st.lists(st.sampled_from(Expectation), max_size=2).map(tuple),
+    job=words,
 )
 findings = st.builds(
-    Finding, legal_pcs=several, executed=several, missed=several, reported_pc=instructions
+    Finding,
+    legal_pcs=several,
+    executed=several,
+    missed=several,
+    reported_pc=instructions,
+    register=words,
+    read_value=st.none() | counts,
+    own_value=st.none() | counts,
+    own_from=words,
+    stepping=st.none() | st.booleans(),
 )
 
 
@@ -165,7 +176,7 @@ def test_odd_bytes_of_a_console_read_back(tmp_path: Path) -> None:
 def test_a_cell_s_flat_keys(tmp_path: Path) -> None:
     document = written(CAMPAIGN, tmp_path)
     assert (document["schema_version"], document["campaign"], document["complete"]) == (
-        1,
+        2,
         "quickstart",
         True,
     )
@@ -175,7 +186,16 @@ def test_a_cell_s_flat_keys(tmp_path: Path) -> None:
         "id": "unpatched.trapped_sysreg.vhe.host_timer-sweep",
         "kernel": "unpatched",
         "scenario": "trapped_sysreg",
-        "machine": {"kvm_mode": "vhe", "cpu": "max", "memory_mib": 256},
+        "job": "step",
+        "machine": {
+            "kvm_mode": "vhe",
+            "cpu": "max",
+            "memory_mib": 256,
+            "exception_order": "tcg",
+            "pending": "sgi",
+            "redirects": 1,
+            "redirect_at": [],
+        },
         "flood": {
             "source": "host_timer",
             "placement": "sweep",
@@ -187,13 +207,16 @@ def test_a_cell_s_flat_keys(tmp_path: Path) -> None:
         "driver": "in_guest",
         "seed": 708642787,
         "verdict": "fail",
-        "expected": "lost-step",
+        "expected": ["lost-step"],
         "as_expected": False,
         "steps": 17568,
         "counted_steps": 12163,
+        "redirects": 0,
         "lost_steps": 468,
         "spurious_steps": 0,
         "wrong_pcs": 2,
+        "ss_leaks": 0,
+        "state_mismatches": 0,
         "placements": 11811,
         "duration_s": 8.452,
         "findings": ["2 instructions ran for one reported step"],
@@ -341,17 +364,17 @@ def test_a_document_of_another_shape_is_refused(
     assert refused(tmp_path).startswith("not a results file: ")
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None, [2]])
 def test_results_of_another_version_are_refused(tmp_path: Path, version: object) -> None:
     document = written(CAMPAIGN, tmp_path) | {"schema_version": version}
     (tmp_path / VERDICTS).write_text(json.dumps(document))
-    assert refused(tmp_path) == f"results of schema version {version}, this qemu-diff reads 1"
+    assert refused(tmp_path) == f"results of schema version {version}, this qemu-diff reads 2"
 
 
 @pytest.mark.parametrize("document", ["[]", "null", "1", '"text"', "{}"])
 def test_json_of_something_else_is_refused(tmp_path: Path, document: str) -> None:
     (tmp_path / VERDICTS).write_text(document)
-    assert refused(tmp_path) == "results of schema version None, this qemu-diff reads 1"
+    assert refused(tmp_path) == "results of schema version None, this qemu-diff reads 2"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"\x00" * 100, b"[" * 100_000])

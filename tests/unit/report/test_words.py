@@ -65,7 +65,7 @@ def cell(
         flood=flood or FloodSpec(),
         driver=Driver.IN_GUEST,
         seed=1,
-        expected=expected,
+        expected=(expected,),
     )
 
 
@@ -107,6 +107,21 @@ FAILED = CellResult(
 UNFIXED = replace(FAILED, cell=cell(flood=SWEEP))
 HUNG = CellResult(cell(), CellVerdict.HANG, reason="no return from KVM_RUN within 200000000 ns")
 GONE = CellResult(cell(), CellVerdict.LOST, reason="QEMU died (signal 9); it printed nothing")
+LEFT_OUT = CellResult(cell("witness"), CellVerdict.SKIPPED, reason="no such suite")
+LEAK = replace(
+    FINDING,
+    kind=ViolationKind.SS_LEAK,
+    executed=(),
+    missed=(),
+    legal_pcs=(),
+    reported_pc=MRS,
+    attributed_to="no-interrupt",
+    register="PSTATE.SS",
+    read_value=1,
+    own_value=0,
+    own_from="written before report 12",
+    stepping=True,
+)
 ROWS = SideBySide(((MRS, True, True), (NOP, False, True), (MOV, True, True)))
 FIXED = PairResult(FAILED.cell, PASSED.cell, PairOutcome.FIXED, "m", ROWS)
 
@@ -261,6 +276,14 @@ def test_a_kernel_s_warnings_are_told_beside_its_verdict() -> None:
             "unpatched.trapped_sysreg.vhe: expected wrong-pc, got 468 lost-step in 17568 steps",
         ),
         (
+            replace(
+                FAILED,
+                cell=replace(cell(), expected=(Expectation.LOST_STEP, Expectation.SS_LEAK)),
+            ),
+            "unpatched.trapped_sysreg.vhe: expected lost-step and ss-leak, got 468 lost-step in "
+            "17568 steps",
+        ),
+        (
             replace(HUNG, cell=cell(expected=Expectation.LOST_STEP), reason=""),
             "unpatched.trapped_sysreg.vhe: expected lost-step, got hang",
         ),
@@ -364,6 +387,16 @@ def campaign(
             "1 of 2 judged cells are not as expected; 1 of 3 cells were lost: nothing was learnt "
             "from them; the run was cut off: these are the cells that had finished.",
         ),
+        (
+            campaign(PASSED, LEFT_OUT),
+            "Everything is as expected, the bugs that must be seen included; 1 of 2 cells were "
+            "skipped.",
+        ),
+        (
+            campaign(PASSED, LEFT_OUT, UNFIXED),
+            "1 of 2 judged cells are not as expected; 1 of 3 cells were skipped.",
+        ),
+        (campaign(LEFT_OUT), "Nothing was judged; 1 of 1 cells were skipped."),
     ],
 )
 def test_the_whole_in_one_sentence(result: CampaignResult, sentence: str) -> None:
@@ -371,6 +404,16 @@ def test_the_whole_in_one_sentence(result: CampaignResult, sentence: str) -> Non
 
 
 # --- on a terminal ---
+
+
+def test_what_was_skipped_is_no_complaint() -> None:
+    assert expectation_sentence(LEFT_OUT) == ""
+    assert cell_sentences(LEFT_OUT) == ["witness: skipped: no such suite"]
+    said = shown(campaign(PASSED, LEFT_OUT))
+    assert "✗" not in said
+    assert [line.split()[1::2][:3] for line in said.splitlines() if "skipped " in line] == [
+        ["witness.trapped_sysreg.vhe", "skipped", "-"]
+    ]
 
 
 def shown(result: CampaignResult, width: int = 100) -> str:
@@ -441,3 +484,14 @@ def test_a_name_is_no_markup(odd: str) -> None:
     assert f"c{odd}: 1 cell" in words
     assert f"k{odd}.hvc" in words
     assert f"k{odd} keeps the step contract" in words
+
+
+def test_a_wrong_register_in_full() -> None:
+    assert finding_lines(LEAK) == [
+        "ss-leak at report 9,273 of boot sweep-0 (pass 2,318, no-interrupt)",
+        "  L2 stood at      0x5a5a0004  trapped_read: mrs x0, id_aa64pfr0_el1",
+        "  stepping         on",
+        "  PSTATE.SS        0x1",
+        "  its own value    0x0, written before report 12",
+    ]
+    assert "  stepping         off" in finding_lines(replace(LEAK, stepping=False))

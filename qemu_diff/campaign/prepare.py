@@ -1,0 +1,143 @@
+"""What cells need before the first of them boots: tools, payloads, jobs, kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qemu_diff.compare.decode import program_of
+from qemu_diff.drive.async_first import plan_of
+from qemu_diff.drive.in_guest import Tools
+from qemu_diff.drive.job import Routine, compiled
+from qemu_diff.drive.peer import PeerTools, prepare_peer
+from qemu_diff.drive.script import read_script, script_path
+from qemu_diff.errors import KernelBuildError, UnavailableSourceError
+from qemu_diff.guest.image import build_payload, build_stepvmm
+from qemu_diff.guest.qemu import check_cpu, find_qemu
+from qemu_diff.kernels import build_kernel
+from qemu_diff.kernels.selftest import NoSelftest, Selftest, build_selftest
+from qemu_diff.model import (
+    Build,
+    Campaign,
+    Cell,
+    Driver,
+    KernelIdentity,
+    KernelSpec,
+    Payload,
+    Provenance,
+)
+from qemu_diff.truth.plugin import prepare_plugin
+
+
+@dataclass(frozen=True)
+class Places:
+    """Directories of a run.
+
+    :param cells: gets one directory per cell.
+    """
+
+    guest_images: Path
+    cache: Path
+    cells: Path
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The kernels of a campaign, as far as they could be had.
+
+    :param selftests: kernel → its own single-step test, where a cell asks for it.
+    :param broken: kernel → why it or its selftest could not be built.
+    :param left_out: optional kernel → why it can't be had here.
+    """
+
+    builds: dict[str, Build]
+    selftests: dict[str, Selftest | NoSelftest]
+    broken: dict[str, str]
+    left_out: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is ready before the first cell boots.
+
+    :param peer: what the kernels' own selftests need.
+    :param routines: (job, payload) → what the job comes to on it.
+    """
+
+    tools: Tools
+    peer: PeerTools
+    payloads: dict[str, Payload]
+    routines: dict[tuple[str, str], Routine]
+    kernels: Kernels
+
+    @property
+    def provenance(self) -> Provenance:
+        """What the results are measured with."""
+        return Provenance(
+            kernels=tuple(
+                KernelIdentity(name, build.release, build.key)
+                for name, build in self.kernels.builds.items()
+            ),
+            qemu=self.tools.qemu.version,
+            qemu_identity=self.tools.qemu.identity,
+            phantom_rule=self.tools.plugin.rule.value,
+        )
+
+
+def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepared:
+    """Everything that cells need; what is cheap and may be missing comes first.
+
+    :raises UserError: a tool is missing, a source, a patch or a job is wrong.
+    :raises InfrastructureError: no truth plugin can be had.
+    """
+    qemu = find_qemu()
+    for cell in cells:
+        check_cpu(qemu, cell.machine.cpu)
+    tools = Tools(
+        qemu,
+        prepare_plugin(qemu, places.guest_images, places.cache),
+        build_stepvmm(places.guest_images, places.cache),
+        places.guest_images,
+        places.cache,
+    )
+    ours = [cell for cell in cells if cell.driver is Driver.IN_GUEST]
+    payloads = {
+        name: build_payload(name, places.guest_images, places.cache)
+        for name in sorted({cell.payload for cell in ours})
+    }
+    for payload in payloads.values():
+        program_of(payload)
+    for cell in ours:
+        plan_of(cell.machine, payloads[cell.payload], places.guest_images, places.cache)
+    routines = {
+        (job, payload): compiled(
+            read_script(script_path(places.guest_images, job)), payloads[payload]
+        )
+        for job, payload in sorted({(cell.job, cell.payload) for cell in ours})
+    }
+    peer = prepare_peer(qemu, places.guest_images, places.cache)
+    return Prepared(tools, peer, payloads, routines, _kernels(campaign, cells))
+
+
+def _kernels(campaign: Campaign, cells: Sequence[Cell]) -> Kernels:
+    kernels = Kernels({}, {}, {}, {})
+    needed = {cell.kernel for cell in cells}
+    tested = {cell.kernel for cell in cells if cell.driver is Driver.SELFTEST}
+    for spec in campaign.kernels:
+        if spec.name in needed:
+            _add_kernel(kernels, spec, with_selftest=spec.name in tested)
+    return kernels
+
+
+def _add_kernel(kernels: Kernels, spec: KernelSpec, *, with_selftest: bool) -> None:
+    try:
+        kernels.builds[spec.name] = build_kernel(spec)
+        if with_selftest:
+            kernels.selftests[spec.name] = build_selftest(spec)
+    except KernelBuildError as error:
+        kernels.broken[spec.name] = str(error)
+    except UnavailableSourceError as error:
+        if not spec.optional:
+            raise
+        kernels.left_out[spec.name] = str(error)

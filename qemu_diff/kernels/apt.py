@@ -1,0 +1,193 @@
+"""apt and dpkg-deb, used without being root and without changing what the machine has installed.
+
+Two apts. The machine's own offers what its sources and its architecture offer. A *private* one has
+a root of its own in our cache, and offers arm64 packages of another suite from the same mirrors:
+nothing is installed by it, no maintainer script runs, and the machine's lists stay as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InfrastructureError, UnavailableSourceError
+from . import cache
+
+#: What a private apt demands of a source: to be signed by Debian (package debian-archive-keyring).
+TRUST = "signed-by=/usr/share/keyrings/debian-archive-keyring.gpg"
+
+ARCHITECTURE = "arm64"
+
+# As `apt-get update --print-uris` words each source, in whatever format it was configured.
+_RELEASE = re.compile(r"^'(?P<archive>[^']+)/dists/(?P<suite>[^/']+)/InRelease' ", re.MULTILINE)
+
+# Debian's release classes; a machine may be configured with these instead of code names.
+_CLASSES = {"stable", "oldstable", "oldoldstable", "testing", "unstable", "sid"}
+
+_SECURITY = "-security"
+
+_CONFIGURATION = f"""\
+#clear APT::Architectures;
+APT::Architecture "{ARCHITECTURE}";
+APT::Architectures {{ "{ARCHITECTURE}"; }};
+// The machine's hooks are about the machine's own lists, and most need root.
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+// A suite that is no longer maintained has a Release file that nobody signs anew.
+Acquire::Check-Valid-Until "false";
+Acquire::http::Timeout "30";
+Acquire::https::Timeout "30";
+"""
+
+
+@dataclass(frozen=True)
+class Apt:
+    """An apt to download from.
+
+    :param options: of its command line; none for the machine's own.
+    :param complaint: the first thing that went wrong when its lists were fetched; may be empty.
+    """
+
+    options: tuple[str, ...] = ()
+    complaint: str = ""
+
+    def download(self, package: str, staging: Path) -> tuple[Path | None, str]:
+        """Download a package; needs no root.
+
+        :param package: its name, or ``NAME=VERSION``.
+        :param staging: an empty directory.
+        :return: the package file, or None and the reason.
+        :raise InfrastructureError: no space is left.
+        """
+        staging.mkdir(exist_ok=True)
+        result = run(["apt-get", *self.options, "download", "-q", package], staging)
+        files = list(staging.glob("*.deb"))
+        if result.returncode or not files:
+            return None, self.complaint or _complaint(result.stderr)
+        return files[0], ""
+
+
+def private_apt(suite: str, directory: Path) -> Apt:
+    """An apt for arm64 packages of one suite, from the machine's own mirrors of Debian.
+
+    :param suite: ``bullseye``, ``bullseye-security``, …
+    :param directory: gets its root; an empty directory.
+    :raise UnavailableSourceError: the machine has no apt, or no mirror that could have the suite.
+    :raise InfrastructureError: no space is left.
+    """
+    archives = _archives(suite)
+    (directory / "lists/partial").mkdir(parents=True)
+    (directory / "archives/partial").mkdir(parents=True)
+    (directory / "status").touch()
+    (directory / "apt.conf").write_text(_CONFIGURATION)
+    source = f"deb [arch={ARCHITECTURE} lang=none target=Packages {TRUST}]"
+    lines = [f"{source} {archive} {suite} main\n" for archive in archives]
+    (directory / "sources.list").write_text("".join(lines))
+    options = _private_options(directory)
+    result = run(["apt-get", *options, "update", "-q"])
+    return Apt(options, _complaint(result.stderr))
+
+
+def require_apt(package: str) -> None:
+    """Check that packages can be downloaded and unpacked.
+
+    :raise UnavailableSourceError: this is no machine with apt.
+    """
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        raise UnavailableSourceError(
+            f"debian:{package}: this machine has no apt; give a directory with a kernel tree"
+        )
+
+
+def unpack(package_file: Path, target: Path) -> None:
+    """Unpack a package's files; nothing of it is run.
+
+    :raise InfrastructureError: it is damaged, or no space is left.
+    """
+    _dpkg_deb("-x", str(package_file), str(target))
+
+
+def control_field(package_file: Path, name: str) -> str:
+    """A field of a package, such as ``Version``; empty where it has none.
+
+    :raise InfrastructureError: it is damaged.
+    """
+    return _dpkg_deb("-f", str(package_file), name).strip()
+
+
+def run(command: list[str], directory: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a program with its messages in English, of which some are known.
+
+    :raise InfrastructureError: no space is left.
+    """
+    result = subprocess.run(
+        command,
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LC_ALL": "C"},
+    )
+    if "No space left on device" in result.stderr:
+        raise InfrastructureError(cache.no_space_message())
+    return result
+
+
+def _private_options(directory: Path) -> tuple[str, ...]:
+    """Options that move all of apt's state; proxies and other settings stay the machine's."""
+    places = {
+        "Dir::State": directory,
+        "Dir::State::lists": directory / "lists",
+        "Dir::State::status": directory / "status",
+        "Dir::Cache": directory,
+        "Dir::Cache::archives": directory / "archives",
+        "Dir::Etc::sourcelist": directory / "sources.list",
+        "Dir::Etc::sourceparts": "/dev/null",
+        "Dir::Etc::preferences": "/dev/null",
+        "Dir::Etc::preferencesparts": "/dev/null",
+    }
+    options = [text for name, place in places.items() for text in ("-o", f"{name}={place}")]
+    return ("-c", str(directory / "apt.conf"), *options)
+
+
+def _archives(suite: str) -> tuple[str, ...]:
+    """The machine's own mirrors of Debian that could have a suite.
+
+    Security suites lie in an archive of their own (Debian Developer's Reference 4.6).
+    """
+    result = run(["apt-get", "update", "--print-uris"])
+    names = {platform.freedesktop_os_release().get("VERSION_CODENAME", ""), *_CLASSES}
+    archives = dict.fromkeys(
+        found["archive"]
+        for found in _RELEASE.finditer(result.stdout)
+        if found["suite"].partition("-")[0] in names
+        and found["suite"].endswith(_SECURITY) == suite.endswith(_SECURITY)
+    )
+    if not archives:
+        kind = "security archive" if suite.endswith(_SECURITY) else "archive"
+        raise UnavailableSourceError(f"suite {suite}: apt is configured with no Debian {kind} here")
+    return tuple(archives)
+
+
+def _complaint(messages: str) -> str:
+    """The first error of apt's, else its first failure to fetch something, else nothing."""
+    lines = messages.splitlines()
+    for start in ("E:", "W: Failed to fetch", "W: GPG error"):
+        for line in lines:
+            if line.startswith(start):
+                return " ".join(line[2:].split())
+    return ""
+
+
+def _dpkg_deb(*arguments: str) -> str:
+    result = run(["dpkg-deb", *arguments])
+    if result.returncode:
+        reason = result.stderr.strip().partition("\n")[0]
+        raise InfrastructureError(f"dpkg-deb {arguments[0]}: {reason}")
+    return result.stdout

@@ -1,0 +1,142 @@
+"""The whole campaign as one table: scenario, order of exceptions, kernel.
+
+A row is what kernels are compared in: everything of a cell but its kernel. An entry is the verdict,
+how many steps were broken of how many, and the window in virtual time where a sweep found one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qemu_diff.model import (
+    CampaignResult,
+    Cell,
+    CellResult,
+    CellVerdict,
+    ExceptionOrder,
+    MachineSpec,
+    Pending,
+    Window,
+)
+
+NOTHING = "-"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell of the table.
+
+    :param lines: verdict first; then counts and windows.
+    :param as_expected: whether the campaign expects it.
+    """
+
+    lines: tuple[str, ...]
+    as_expected: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scenario on one machine.
+
+    :param entries: one for each kernel, in the order of the columns; None where there is no cell.
+    """
+
+    scenario: str
+    machine: str
+    order: str
+    entries: tuple[Entry | None, ...]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The table.
+
+    :param kernels: the columns.
+    """
+
+    kernels: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def matrix(result: CampaignResult) -> Matrix:
+    """The campaign's table; rows in the order of its cells."""
+    kernels = tuple(dict.fromkeys(one.cell.kernel for one in result.cells))
+    rows: dict[tuple[str, str, str], dict[str, Entry]] = {}
+    for one in result.cells:
+        rows.setdefault(_key(one.cell), {})[one.cell.kernel] = _entry(one)
+    return Matrix(
+        kernels,
+        tuple(
+            Row(*key, tuple(entries.get(kernel) for kernel in kernels))
+            for key, entries in rows.items()
+        ),
+    )
+
+
+def markdown(table: Matrix) -> str:
+    """The table in Markdown, for a README or the summary page of a CI job."""
+    head = ("scenario", "machine", "order", *table.kernels)
+    lines = [_line(head), _line(["---"] * len(head))]
+    for row in table.rows:
+        entries = (_marked(entry) for entry in row.entries)
+        lines.append(_line((row.scenario, row.machine, f"`{row.order}`", *entries)))
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: tuple[str, ...] | list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _marked(entry: Entry | None) -> str:
+    if entry is None:
+        return NOTHING
+    first, *others = entry.lines
+    mark = "" if entry.as_expected else " ✗"
+    return "<br>".join([f"**{first}**{mark}", *others])
+
+
+def _key(cell: Cell) -> tuple[str, str, str]:
+    flood = "" if cell.flood.source == "none" else f" · {cell.flood.source} {cell.flood.placement}"
+    job = "" if cell.job == "step" else f" · {cell.job}"
+    return f"{cell.payload}{job}{flood}", _machine(cell.machine), _order(cell.machine)
+
+
+def _machine(machine: MachineSpec) -> str:
+    cpu = "" if machine.cpu == MachineSpec.cpu else f" {machine.cpu}"
+    return f"{machine.kvm_mode}{cpu}"
+
+
+def _order(machine: MachineSpec) -> str:
+    if machine.exception_order is ExceptionOrder.TCG:
+        return machine.exception_order.value
+    parts = [machine.exception_order.value]
+    if machine.pending is not Pending.SGI:
+        parts.append(machine.pending.value)
+    if machine.redirects != MachineSpec.redirects:
+        parts.append(f"K={machine.redirects}")
+    if machine.redirect_at:
+        parts.append("at " + ",".join(machine.redirect_at))
+    return " ".join(parts)
+
+
+def _entry(one: CellResult) -> Entry:
+    return Entry(tuple(_lines(one)), one.as_expected)
+
+
+def _lines(one: CellResult) -> list[str]:
+    if one.verdict is CellVerdict.PASS:
+        return ["pass", f"{one.steps:,} steps"]
+    if one.verdict is not CellVerdict.FAIL or not one.violations:
+        return [one.verdict.value]
+    kinds = [kind.value for kind, _ in one.violations]
+    counts = " + ".join(f"{number:,}" for _, number in one.violations)
+    return [", ".join(kinds), f"{counts} of {one.steps:,}", *map(_window, _widest(one))]
+
+
+def _widest(one: CellResult) -> list[Window]:
+    """The widest window: the others, if any, are in the cell's sentences."""
+    return sorted(one.windows, key=lambda window: -window.placements)[:1]
+
+
+def _window(window: Window) -> str:
+    return f"{window.first_ns:,} to {window.last_ns:,} ns"

@@ -1,0 +1,236 @@
+"""Packages of another Debian suite, from a repository on this disk that is laid out like Debian's.
+
+The machine's own apt knows the suite ``stable`` of it alone; ``old`` lies beside.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from qemu_diff.errors import SourceError, UnavailableSourceError
+from qemu_diff.events import Event, subscribe
+from qemu_diff.kernels import apt, build_kernel, debian, debian_image, kernel_key
+from qemu_diff.model import DebianSource, KernelSpec
+
+IMAGE = bytes(0x38) + b"ARM\x64" + bytes(64) + b"Linux version 5.9.1-test (me@here) #1\n"
+WITNESS = DebianSource("linux-image-test-arm64", "old")
+REAL = "linux-image-5.9-test-arm64"
+
+APT_CONF = """\
+Dir::Etc::SourceList "{here}/sources.list";
+Dir::Etc::SourceParts "{here}/none";
+Dir::State "{here}/apt";
+Dir::State::Lists "{here}/apt/lists";
+Dir::Cache "{here}/apt";
+APT::Update::Post-Invoke {{ "touch {here}/hooked"; }};
+"""
+
+
+def control(name: str, version: str, architecture: str, depends: str = "") -> str:
+    return (
+        f"Package: {name}\nVersion: {version}\nArchitecture: {architecture}\n"
+        "Maintainer: test <test@example.org>\n"
+        + (f"Depends: {depends}\n" if depends else "")
+        + "Description: a package\n"
+    )
+
+
+class Repository:
+    """A Debian archive of empty suites."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def add(self, suite: str, fields: str, files: Mapping[str, bytes]) -> None:
+        """Put a package into a suite."""
+        package = self._package(fields, files)
+        index = self.directory / f"dists/{suite}/main/binary-arm64/Packages"
+        index.parent.mkdir(parents=True, exist_ok=True)
+        content = package.read_bytes()
+        with index.open("a") as stream:
+            stream.write(
+                f"{fields}Filename: pool/{package.name}\nSize: {len(content)}\n"
+                f"SHA256: {hashlib.sha256(content).hexdigest()}\n\n"
+            )
+        listed = index.read_bytes()
+        (self.directory / f"dists/{suite}/Release").write_text(
+            f"Suite: {suite}\nArchitectures: arm64\nComponents: main\n"
+            # No suite that is out of maintenance is refused for it.
+            "Date: Sat, 10 Aug 2024 00:00:00 UTC\nValid-Until: Sat, 17 Aug 2024 00:00:00 UTC\n"
+            f"SHA256:\n {hashlib.sha256(listed).hexdigest()} {len(listed)} "
+            "main/binary-arm64/Packages\n"
+        )
+
+    def _package(self, fields: str, files: Mapping[str, bytes]) -> Path:
+        tree = self.directory / "tree"
+        (tree / "DEBIAN").mkdir(parents=True)
+        (tree / "DEBIAN/control").write_text(fields)
+        (tree / "DEBIAN/preinst").write_text("#!/bin/sh\nexit 1\n")
+        (tree / "DEBIAN/preinst").chmod(0o755)
+        for name, content in files.items():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            (tree / name).write_bytes(content)
+        pool = self.directory / "pool"
+        pool.mkdir(exist_ok=True)
+        command = ["dpkg-deb", "--root-owner-group", "-b", str(tree), str(pool)]
+        subprocess.run(command, check=True, capture_output=True)
+        shutil.rmtree(tree)
+        return max(pool.glob("*.deb"), key=lambda path: path.stat().st_mtime_ns)
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        pytest.skip("no apt here")
+    (tmp_path / "repository").mkdir()
+    source = f"deb [trusted=yes] file:{tmp_path}/repository stable main\n"
+    (tmp_path / "sources.list").write_text(source)
+    (tmp_path / "apt/lists/partial").mkdir(parents=True)
+    (tmp_path / "apt.conf").write_text(APT_CONF.format(here=tmp_path))
+    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
+    return Repository(tmp_path / "repository")
+
+
+@pytest.fixture
+def witness(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    """The suite ``old`` has a metapackage and the image package that it stands for."""
+    monkeypatch.setattr(apt, "TRUST", "trusted=yes")
+    depends = f"linux-base, {REAL} (= 5.9.1-1)"
+    repository.add("old", control(WITNESS.package, "5.9.1-1", "arm64", depends), {})
+    files = {"boot/vmlinuz-5.9-test-arm64": IMAGE, "lib/modules/5.9-test-arm64/m.ko": b"m"}
+    repository.add("old", control(REAL, "5.9.1-1", "arm64"), files)
+    return repository
+
+
+@pytest.mark.usefixtures("witness")
+def test_a_metapackage_leads_to_the_kernel(cache_directory: Path, tmp_path: Path) -> None:
+    source = debian_image.locate(WITNESS)
+    downloads = cache_directory / "downloads" / "old"
+    assert source.image == downloads / "linux-image-test-arm64_5.9.1-1.vmlinuz"
+    assert source.image.read_bytes() == IMAGE
+    assert list(downloads.iterdir()) == [source.image]
+    assert list((tmp_path / "apt").rglob("*")) == [
+        tmp_path / "apt/lists",
+        tmp_path / "apt/lists/partial",
+    ]
+    assert not (tmp_path / "hooked").exists()
+
+
+@pytest.mark.usefixtures("witness")
+def test_an_image_package_may_be_named_itself() -> None:
+    assert debian_image.locate(DebianSource(REAL, "old")).image.read_bytes() == IMAGE
+
+
+def test_it_is_fetched_once(witness: Repository) -> None:
+    first = build_kernel(KernelSpec("w", WITNESS))
+    shutil.rmtree(witness.directory)
+    again = build_kernel(KernelSpec("w", WITNESS))
+    assert (again.image, again.key) == (first.image, first.key)
+    assert (first.release, first.key) == ("5.9.1-test", kernel_key(KernelSpec("w", WITNESS)))
+
+
+def test_a_compressed_kernel_is_decompressed(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apt, "TRUST", "trusted=yes")
+    files = {"boot/vmlinuz-5.9-test-arm64": gzip.compress(IMAGE)}
+    repository.add("old", control(WITNESS.package, "5.9.1-1", "arm64"), files)
+    assert build_kernel(KernelSpec("w", WITNESS)).image.read_bytes() == IMAGE
+
+
+def test_a_source_package_of_a_suite(
+    repository: Repository, fakelinux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apt, "TRUST", "trusted=yes")
+    tarball = tmp_path / "linux.tar.xz"
+    subprocess.run(["tar", "-cJf", tarball, "-C", fakelinux.parent, fakelinux.name], check=True)
+    fields = control("linux-source-0.1", "0.1-1", "all")
+    repository.add("old", fields, {"usr/src/linux-source-0.1.tar.xz": tarball.read_bytes()})
+    found = debian.locate(DebianSource("linux-source-0.1", "old"))
+    assert found.path.parent.name == "old"
+    assert found.path.read_bytes() == tarball.read_bytes()
+    with pytest.raises(UnavailableSourceError):
+        debian.locate(DebianSource("linux-source-0.1"))
+
+
+def test_what_nobody_signed_is_refused(repository: Repository) -> None:
+    files = {"boot/vmlinuz-5.9-test-arm64": IMAGE}
+    repository.add("old", control(WITNESS.package, "5.9.1-1", "arm64"), files)
+    with pytest.raises(UnavailableSourceError, match=r"old' is not signed|old Release' is not"):
+        debian_image.locate(WITNESS)
+
+
+@pytest.mark.usefixtures("witness")
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (DebianSource(WITNESS.package, "older"), "dists/older/main/binary-arm64/Packages"),
+        (DebianSource("linux-image-none", "old"), "Unable to locate package linux-image-none"),
+        (DebianSource(WITNESS.package, "old-security"), "no Debian security archive here"),
+    ],
+)
+def test_what_can_not_be_had(source: DebianSource, reason: str, cache_directory: Path) -> None:
+    with pytest.raises(UnavailableSourceError, match=reason) as caught:
+        debian_image.locate(source)
+    assert "\n" not in str(caught.value)
+    assert [path for path in cache_directory.rglob("*") if path.name.startswith("tmp")] == []
+
+
+def test_a_package_that_its_mirror_has_lost(witness: Repository) -> None:
+    next(witness.directory.glob(f"pool/{REAL}_*")).unlink()
+    with pytest.raises(UnavailableSourceError, match=f"the Debian package {REAL}=5.9.1-1 of suite"):
+        debian_image.locate(WITNESS)
+
+
+def test_only_archives_of_debian_are_asked(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apt, "TRUST", "trusted=yes")
+    text = (tmp_path / "sources.list").read_text().replace(" stable ", " nodistro ")
+    (tmp_path / "sources.list").write_text(text)
+    repository.add("old", control(WITNESS.package, "5.9.1-1", "arm64"), {})
+    with pytest.raises(UnavailableSourceError, match="no Debian archive here"):
+        debian_image.locate(WITNESS)
+
+
+def test_a_package_without_a_kernel(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apt, "TRUST", "trusted=yes")
+    repository.add("old", control(WITNESS.package, "5.9.1-1", "arm64", "linux-base"), {})
+    with pytest.raises(SourceError, match="of suite old holds no kernel") as caught:
+        debian_image.locate(WITNESS)
+    assert not isinstance(caught.value, UnavailableSourceError)
+
+
+def test_an_image_needs_a_suite() -> None:
+    with pytest.raises(SourceError, match="needs a suite, such as bullseye"):
+        debian_image.locate(DebianSource("linux-image-arm64"))
+
+
+def test_a_machine_without_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UnavailableSourceError, match="this machine has no apt"):
+        debian_image.locate(WITNESS)
+
+
+@pytest.mark.parametrize(("optional", "state"), [(True, "skipped"), (False, "failed")])
+def test_the_stage_of_a_kernel_that_can_not_be_had(
+    optional: bool, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    seen: list[Event] = []
+    with subscribe(seen.append), pytest.raises(UnavailableSourceError) as caught:
+        build_kernel(KernelSpec("w", WITNESS, optional=optional))
+    assert [(event.state, event.text) for event in seen] == [
+        ("started", ""),
+        ("progress", "finding the source"),
+        (state, str(caught.value)),
+    ]
