@@ -21,6 +21,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 from rich.table import Table
 
+from qemu_diff.campaign.cell_sequence import cell_sequence
 from qemu_diff.campaign.outcome import ExitCode, exit_code
 from qemu_diff.campaign.plan import plan
 from qemu_diff.campaign.prepare import Places, prepare
@@ -28,10 +29,11 @@ from qemu_diff.campaign.runner import run_campaign
 from qemu_diff.config import load_campaign
 from qemu_diff.config.project import project_root
 from qemu_diff.doctor import all_needed, checks, print_checks
-from qemu_diff.errors import QemuDiffError, UserError
+from qemu_diff.errors import QemuDiffError, UnavailableSourceError, UserError
 from qemu_diff.kernels import build_kernel, cache_directory, cached_kernels, prune
 from qemu_diff.model import Campaign, CampaignResult, Cell
 from qemu_diff.report.junit import junit
+from qemu_diff.report.matrix import markdown, matrix
 from qemu_diff.report.progress import show_progress
 from qemu_diff.report.results import (
     CELLS,
@@ -42,7 +44,10 @@ from qemu_diff.report.results import (
     read_results,
     write_whole,
 )
-from qemu_diff.report.terminal import print_result
+from qemu_diff.report.sequence import render
+from qemu_diff.report.terminal import print_matrix, print_result
+
+MarkdownFile = Annotated[Path | None, Parameter(name="--markdown")]
 
 app = App(
     name="qemu-diff",
@@ -170,18 +175,81 @@ def list_(
 
 
 @app.command
-def show(results: Path, /) -> int:
+def show(results: Path, /, *, details: bool = False) -> int:
     """Show the results of a run again; the exit status is the run's.
 
     Parameters
     ----------
     results
         A results directory.
+    details
+        Every cell in sentences, however many there are.
     """
     result = read_results(results)
     with _reader_may_leave():
-        print_result(result, _console())
+        print_result(result, _console(), details=details)
     return exit_code(result)
+
+
+@app.command
+def report(results: Path, /, *, markdown_file: MarkdownFile = None) -> int:
+    """Show the table of a run: scenario and order of exceptions, kernel by kernel.
+
+    Parameters
+    ----------
+    results
+        A results directory.
+    markdown_file
+        Where to write it as Markdown instead.
+    """
+    result = read_results(results)
+    if markdown_file is not None:
+        write_whole(markdown_file, markdown(matrix(result)))
+        return exit_code(result)
+    with _reader_may_leave():
+        print_matrix(matrix(result), result.name, _console())
+    return exit_code(result)
+
+
+@app.command
+def sequence(
+    results: Path,
+    cell: str,
+    /,
+    *,
+    boot: str | None = None,
+    pass_number: Annotated[int | None, Parameter(name="--pass")] = None,
+) -> int:
+    """Show one pass of a cell, event by event, with the software step state at each entry and exit.
+
+    Parameters
+    ----------
+    results
+        A results directory.
+    cell
+        The id of one of its cells.
+    boot
+        A boot of that cell; default: that of its first finding, else its first.
+    pass_number
+        The pass over the payload, from 0; default: that of the first finding, else 0.
+    """
+    result = read_results(results)
+    guest_images, cache = project_root() / "guest_images", cache_directory("guest")
+    title, rows = cell_sequence(
+        result,
+        results,
+        cell,
+        boot=boot,
+        number=pass_number,
+        guest_images=guest_images,
+        cache=cache,
+    )
+    with _reader_may_leave():
+        console = _console()
+        console.print(title, style="bold", highlight=False)
+        for line in render(rows):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return ExitCode.AS_EXPECTED
 
 
 @app.command
@@ -212,8 +280,15 @@ def build(campaign: Path, /, *names: str, jobs: int | None = None) -> int:
             raise UserError(f"{campaign}: no kernel {name!r}; there are {', '.join(known)}")
     console = _console()
     at_once = _at_once(jobs)
+    builds = []
     with show_progress(console):
-        builds = [build_kernel(known[name], jobs=at_once) for name in names or known]
+        for name in names or known:
+            try:
+                builds.append(build_kernel(known[name], jobs=at_once))
+            except UnavailableSourceError as error:
+                if name in names or not known[name].optional:
+                    raise
+                console.print(f"{name}: skipped: {error}", markup=False, soft_wrap=True)
     table = Table("kernel", "release", "key", "image")
     for one in builds:
         table.add_row(one.kernel, one.release, one.key, str(one.image))

@@ -450,6 +450,9 @@ class CellResult:
     :param counted_steps: judged steps with at least one of the three.
     :param l1_ticks: interrupts inside step windows that were L1's own.
     :param placements: placed interrupts that were delivered.
+    :param first_broken_step: judged steps up to the first that was broken, itself included; 0 if
+        none was.
+    :param fingerprint: hex digest of all that its boots recorded: equal ones, the same run.
     :param findings: the first of each (kind, instruction); counts are in ``violations``.
     :param reason: why, in one line, where the verdict is not ``pass``.
     :param warnings: what the kernel's WARN() printed, without repeats.
@@ -474,6 +477,8 @@ class CellResult:
     attempts: int = 1
     duration_s: float = 0.0
     redirects: int = 0
+    first_broken_step: int = 0
+    fingerprint: str = ""
 
     def count(self, kind: ViolationKind) -> int:
         """Number of violations of one kind."""

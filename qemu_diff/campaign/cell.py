@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -108,9 +109,11 @@ class _CellRunner:
         self.attempts = 1
         self.warnings: dict[str, None] = {}
         self._redirects = 0
+        self._fingerprint = hashlib.blake2b(digest_size=16)
 
     def judge(self) -> CellResult:
-        result = judged_cell(self._cell, merge(list(self._observations())), self._listing)
+        judged = judged_cell(self._cell, merge(list(self._observations())), self._listing)
+        result = replace(judged, fingerprint=self._fingerprint.hexdigest())
         if not self._cell.machine.redirect_at:
             return result
         if not self._redirects:
@@ -208,6 +211,8 @@ class _CellRunner:
 
     def _read(self, done: Boot) -> Trace:
         trace = read_boot(done.directory, self._context.tools)
+        for name in (RECORDS, TRUTH, TIMER_LOG):
+            self._fingerprint.update((done.directory / name).read_bytes())
         ran = kvm_mode(trace)
         if ran is not None and ran is not self._cell.machine.kvm_mode:
             wanted = self._cell.machine.kvm_mode

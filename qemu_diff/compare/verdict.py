@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qemu_diff.compare.contract import Judged
 from qemu_diff.compare.observation import Observation
@@ -52,12 +53,18 @@ def judged_cell(cell: Cell, observation: Observation, listing: Listing) -> CellR
         placements=int(placements.delivered.sum()),
         violations=tuple((kind, broken[kind]) for kind in ViolationKind if broken[kind]),
         redirects=int(redirected.sum()),
+        first_broken_step=_first_broken(steps.outcome),
         breakdown=_breakdown(observation, listing),
         findings=observation.findings,
         windows=windows(steps, placements, name),
         grids=grids(steps, placements, name),
         reason=_reason(broken, len(steps)),
     )
+
+
+def _first_broken(outcome: NDArray[np.int64]) -> int:
+    broken = np.flatnonzero(outcome != Judged.OK)
+    return int(broken[0]) + 1 if len(broken) else 0
 
 
 def _must_redirect(cell: Cell) -> bool:

@@ -1,7 +1,8 @@
 """The whole campaign as one table: scenario, order of exceptions, kernel.
 
 A row is what kernels are compared in: everything of a cell but its kernel. An entry is the verdict,
-how many steps were broken of how many, and the window in virtual time where a sweep found one.
+how many steps were broken of how many and which was the first, and the widest window in virtual
+time where a sweep found one. Register reads are counted beside steps, in the order of the kinds.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from qemu_diff.model import (
     Cell,
     CellResult,
     CellVerdict,
+    Driver,
     ExceptionOrder,
     MachineSpec,
     Pending,
@@ -124,13 +126,17 @@ def _entry(one: CellResult) -> Entry:
 
 
 def _lines(one: CellResult) -> list[str]:
+    if one.cell.driver is Driver.SELFTEST and one.verdict.judged:
+        return [one.verdict.value, one.reason]
     if one.verdict is CellVerdict.PASS:
         return ["pass", f"{one.steps:,} steps"]
     if one.verdict is not CellVerdict.FAIL or not one.violations:
         return [one.verdict.value]
     kinds = [kind.value for kind, _ in one.violations]
     counts = " + ".join(f"{number:,}" for _, number in one.violations)
-    return [", ".join(kinds), f"{counts} of {one.steps:,}", *map(_window, _widest(one))]
+    first = f"first: {one.first_broken_step:,}" if one.first_broken_step else ""
+    often = ", ".join(filter(None, (f"{counts} of {one.steps:,}", first)))
+    return [", ".join(kinds), often, *map(_window, _widest(one))]
 
 
 def _widest(one: CellResult) -> list[Window]:

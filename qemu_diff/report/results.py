@@ -198,6 +198,8 @@ def _cell_to_json(result: CellResult) -> dict[str, Any]:
         "ss_leaks": result.count(ViolationKind.SS_LEAK),
         "state_mismatches": result.count(ViolationKind.STATE_MISMATCH),
         "placements": result.placements,
+        "first_broken_step": result.first_broken_step,
+        "fingerprint": result.fingerprint,
         "duration_s": result.duration_s,
         "findings": [finding.message for finding in result.findings],
         "result": _CELL.dump_python(result, mode="json"),

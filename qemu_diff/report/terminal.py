@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qemu_diff.model import CampaignResult, CellResult, CellVerdict, PairOutcome, PairResult
+from qemu_diff.report.matrix import NOTHING, Entry, Matrix, matrix
 from qemu_diff.report.words import (
     cell_sentences,
     closing_sentence,
@@ -32,8 +33,51 @@ OUTCOME_STYLE = {
 }
 
 
-def print_result(result: CampaignResult, console: Console) -> None:
-    """Print the whole result."""
+DETAILED_CELLS = 40
+"""A result of more cells is a table first: sentences about all of them nobody reads."""
+
+
+def print_result(result: CampaignResult, console: Console, *, details: bool = False) -> None:
+    """Print the result: all of it, or where it is large the table, and what is not as expected.
+
+    :param details: all of it, however large.
+    """
+    if details or len(result.cells) <= DETAILED_CELLS:
+        _print_details(result, console)
+    else:
+        print_matrix(matrix(result), result.name, console)
+        for one in result.cells:
+            if one.verdict is not CellVerdict.SKIPPED and not one.as_expected:
+                console.print(Text(one.cell.id, style="bold"))
+                _print_sentences(one, console)
+    for cell in result.cells:
+        if sentence := expectation_sentence(cell):
+            console.print(Text(f"✗ {sentence}", style="bold red"))
+    console.print()
+    console.print(Text(closing_sentence(result), style=f"bold {_closing_colour(result)}"))
+
+
+def print_matrix(table: Matrix, name: str, console: Console) -> None:
+    """Print the table of scenario, order and kernel."""
+    shown = Table(title=Text(name), title_justify="left", show_lines=True)
+    shown.add_column("scenario, machine, order", overflow="fold")
+    for kernel in table.kernels:
+        shown.add_column(Text(kernel), overflow="fold")
+    for row in table.rows:
+        where = Text.assemble((row.scenario, "bold"), f"\n{row.machine}, {row.order}")
+        shown.add_row(where, *(_entry_text(entry) for entry in row.entries))
+    console.print(shown)
+
+
+def _entry_text(entry: Entry | None) -> Text:
+    if entry is None:
+        return Text(NOTHING, style="dim")
+    first, *others = entry.lines
+    style = "bold red" if not entry.as_expected else "green" if first == "pass" else "yellow"
+    return Text.assemble((first, style), *(f"\n{line}" for line in others))
+
+
+def _print_details(result: CampaignResult, console: Console) -> None:
     console.print(_table(result))
     for pair in result.pairs:
         _print_pair(pair, result, console)
@@ -41,11 +85,6 @@ def print_result(result: CampaignResult, console: Console) -> None:
     for cell in result.cells:
         if cell.cell.id not in paired:
             _print_sentences(cell, console)
-    for cell in result.cells:
-        if sentence := expectation_sentence(cell):
-            console.print(Text(f"✗ {sentence}", style="bold red"))
-    console.print()
-    console.print(Text(closing_sentence(result), style=f"bold {_closing_colour(result)}"))
 
 
 def _closing_colour(result: CampaignResult) -> str:

@@ -7,6 +7,7 @@ from qemu_diff.model import (
     CampaignResult,
     CellResult,
     CellVerdict,
+    Driver,
     Expectation,
     Finding,
     FloodSource,
@@ -67,12 +68,16 @@ def cell_sentences(result: CellResult) -> list[str]:
 
 def _verdict_sentences(result: CellResult) -> list[str]:
     kernel = result.cell.kernel
+    if result.cell.driver is Driver.SELFTEST and result.verdict.judged:
+        return [f"{kernel}: its own selftest: {result.verdict}: {result.reason}"]
     if result.verdict is CellVerdict.PASS:
         return [_clean_sentence(result)]
     if result.verdict is not CellVerdict.FAIL or not result.breakdown:
         return [f"{kernel}: {result.verdict}: {result.reason}"]
     shown = {(window.instruction, window.kind) for window in result.windows}
+    first = f"the first broken step is step {result.first_broken_step:,} of {result.steps:,}"
     return [
+        *([f"{kernel}: {first}"] if result.first_broken_step else []),
         *(window_sentence(kernel, result.cell.flood.source, window) for window in result.windows),
         *(
             breakdown_sentence(kernel, one)

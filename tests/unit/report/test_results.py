@@ -41,6 +41,7 @@ from qemu_diff.model import (
 from qemu_diff.report.results import (
     CELLS,
     VERDICTS,
+    VerdictsFile,
     check_results,
     open_results,
     read_results,
@@ -218,6 +219,8 @@ def test_a_cell_s_flat_keys(tmp_path: Path) -> None:
         "ss_leaks": 0,
         "state_mismatches": 0,
         "placements": 11811,
+        "first_broken_step": 0,
+        "fingerprint": "",
         "duration_s": 8.452,
         "findings": ["2 instructions ran for one reported step"],
     }
@@ -463,3 +466,14 @@ def test_a_file_in_place_of_the_directory_is_left_alone(tmp_path: Path) -> None:
         check_results(path)
     assert str(caught.value) == f"{path}: File exists; name another with --out"
     assert path.read_text() == "mine"
+
+
+def test_what_did_not_change_is_not_made_into_text_again(tmp_path: Path) -> None:
+    result = CAMPAIGN
+    file = VerdictsFile(tmp_path)
+    file.write(replace(result, cells=result.cells[:1], pairs=()))
+    file.write(result)
+    assert read_results(tmp_path) == result
+    changed = replace(result.cells[0], steps=result.cells[0].steps + 1)
+    file.write(replace(result, cells=(changed, *result.cells[1:])))
+    assert read_results(tmp_path).cells[0] == changed
