@@ -9,17 +9,23 @@ import pytest
 
 from qemu_diff.abi import STEP_RECORD, TRUTH_RECORD, RecordFlag, RecordKind, SharedState
 from qemu_diff.campaign.cell import (
+    ASSUMED_RECORDS,
+    ASSUMED_RUNS,
+    LEARNING_PASSES,
     OUR_PANICS,
+    Learnt,
     _believed,
     _no_progress,
     _Unjudged,
     _unjudged,
+    assumed,
+    learnt_from,
     longest_window,
 )
 from qemu_diff.drive.in_guest import Boot
 from qemu_diff.guest.process import Ending, GuestExit
 from qemu_diff.guest.shared import SharedHeader
-from qemu_diff.model import CellVerdict
+from qemu_diff.model import CellVerdict, Payload
 from qemu_diff.trace.trace import Trace
 
 BUDGET_S = 60.0
@@ -305,3 +311,34 @@ def test_a_return_without_a_timer_has_no_window() -> None:
 
 def test_one_pass_is_enough_to_learn_from() -> None:
     assert longest_window(quiet((0x1000, 3500))) == 3500
+
+
+def test_a_pass_has_its_share_of_returns_and_of_all_records() -> None:
+    # Each return has a record of another kind behind it.
+    runs = [(0x1000 + 4 * index, 3_000 + index) for index in range(3)]
+    assert learnt_from(quiet(*runs * LEARNING_PASSES)) == Learnt(3_002, 3.0, 6.0)
+
+
+def test_what_is_left_over_of_a_pass_counts_too() -> None:
+    learnt = learnt_from(quiet(*[(0x1000, 3_000)] * (LEARNING_PASSES + 1)))
+    assert learnt.runs_per_pass == 1 + 1 / LEARNING_PASSES
+    assert learnt.records_per_pass == 2 * learnt.runs_per_pass
+
+
+def program(instructions: int) -> Payload:
+    end = 0x1000 + 4 * instructions
+    return Payload("p", b"", 0x1000, 0x1000, 0x1000, end, labels=(), classes=())
+
+
+def test_where_nothing_is_learnt_the_interval_is_the_campaign_s() -> None:
+    assert assumed(program(10), 4_200).longest_ns == 4_200
+
+
+@pytest.mark.parametrize("instructions", [1, 9, 40, 1_000])
+def test_more_is_assumed_than_a_payload_takes(instructions: int) -> None:
+    """A pass of jobs that walk it twice, with a signal and a block of reads in each step."""
+    guess = assumed(program(instructions), 1)
+    assert guess.runs_per_pass >= ASSUMED_RUNS * instructions
+    assert guess.records_per_pass == ASSUMED_RECORDS * guess.runs_per_pass
+    # The shortest payload may be a loop.
+    assert guess.runs_per_pass > 2 * 16

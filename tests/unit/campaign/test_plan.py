@@ -152,6 +152,22 @@ def test_seeds_are_stable_31_bit_and_of_the_campaign_and_the_point() -> None:
     assert all(0 <= cell.seed < 2**31 for cell in (first, *others))
 
 
+def test_a_scenario_for_some_kernels_has_cells_of_these_in_the_order_of_the_campaign() -> None:
+    some = replace(scenario("hvc"), kernels=("patched",))
+    both = replace(scenario("mixed"), kernels=("patched", "unpatched"))
+    assert [cell.id for cell in plan(campaign(some, both))] == [
+        "patched.hvc.vhe.quiet",
+        "unpatched.mixed.vhe.quiet",
+        "patched.mixed.vhe.quiet",
+    ]
+
+
+def test_a_scenario_for_one_kernel_has_no_pair_and_the_same_cells() -> None:
+    some = campaign(replace(scenario("hvc", RANDOM), kernels=("patched",)))
+    assert pairs(some, plan(some)) == ()
+    assert {*plan(some)} < {*plan(campaign(scenario("hvc", RANDOM)))}
+
+
 def test_pairs_hold_kernels_against_each_other_point_by_point() -> None:
     whole = campaign(scenario("hvc"), scenario("trapped_sysreg", SWEEP))
     assert [(left.id, right.id) for left, right in pairs(whole, plan(whole))] == [
