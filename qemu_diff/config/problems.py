@@ -220,6 +220,7 @@ _WORDED: dict[str, Callable[[KeyPath, object, dict[str, Any]], Problem]] = {
     "string_pattern_mismatch": _name_pattern,
     "greater_than": _out_of_range("more than", "gt"),
     "greater_than_equal": _out_of_range("at least", "ge"),
+    "less_than_equal": _out_of_range("at most", "le"),
     "too_short": _empty_array,
     "finite_number": _not_finite,
     "source_form": _source_form,

@@ -193,7 +193,7 @@ class ScenarioTable(Table):
     flood: FloodTable = FloodTable()
     machine: MachineTable = MachineTable()
     driver: Annotated[Driver, _choice(Driver)] = Driver.IN_GUEST
-    kernels: Annotated[list[str], OneOrMany] = []
+    kernels: Annotated[list[str], Field(min_length=1), OneOrMany] = []
     expect: dict[str, dict[str, ExpectationNames]] = {}
 
 

@@ -7,15 +7,19 @@ time where a sweep found one. Register reads are counted beside steps, in the or
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from qemu_diff.model import (
+    DEFAULT_JOB,
     CampaignResult,
     Cell,
     CellResult,
     CellVerdict,
     Driver,
     ExceptionOrder,
+    FloodSource,
+    FloodSpec,
     MachineSpec,
     Pending,
     Window,
@@ -63,14 +67,19 @@ class Matrix:
 def matrix(result: CampaignResult) -> Matrix:
     """The campaign's table; rows in the order of its cells."""
     kernels = tuple(dict.fromkeys(one.cell.kernel for one in result.cells))
-    rows: dict[tuple[str, str, str], dict[str, Entry]] = {}
+    rows: dict[_Point, dict[str, Entry]] = {}
     for one in result.cells:
-        rows.setdefault(_key(one.cell), {})[one.cell.kernel] = _entry(one)
+        rows.setdefault(_point(one.cell), {})[one.cell.kernel] = _entry(one)
+    alike = Counter(_names(point, "") for point in rows)
+    named = {point: _names(point, _details(point)) for point in rows}
     return Matrix(
         kernels,
         tuple(
-            Row(*key, tuple(entries.get(kernel) for kernel in kernels))
-            for key, entries in rows.items()
+            Row(
+                *(named[point] if alike[_names(point, "")] > 1 else _names(point, "")),
+                tuple(entries.get(kernel) for kernel in kernels),
+            )
+            for point, entries in rows.items()
         ),
     )
 
@@ -92,15 +101,36 @@ def _line(cells: tuple[str, ...] | list[str]) -> str:
 def _marked(entry: Entry | None) -> str:
     if entry is None:
         return NOTHING
-    first, *others = entry.lines
+    first, *others = (line.replace("|", "\\|") for line in entry.lines)
     mark = "" if entry.as_expected else " ✗"
     return "<br>".join([f"**{first}**{mark}", *others])
 
 
-def _key(cell: Cell) -> tuple[str, str, str]:
-    flood = "" if cell.flood.source == "none" else f" · {cell.flood.source} {cell.flood.placement}"
-    job = "" if cell.job == "step" else f" · {cell.job}"
-    return f"{cell.payload}{job}{flood}", _machine(cell.machine), _order(cell.machine)
+_Point = tuple[str, str, FloodSpec, MachineSpec, Driver]
+"""Payload, job, flood, machine, driver: a cell without its kernel."""
+
+
+def _point(cell: Cell) -> _Point:
+    return cell.payload, cell.job, cell.flood, cell.machine, cell.driver
+
+
+def _names(point: _Point, details: str) -> tuple[str, str, str]:
+    """Scenario, machine and order in words.
+
+    :param details: what sets the point apart from others of the same names.
+    """
+    payload, job, flood, machine, _ = point
+    flooded = "" if flood.source is FloodSource.NONE else f" · {flood.source} {flood.placement}"
+    done = "" if job == DEFAULT_JOB else f" · {job}"
+    return f"{payload}{done}{flooded}{details}", _machine(machine), _order(machine)
+
+
+def _details(point: _Point) -> str:
+    _, _, flood, machine, driver = point
+    last = "end" if flood.last_ns is None else f"{flood.last_ns:,}"
+    interval = f"{flood.first_ns:,} to {last} by {flood.step_ns:,} ns"
+    parts = [f"{driver}", f"x{flood.count:,}", interval, f"{machine.memory_mib} MiB"]
+    return f" ({', '.join(parts)})"
 
 
 def _machine(machine: MachineSpec) -> str:
