@@ -228,6 +228,9 @@ def _peer_problems(path: KeyPath, scenario: ScenarioTable) -> Iterator[Problem]:
             yield Problem((*path, "payload", index), text, f"write {SELFTEST_PAYLOAD!r}")
     if "job" in scenario.model_fields_set:
         yield Problem((*path, "job"), f"{label((*path, 'job'))}: a peer takes no job", "remove job")
+    if scenario.machine.redirect_at:
+        at = (*path, "machine", "redirect_at")
+        yield Problem(at, f"{label(at)}: a peer has no labels", "remove redirect_at")
     flood = scenario.flood
     if flood.source is FloodSource.SIGNAL or flood.placement is Placement.SWEEP:
         text = f"{label((*path, 'flood'))}: a peer can be flooded by host_timer at random only"
@@ -322,7 +325,9 @@ def _pending_problem(pending: Pending, machine: MachineTable, flood: FloodTable)
     if pending is Pending.FLOOD and machine.redirect_at:
         return "can't go with redirect_at: the flood says which steps are redirected"
     if pending is Pending.FLOOD and flood.source is FloodSource.NONE:
-        return "needs a flood"
+        return "takes the flood's interrupts, and there is no flood"
+    if pending is Pending.FLOOD and flood.placement is Placement.SWEEP and flood.step_ns > 1:
+        return "is hit in a few ns of a step only: the sweep's step_ns must be 1"
     return ""
 
 

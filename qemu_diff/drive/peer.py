@@ -18,7 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import cast
 
+from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
@@ -31,7 +33,7 @@ from qemu_diff.guest.qemu import Qemu
 from qemu_diff.guest.shared import reserve
 from qemu_diff.guest.toolchain import CROSS_COMPILER, compile_cached
 from qemu_diff.kernels.selftest import Selftest
-from qemu_diff.model import Build, KvmMode, MachineSpec
+from qemu_diff.model import Build, ExceptionOrder, KvmMode, MachineSpec
 
 CONSOLE = "console.log"
 
@@ -175,7 +177,9 @@ def run_peer(
     contents = initramfs_files(iterations, wake_ns, seed)
     programs = {"init": tools.init.read_bytes(), "peer": selftest.program.read_bytes()}
     with private_socket() as qmp_socket, _scratch(directory) as scratch:
-        plan = plan_at(machine, _guest_entry(selftest), tools.guest_images, tools.cache)
+        plan = None
+        if machine.exception_order is ExceptionOrder.ASYNC_FIRST:
+            plan = plan_at(machine, _guest_entry(selftest), tools.guest_images, tools.cache)
         redirector = Redirector(plan, qmp_socket.with_name("gdb"), budget_s, cancel)
         files = MachineFiles(
             kernel=build.image,
@@ -212,10 +216,15 @@ def run_peer(
 
 
 def _guest_entry(selftest: Selftest) -> int:
-    with selftest.program.open("rb") as file:
-        table = ELFFile(file).get_section_by_name(".symtab")
-        assert isinstance(table, SymbolTableSection)
-        found = table.get_symbol_by_name(GUEST_ENTRY)
+    try:
+        with selftest.program.open("rb") as file:
+            table = ELFFile(file).get_section_by_name(".symtab")
+            named = isinstance(table, SymbolTableSection)
+            found = (
+                cast(SymbolTableSection, table).get_symbol_by_name(GUEST_ENTRY) if named else None
+            )
+    except ELFError as error:
+        raise InfrastructureError(f"{selftest.program}: no ELF file: {error}") from error
     if not found:
         raise InfrastructureError(f"{selftest.program}: the selftest has no {GUEST_ENTRY}")
     return int(found[0]["st_value"])

@@ -189,7 +189,19 @@ WRONG = {
     ),
     "a flood that is none": (
         OURS + f'machine = {{ {ASYNC_FIRST}, pending = "flood" }}\n',
-        "9:46: scenario.0.machine.pending: flood needs a flood",
+        "9:46: scenario.0.machine.pending: flood takes the flood's interrupts,"
+        " and there is no flood",
+    ),
+    "a flood that misses it": (
+        OURS
+        + 'flood = { source = "host_timer", placement = "sweep", step_ns = 16 }\n'
+        + f'machine = {{ {ASYNC_FIRST}, pending = "flood" }}\n',
+        "10:46: scenario.0.machine.pending: flood is hit in a few ns of a step only: the sweep's"
+        " step_ns must be 1",
+    ),
+    "a peer's labels": (
+        PEER + f'machine = {{ {ASYNC_FIRST}, pending = "spurious", redirect_at = "a" }}\n',
+        "10:68: scenario.0.machine.redirect_at: a peer has no labels; remove redirect_at",
     ),
     "two that are wrong beside one that is right": (
         OURS + f'machine = {{ {ASYNC_FIRST}, pending = ["spi", "sgi", "ppi"] }}\n',
