@@ -290,7 +290,9 @@ class _Sequencer:
             self._left = StepState.ACTIVE_PENDING if _is_emulated(stay, how) else state
         at = self._listing.instruction(stay.shown[-1].pc if how is _Left.TRAP else stay.stands_at)
         left = SequenceRow(number, Event.EXIT, at, state, certain)
-        yield replace(left, note=_exit_words(stay.slot, how))
+        # Without stepping no exception is a step's: a breakpoint's, say, which the return names.
+        named = how if stepping or how is not _Left.STEP else _Left.COMPLETE
+        yield replace(left, note=_exit_words(stay.slot, named))
         if stay.redirected:
             yield replace(left, event=Event.REDIRECT, note="to the IRQ vector")
         if stay.redirected_to is not None:

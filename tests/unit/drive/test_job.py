@@ -391,7 +391,10 @@ def test_a_script_that_records_can_t_name_is_refused() -> None:
 
 @pytest.mark.parametrize("path", sorted(JOBS.glob("*.job")), ids=lambda path: path.stem)
 def test_a_job_of_the_project_is_right(path: Path) -> None:
-    labels = (*LABELS, *((ENTRY + 12, name) for name in ("moved", "resumed", "conditional")))
+    labels = (
+        *LABELS,
+        *((ENTRY + 12, name) for name in ("moved", "resumed", "conditional", "second_hvc")),
+    )
     payload = Payload("test", BLOB, LOAD_ADDRESS, ENTRY, ENTRY, END, labels=labels, classes=())
     text = path.read_text()
     assert text.startswith("# ")
