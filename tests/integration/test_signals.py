@@ -36,12 +36,14 @@ def test_a_signal_costs_no_step(campaign_of: WriteCampaign, tmp_path: Path, payl
 def test_a_step_over_an_emulated_instruction_is_lost_to_a_signal(
     campaign_of: WriteCampaign, tmp_path: Path
 ) -> None:
-    """The window is one piece, and the step spans the return for the signal."""
+    """The window is one piece but for its edges, where L1's path to the entry into L2 is not always
+    of the same length; and the step spans the return for the signal."""
     campaign = campaign_of({"bad": "unpatched"}, swept("trapped_sysreg", 2400, 4400))
     done = run_campaign(campaign, tmp_path / "out")
     assert done.status == 1
     (cell,) = done.verdicts["cells"]
-    (window,) = cell["result"]["windows"]
+    *edges, window = sorted(cell["result"]["windows"], key=lambda one: one["placements"])
+    assert sum(edge["placements"] for edge in edges) <= 8
     assert window["complete"]
     assert window["placements"] > 500
     assert "whenever a signal is raised" in done.said
