@@ -2,7 +2,7 @@
 
 A row is what kernels are compared in: everything of a cell but its kernel. An entry is the verdict,
 how many steps were broken of how many and which was the first, and the widest window in virtual
-time where a sweep found one. Register reads are counted beside steps, in the order of the kinds.
+time where a sweep found one. Wrong register reads are counted beside steps.
 """
 
 from __future__ import annotations
@@ -22,10 +22,14 @@ from qemu_diff.model import (
     FloodSpec,
     MachineSpec,
     Pending,
+    ViolationKind,
     Window,
 )
 
 NOTHING = "-"
+
+READ_KINDS = (ViolationKind.SS_LEAK, ViolationKind.STATE_MISMATCH)
+"""Violations that are wrong reads, not steps."""
 
 
 @dataclass(frozen=True)
@@ -163,10 +167,17 @@ def _lines(one: CellResult) -> list[str]:
     if one.verdict is not CellVerdict.FAIL or not one.violations:
         return [one.verdict.value]
     kinds = [kind.value for kind, _ in one.violations]
-    counts = " + ".join(f"{number:,}" for _, number in one.violations)
-    first = f"first: {one.first_broken_step:,}" if one.first_broken_step else ""
-    often = ", ".join(filter(None, (f"{counts} of {one.steps:,}", first)))
-    return [", ".join(kinds), often, *map(_window, _widest(one))]
+    return [", ".join(kinds), _counts(one), *map(_window, _widest(one))]
+
+
+def _counts(one: CellResult) -> str:
+    reads = sum(number for kind, number in one.violations if kind in READ_KINDS)
+    steps = sum(number for kind, number in one.violations if kind not in READ_KINDS)
+    if not steps:
+        return f"{reads:,} reads in {one.steps:,} steps"
+    also = f", {reads:,} reads" if reads else ""
+    first = f", first: {one.first_broken_step:,}" if one.first_broken_step else ""
+    return f"{steps:,} of {one.steps:,}{also}{first}"
 
 
 def _widest(one: CellResult) -> list[Window]:

@@ -169,7 +169,7 @@ def test_a_failure_says_how_and_how_often() -> None:
     kinds = ((LOST_STEP, 1_000), (SS_LEAK, 7))
     entry = only_entry(failed(cell(), *kinds))
     assert entry.lines[0] == "lost-step, ss-leak"
-    assert entry.lines[1].startswith("1,000 + 7 of 5,678")
+    assert entry.lines[1].startswith("1,000 of 5,678, 7 reads")
     assert not entry.as_expected
 
 
