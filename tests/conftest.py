@@ -1,0 +1,9 @@
+"""For all tests: what a test's process inherits from whoever started it must not matter."""
+
+from __future__ import annotations
+
+import signal
+
+# A shell without job control starts what it puts into the background with SIGINT ignored, and
+# children inherit that (POSIX, Shell Command Language, 2.11); tests send it to theirs.
+signal.signal(signal.SIGINT, signal.default_int_handler)
