@@ -6,14 +6,12 @@ import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from qemu_diff.campaign.cell import ATTEMPTS
 from qemu_diff.compare.verdict import unjudged_cell
 from qemu_diff.drive.peer import TICK_ONLY, PeerRun, PeerTools, PeerVerdict, run_peer
 from qemu_diff.errors import InfrastructureError
 from qemu_diff.kernels.selftest import NoSelftest, Selftest
 from qemu_diff.model import Build, Cell, CellResult, CellVerdict, FloodSource, FloodSpec
-
-ATTEMPTS = 2
-"""Boots before a loss is believed."""
 
 VERDICTS = {
     PeerVerdict.PASS: CellVerdict.PASS,

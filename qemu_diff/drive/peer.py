@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import cast
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
@@ -219,10 +218,9 @@ def _guest_entry(selftest: Selftest) -> int:
     try:
         with selftest.program.open("rb") as file:
             table = ELFFile(file).get_section_by_name(".symtab")
-            named = isinstance(table, SymbolTableSection)
-            found = (
-                cast(SymbolTableSection, table).get_symbol_by_name(GUEST_ENTRY) if named else None
-            )
+            found = None
+            if isinstance(table, SymbolTableSection):
+                found = table.get_symbol_by_name(GUEST_ENTRY)
     except ELFError as error:
         raise InfrastructureError(f"{selftest.program}: no ELF file: {error}") from error
     if not found:
