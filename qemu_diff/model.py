@@ -119,6 +119,24 @@ class FloodSource(StrEnum):
     """A one-shot timer of L1: its interrupt alone."""
     SIGNAL = "signal"
     """The same, and a signal to the vCPU thread: KVM_RUN returns to user space with EINTR."""
+    SPI_EDGE = "spi_edge"
+    """An edge-triggered SPI into L2, by KVM_IRQ_LINE from another thread of the VMM."""
+    SPI_LEVEL = "spi_level"
+    """A level-triggered SPI, likewise; it is lowered when L2's handler asks its device to."""
+    IRQFD = "irqfd"
+    """An SPI into L2 by an eventfd."""
+    PPI = "ppi"
+    """A PPI into L2, by KVM_IRQ_LINE."""
+    LPI = "lpi"
+    """An LPI into L2 through its ITS, by KVM_SIGNAL_MSI."""
+    VTIMER = "vtimer"
+    """L2's own virtual timer."""
+    MEMSLOT = "memslot"
+    """Another thread deletes L2's memory slot and sets it again."""
+    DIRTY_LOG = "dirty_log"
+    """Another thread turns dirty logging of L2's memory on, or off."""
+    DEVICE = "device"
+    """A device interrupt of L1, pended in its GIC from outside: not deterministic."""
 
 
 class Placement(StrEnum):
@@ -126,7 +144,16 @@ class Placement(StrEnum):
 
     NONE = "none"
     SWEEP = "sweep"
+    """One pass for each delay of a grid."""
+    ADAPTIVE = "adaptive"
+    """A coarse grid of passes, and more of them around each change of the verdict."""
+    PAIRS = "pairs"
+    """Two interrupts in each step, over a grid of both delays."""
     RANDOM = "random"
+    PERIODIC = "periodic"
+    """One interrupt each so many ns, whatever is stepped meanwhile."""
+    BURST = "burst"
+    """Several, one after the other, from a random delay on."""
 
 
 class Driver(StrEnum):
@@ -171,14 +198,27 @@ class FloodSpec:
     ``first_ns + step_ns``, … ``last_ns``; ``last_ns = None`` means the longest step window that a
     quiet run of the same cell shows. ``random`` makes ``count`` passes and draws each step's delay
     from the same interval; without a flood ``count`` passes are stepped as they are.
+
+    :param sources: several are mixed: each step draws one.
+    :param period_ns: of ``periodic`` and ``burst``: from one interrupt to the next.
+    :param burst: of ``burst``: interrupts of one burst.
+    :param from_cpu: the CPU of L1 whose timer and thread send them; L2's vCPU runs on CPU 0.
     """
 
-    source: FloodSource = FloodSource.NONE
+    sources: tuple[FloodSource, ...] = ()
     placement: Placement = Placement.NONE
     first_ns: int = 0
     last_ns: int | None = None
     step_ns: int = 1
     count: int = 1
+    period_ns: int = 0
+    burst: int = 1
+    from_cpu: int = 0
+
+    @property
+    def source(self) -> str:
+        """What people call the sources: ``host_timer``, ``ppi+signal``; empty for none."""
+        return "+".join(self.sources)
 
 
 class ViolationKind(StrEnum):
@@ -439,6 +479,100 @@ class Grid:
     missing: int
 
 
+MIXED = "mixed"
+"""In :class:`Span`: the same placement came out both ways."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Tried placements of one instruction, next to each other, that came out alike.
+
+    :param first_ns: earliest delivered time, in ns from the entry into KVM_RUN.
+    :param last_ns: latest; belongs to the span.
+    :param outcome: ``ok``, a :class:`ViolationKind`, or ``MIXED``.
+    :param placements: distinct delivered times tried; ``last_ns - first_ns + 1`` where none was
+        left out.
+    """
+
+    first_ns: int
+    last_ns: int
+    outcome: str
+    placements: int
+
+
+@dataclass(frozen=True)
+class Landmark:
+    """A point of L1's path through one quiet step.
+
+    :param at_ns: from the entry into KVM_RUN.
+    :param name: ``guest entry``, ``guest exit``, or a function of L1's kernel.
+    """
+
+    at_ns: int
+    name: str
+
+
+@dataclass(frozen=True)
+class PlacementMap:
+    """Everything that was placed into one instruction's step.
+
+    :param window_ns: from the entry into KVM_RUN to the return, in a quiet run; 0: not known.
+    :param spans: ascending in time.
+    :param landmarks: ascending in time.
+    """
+
+    instruction: Instruction
+    window_ns: int
+    spans: tuple[Span, ...]
+    landmarks: tuple[Landmark, ...] = ()
+
+
+class Method(StrEnum):
+    """How placements were chosen, and with it what may be claimed."""
+
+    FULL = "full"
+    """Every ns of the window: the only one that may say `all`."""
+    GRID = "grid"
+    """Each so many ns."""
+    ADAPTIVE = "adaptive"
+    """A coarse grid, each change of the verdict refined, random probes between."""
+    RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What was tried of a cell's placements.
+
+    :param resolution_ns: what the counter and the timer can tell apart.
+    :param tried: placed interrupts that were sent.
+    :param inside: those that came inside a step window.
+    :param missing: ns between the first and the last placement of an instruction, summed over the
+        instructions, at which none was delivered.
+    """
+
+    method: Method
+    resolution_ns: int
+    tried: int
+    inside: int
+    missing: int
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What makes two broken steps the same bug.
+
+    :param scenario: job and exception order: ``step/tcg``.
+    :param instruction: its class, as payloads state classes: ``sysreg``, ``hvc``, ``load`` …
+    :param function: the function of L1's kernel that served the exit after which the step went
+        wrong; empty where that is not known.
+    """
+
+    scenario: str
+    instruction: str
+    kind: ViolationKind
+    function: str = ""
+
+
 @dataclass(frozen=True)
 class CellResult:
     """What was measured and judged for one cell.
@@ -457,6 +591,8 @@ class CellResult:
     :param reason: why, in one line, where the verdict is not ``pass``.
     :param warnings: what the kernel's WARN() printed, without repeats.
     :param attempts: tries of the boot that took most.
+    :param maps: of each instruction that was placed into, in address order.
+    :param coverage: None where nothing was placed.
     """
 
     cell: Cell
@@ -479,6 +615,8 @@ class CellResult:
     redirects: int = 0
     first_broken_step: int = 0
     fingerprint: str = ""
+    maps: tuple[PlacementMap, ...] = ()
+    coverage: Coverage | None = None
 
     def count(self, kind: ViolationKind) -> int:
         """Number of violations of one kind."""

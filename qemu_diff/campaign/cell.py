@@ -140,14 +140,14 @@ class _CellRunner:
         if last_ns is not None:
             return assumed(self._context.payload, last_ns)
         quiet = Sweep(LEARNING_DELAY_NS, 0, LEARNING_PASSES)
-        job = sweep_job(self._context.routine, self._cell.flood.source, quiet)
+        job = sweep_job(self._context.routine, self._cell.flood.sources[0], quiet)
         return learnt_from(self._boot("learn", job))
 
     def _random(self, learnt: Learnt) -> Observation:
         flood, seed = self._cell.flood, self._cell.seed
         steps = int(learnt.runs_per_pass * flood.count * RANDOM_SLACK)
         delays = random_delays(flood, learnt.longest_ns, steps, seed)
-        job = table_job(self._context.routine, flood.source, flood.count, delays)
+        job = table_job(self._context.routine, flood.sources[0], flood.count, delays)
         return self._observe("random", job)
 
     def _sweep(self, learnt: Learnt) -> Iterator[Observation]:
@@ -160,7 +160,7 @@ class _CellRunner:
                 first_ns=whole.first_ns + begin * whole.step_ns,
                 passes=min(most, whole.passes - begin),
             )
-            job = sweep_job(self._context.routine, self._cell.flood.source, part)
+            job = sweep_job(self._context.routine, self._cell.flood.sources[0], part)
             observed.append(self._observe(f"sweep-{number}", job))
             yield observed[-1]
         if whole.step_ns == 1:
@@ -177,7 +177,7 @@ class _CellRunner:
             delays = missed_delays(whole.steps, whole.placements, spread_ns)
             if not delays:
                 return
-            job = fill_job(self._context.routine, self._cell.flood.source, delays[:most])
+            job = fill_job(self._context.routine, self._cell.flood.sources[0], delays[:most])
             observed.append(self._observe(f"fill-{number}", job))
             yield observed[-1]
 

@@ -11,7 +11,7 @@ from qemu_diff.compare.verdict import unjudged_cell
 from qemu_diff.drive.peer import TICK_ONLY, PeerRun, PeerTools, PeerVerdict, run_peer
 from qemu_diff.errors import InfrastructureError
 from qemu_diff.kernels.selftest import NoSelftest, Selftest
-from qemu_diff.model import Build, Cell, CellResult, CellVerdict, FloodSource, FloodSpec
+from qemu_diff.model import Build, Cell, CellResult, CellVerdict, FloodSpec
 
 VERDICTS = {
     PeerVerdict.PASS: CellVerdict.PASS,
@@ -79,7 +79,7 @@ def _run(cell: Cell, context: PeerContext, selftest: Selftest, directory: Path) 
 
 def _wake_ns(flood: FloodSpec) -> int:
     """The mean of the delays that the flood draws from, in ns."""
-    if flood.source is FloodSource.NONE:
+    if not flood.sources:
         return TICK_ONLY
     assert flood.last_ns is not None, "the campaign's checks let no peer's flood without it through"
     return max(1, (flood.first_ns + flood.last_ns) // 2)

@@ -20,7 +20,6 @@ from qemu_diff.model import (
     Driver,
     ExceptionOrder,
     Expectation,
-    FloodSource,
     FloodSpec,
     MachineSpec,
     Placement,
@@ -115,7 +114,7 @@ def _order_parts(machine: MachineSpec) -> Iterator[str]:
 
 
 def _flood_parts(flood: FloodSpec) -> Iterator[str]:
-    if flood.source is FloodSource.NONE:
+    if not flood.sources:
         yield "quiet" if flood.count == FloodSpec.count else f"quiet.x{flood.count}"
         return
     yield f"{flood.source}-{flood.placement}"

@@ -18,7 +18,6 @@ from qemu_diff.model import (
     CellResult,
     CellVerdict,
     ExceptionOrder,
-    FloodSource,
     PairOutcome,
     ViolationKind,
 )
@@ -34,7 +33,7 @@ def judged_cell(cell: Cell, observation: Observation, listing: Listing) -> CellR
     broken = Counter(kind for _, kind in _broken_steps(observation) + _broken_reads(observation))
     if not len(steps) and not broken:
         return unjudged_cell(cell, CellVerdict.LOST, "no step was reported, so none was judged")
-    if cell.flood.source is not FloodSource.NONE and not placements.delivered.any():
+    if cell.flood.sources and not placements.delivered.any():
         reason = "no placed interrupt came inside a step window, so nothing was tested"
         return unjudged_cell(cell, CellVerdict.LOST, reason)
     redirected = steps.redirects > 0

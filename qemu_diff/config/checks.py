@@ -232,7 +232,8 @@ def _peer_problems(path: KeyPath, scenario: ScenarioTable) -> Iterator[Problem]:
         at = (*path, "machine", "redirect_at")
         yield Problem(at, f"{label(at)}: a peer has no labels", "remove redirect_at")
     flood = scenario.flood
-    if flood.source is FloodSource.SIGNAL or flood.placement is Placement.SWEEP:
+    others = {*flood.source} - {FloodSource.NONE, FloodSource.HOST_TIMER}
+    if others or flood.placement not in (Placement.NONE, Placement.RANDOM):
         text = f"{label((*path, 'flood'))}: a peer can be flooded by host_timer at random only"
         yield Problem((*path, "flood"), text)
     if flood.placement is Placement.RANDOM and flood.last_ns is None:
@@ -272,7 +273,7 @@ _MEANINGLESS = {
 
 
 def _flood_problems(path: KeyPath, flood: FloodTable) -> Iterator[Problem]:
-    quiet, unplaced = flood.source is FloodSource.NONE, flood.placement is Placement.NONE
+    quiet, unplaced = flood.source == [FloodSource.NONE], flood.placement is Placement.NONE
     if quiet != unplaced:
         yield _half_a_flood(path, flood)
         return
@@ -291,10 +292,10 @@ def _flood_problems(path: KeyPath, flood: FloodTable) -> Iterator[Problem]:
 def _half_a_flood(path: KeyPath, flood: FloodTable) -> Problem:
     sources = " or ".join(source for source in FloodSource if source is not FloodSource.NONE)
     placements = " or ".join(place for place in Placement if place is not Placement.NONE)
-    if flood.source is FloodSource.NONE:
+    if flood.source == [FloodSource.NONE]:
         text = f"placement {flood.placement} needs a source of interrupts"
         return Problem((*path, "placement"), f"{label(path)}: {text}", f"set source to {sources}")
-    text = f"source {flood.source} needs a placement"
+    text = f"source {'+'.join(flood.source)} needs a placement"
     return Problem((*path, "source"), f"{label(path)}: {text}", f"set placement to {placements}")
 
 
@@ -324,7 +325,7 @@ def _pending_problem(pending: Pending, machine: MachineTable, flood: FloodTable)
         return "is sent at every step; with redirect_at pending is spi, ppi or spurious"
     if pending is Pending.FLOOD and machine.redirect_at:
         return "can't go with redirect_at: the flood says which steps are redirected"
-    if pending is Pending.FLOOD and flood.source is FloodSource.NONE:
+    if pending is Pending.FLOOD and flood.source == [FloodSource.NONE]:
         return "takes the flood's interrupts, and there is no flood"
     if pending is Pending.FLOOD and flood.placement is Placement.SWEEP and flood.step_ns > 1:
         return "is hit in a few ns of a step only: the sweep's step_ns must be 1"

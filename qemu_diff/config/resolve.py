@@ -19,6 +19,7 @@ from qemu_diff.model import (
     Campaign,
     DebianSource,
     ExceptionOrder,
+    FloodSource,
     FloodSpec,
     ImageSource,
     KernelSource,
@@ -80,7 +81,7 @@ def _machines(table: MachineTable) -> Iterator[MachineSpec]:
 
 def _flood(table: FloodTable) -> FloodSpec:
     return FloodSpec(
-        source=table.source,
+        sources=tuple(one for one in table.source if one is not FloodSource.NONE),
         placement=table.placement,
         first_ns=table.first_ns,
         last_ns=table.last_ns,

@@ -72,6 +72,7 @@ def _one_or_many(value: object) -> object:
 KvmModeName = Annotated[KvmMode, _choice(KvmMode)]
 ExceptionOrderName = Annotated[ExceptionOrder, _choice(ExceptionOrder)]
 PendingName = Annotated[Pending, _choice(Pending)]
+FloodSourceName = Annotated[FloodSource, _choice(FloodSource)]
 ExpectationName = Annotated[Expectation, _choice(Expectation)]
 OneOrMany = BeforeValidator(_one_or_many)
 ExpectationNames = Annotated[list[ExpectationName], Field(min_length=1), OneOrMany]
@@ -157,7 +158,7 @@ class PairTable(Table):
 class FloodTable(Table):
     """``flood``: see :class:`qemu_diff.model.FloodSpec`."""
 
-    source: Annotated[FloodSource, _choice(FloodSource)] = FloodSource.NONE
+    source: Annotated[list[FloodSourceName], Field(min_length=1), OneOrMany] = [FloodSource.NONE]
     placement: Annotated[Placement, _choice(Placement)] = Placement.NONE
     first_ns: Annotated[int, Field(ge=0, le=LONGEST_NS)] = 0
     last_ns: Annotated[int, Field(ge=0, le=LONGEST_NS)] | None = None

@@ -18,7 +18,6 @@ from qemu_diff.model import (
     CellVerdict,
     Driver,
     ExceptionOrder,
-    FloodSource,
     FloodSpec,
     MachineSpec,
     Pending,
@@ -124,7 +123,7 @@ def _names(point: _Point, details: str) -> tuple[str, str, str]:
     :param details: what sets the point apart from others of the same names.
     """
     payload, job, flood, machine, _ = point
-    flooded = "" if flood.source is FloodSource.NONE else f" · {flood.source} {flood.placement}"
+    flooded = "" if not flood.sources else f" · {flood.source} {flood.placement}"
     done = "" if job == DEFAULT_JOB else f" · {job}"
     return f"{payload}{done}{flooded}{details}", _machine(machine), _order(machine)
 

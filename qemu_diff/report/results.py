@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from qemu_diff.errors import InfrastructureError, ResultsError
 from qemu_diff.model import CampaignResult, CellResult, PairResult, Provenance, ViolationKind
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 VERDICTS = "verdicts.json"
 JUNIT = "junit.xml"
 CELLS = "cells"

@@ -41,20 +41,21 @@ def breakdown_sentence(kernel: str, one: Breakdown) -> str:
     )
 
 
-WHEN = {
+WHEN: dict[str, str] = {
     FloodSource.HOST_TIMER: "the interrupt is delivered",
     FloodSource.SIGNAL: "a signal is raised",
 }
 
 
-def window_sentence(kernel: str, source: FloodSource, window: Window) -> str:
+def window_sentence(kernel: str, source: str, window: Window) -> str:
     """Where in virtual time the placements lie that break a step."""
     every = "every ns inside and both edges tried" if window.complete else "not every ns tried"
     if window.mixed:
         every += f", {window.mixed:,} of them with both outcomes"
+    when = WHEN.get(source, f"{source} is sent")
     between = f"{window.first_ns:,} to {window.last_ns:,} ns"
     return (
-        f"{kernel} {VERBS[window.kind]} at {place(window.instruction)} whenever {WHEN[source]} "
+        f"{kernel} {VERBS[window.kind]} at {place(window.instruction)} whenever {when} "
         f"{between} after the entry into KVM_RUN: {window.placements:,} placements, {every}"
     )
 

@@ -28,7 +28,7 @@ from qemu_diff.model import (
     Placement,
 )
 
-FLOOD = FloodSpec(FloodSource.HOST_TIMER, Placement.RANDOM, last_ns=100_000, count=500)
+FLOOD = FloodSpec((FloodSource.HOST_TIMER,), Placement.RANDOM, last_ns=100_000, count=500)
 
 CELL = Cell(
     id="k.debug-exceptions.vhe",

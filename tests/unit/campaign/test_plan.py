@@ -25,8 +25,8 @@ from qemu_diff.model import (
     ScenarioSpec,
 )
 
-SWEEP = FloodSpec(FloodSource.HOST_TIMER, Placement.SWEEP)
-RANDOM = FloodSpec(FloodSource.HOST_TIMER, Placement.RANDOM, count=200)
+SWEEP = FloodSpec((FloodSource.HOST_TIMER,), Placement.SWEEP)
+RANDOM = FloodSpec((FloodSource.HOST_TIMER,), Placement.RANDOM, count=200)
 
 
 def campaign(*scenarios: ScenarioSpec, seed: int = 1) -> Campaign:
@@ -200,10 +200,10 @@ grids = {
 }
 floods = (
     st.builds(FloodSpec, count=st.integers(1, 3))
-    | st.builds(FloodSpec, st.just(FloodSource.HOST_TIMER), st.just(Placement.SWEEP), **grids)
+    | st.builds(FloodSpec, st.just((FloodSource.HOST_TIMER,)), st.just(Placement.SWEEP), **grids)
     | st.builds(
         FloodSpec,
-        st.just(FloodSource.HOST_TIMER),
+        st.just((FloodSource.HOST_TIMER,)),
         st.just(Placement.RANDOM),
         grids["first_ns"],
         grids["last_ns"],

@@ -193,7 +193,7 @@ expect = { unpatched = { hvc = "lost-step" } }
         ScenarioSpec(
             ("hvc", "trapped_sysreg"),
             (MachineSpec(memory_mib=512),),
-            FloodSpec(FloodSource.HOST_TIMER, Placement.SWEEP, 8, 640, 32),
+            FloodSpec((FloodSource.HOST_TIMER,), Placement.SWEEP, 8, 640, 32),
             Driver.IN_GUEST,
             (("unpatched", "hvc", (Expectation.LOST_STEP,)),),
         ),
@@ -521,12 +521,13 @@ WRONG = {
     "sweep of nothing": (
         GOOD + 'flood = { placement = "sweep" }\n',
         "10:11: scenario.0.flood: placement sweep needs a source of interrupts;"
-        " set source to host_timer or signal",
+        " set source to host_timer or signal or spi_edge or spi_level or irqfd or ppi or lpi or"
+        " vtimer or memslot or dirty_log or device",
     ),
     "interrupts from nowhere to nowhere": (
         GOOD + 'flood = { source = "host_timer" }\n',
         "10:11: scenario.0.flood: source host_timer needs a placement;"
-        " set placement to sweep or random",
+        " set placement to sweep or adaptive or pairs or random or periodic or burst",
     ),
     "random without count": (
         GOOD + 'flood = { source = "host_timer", placement = "random" }\n',

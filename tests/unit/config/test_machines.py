@@ -125,7 +125,7 @@ def test_a_peer_with_its_flood(root: Path) -> None:
     )
     one = scenario(root, text)
     assert (one.payloads, one.driver) == ((SELFTEST_PAYLOAD,), Driver.SELFTEST)
-    assert one.flood == FloodSpec(FloodSource.HOST_TIMER, Placement.RANDOM, 0, 100, 1, 7)
+    assert one.flood == FloodSpec((FloodSource.HOST_TIMER,), Placement.RANDOM, 0, 100, 1, 7)
     assert one.expect == (("unpatched", SELFTEST_PAYLOAD, (Expectation.FAIL,)),)
 
 

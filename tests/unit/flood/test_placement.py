@@ -16,11 +16,11 @@ times = st.integers(0, 10_000)
 
 
 def swept(first_ns: int, last_ns: int | None, step_ns: int = 1) -> FloodSpec:
-    return FloodSpec(FloodSource.HOST_TIMER, Placement.SWEEP, first_ns, last_ns, step_ns)
+    return FloodSpec((FloodSource.HOST_TIMER,), Placement.SWEEP, first_ns, last_ns, step_ns)
 
 
 def drawn(first_ns: int, last_ns: int | None) -> FloodSpec:
-    return FloodSpec(FloodSource.HOST_TIMER, Placement.RANDOM, first_ns, last_ns)
+    return FloodSpec((FloodSource.HOST_TIMER,), Placement.RANDOM, first_ns, last_ns)
 
 
 def requested(one: Sweep) -> list[int]:

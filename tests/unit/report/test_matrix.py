@@ -31,7 +31,7 @@ from qemu_diff.model import (
 from qemu_diff.report.matrix import NOTHING, Entry, Matrix, Row, markdown, matrix
 
 ASYNC_FIRST = MachineSpec(exception_order=ExceptionOrder.ASYNC_FIRST)
-SWEEP = FloodSpec(FloodSource.HOST_TIMER, Placement.SWEEP)
+SWEEP = FloodSpec((FloodSource.HOST_TIMER,), Placement.SWEEP)
 READ = Instruction(0x5A5A_0004, "trapped_read", "mrs x0, id_aa64pfr0_el1")
 LOST_STEP, SS_LEAK = ViolationKind.LOST_STEP, ViolationKind.SS_LEAK
 
@@ -124,7 +124,7 @@ def test_no_cells_no_rows() -> None:
         (cell(payload="mixed", job="kick"), "mixed · kick"),
         (cell(payload="mixed", flood=SWEEP), "mixed · host_timer sweep"),
         (
-            cell(flood=FloodSpec(FloodSource.SIGNAL, Placement.RANDOM, count=9), job="toggle"),
+            cell(flood=FloodSpec((FloodSource.SIGNAL,), Placement.RANDOM, count=9), job="toggle"),
             "hvc · toggle · signal random",
         ),
     ],
@@ -272,7 +272,7 @@ machines = st.builds(
 )
 floods = st.builds(FloodSpec) | st.builds(
     FloodSpec,
-    st.sampled_from([FloodSource.HOST_TIMER, FloodSource.SIGNAL]),
+    st.sampled_from([(FloodSource.HOST_TIMER,), (FloodSource.SIGNAL,)]),
     st.sampled_from([Placement.SWEEP, Placement.RANDOM]),
 )
 cells = st.builds(

@@ -45,7 +45,7 @@ LOST, SPURIOUS, WRONG = (
     ViolationKind.SPURIOUS_STEP,
     ViolationKind.WRONG_PC,
 )
-SWEEP = FloodSpec(FloodSource.HOST_TIMER, Placement.SWEEP)
+SWEEP = FloodSpec((FloodSource.HOST_TIMER,), Placement.SWEEP)
 
 MRS = Instruction(0x5A5A_0004, "trapped_read", "mrs x0, id_aa64pfr0_el1")
 NOP = Instruction(0x5A5A_0008, "trapped_read+0x4", "nop")
