@@ -34,7 +34,7 @@ JOB_HEADER = np.dtype(
         ("counters", "<u8"),
         ("handler_begin", "<u8"),
         ("handler_end", "<u8"),
-        ("from_cpu", "<u4"),
+        ("cpu", "<u4"),
         ("reserved", "<u4"),
     ]
 )

@@ -188,7 +188,7 @@ class MachineSpec:
 
     :param cpu: QEMU's ``-cpu`` model name.
     :param memory_mib: L1's memory.
-    :param cpus: of L1. L2's vCPU runs on the first.
+    :param cpus: of L1. Interrupts come from the first, L2's vCPU runs on the last.
     :param pending: of ``async_first``: what is pending when a step is redirected.
     :param redirects: of ``async_first``: at most so many in a row of the same step.
     :param redirect_at: of ``async_first``: labels of the instructions whose steps are redirected;
@@ -217,7 +217,6 @@ class FloodSpec:
     :param sources: several are mixed: each step draws one.
     :param period_ns: of ``periodic`` and ``burst``: from one interrupt to the next.
     :param burst: of ``burst``: interrupts of one burst.
-    :param from_cpu: the CPU of L1 whose timer and thread send them; L2's vCPU runs on CPU 0.
     """
 
     sources: tuple[FloodSource, ...] = ()
@@ -228,7 +227,6 @@ class FloodSpec:
     count: int = 1
     period_ns: int = 0
     burst: int = 1
-    from_cpu: int = 0
 
     @property
     def into_guest(self) -> bool:

@@ -27,7 +27,7 @@ struct job_header {
 	uint64_t counters;		/* IPA of struct guest_counters; 0: L2 has no handler */
 	uint64_t handler_begin;		/* L2's interrupt handler: [begin, end) */
 	uint64_t handler_end;
-	uint32_t from_cpu;		/* the CPU of L1 that interrupts come from */
+	uint32_t cpu;			/* of L1: L2's vCPU runs there, interrupts come from CPU 0 */
 	uint32_t reserved;
 };
 

@@ -17,6 +17,7 @@
 
 #define NS_PER_S	1000000000ull
 #define MOST_EVENTS	(MOST_SHOTS + 2)
+#define ASKING_NS	60000	/* more than two context switches and two IPIs take */
 
 /* Tags of epoll_data beside the shots' numbers. */
 #define PERIODIC	MOST_SHOTS
@@ -41,7 +42,7 @@ static struct {
 	pthread_t vcpu;
 	int epoll, periodic, request, done;
 	enum timer_kind periodic_kind;
-	uint32_t cpu;
+	int other_cpu;			/* the vCPU's thread has a CPU of its own */
 	struct flood_sent sent[TIMER_KINDS];
 	uint64_t virtual_expiry;	/* of L2's virtual timer, in its own count */
 	int virtual_armed;
@@ -163,9 +164,9 @@ static int disarm_virtual(void)
 
 static uint64_t left_of(const struct shot *shot)
 {
-	uint64_t past = counter() - flood.armed_at;
+	uint64_t expiry = flood.armed_at + shot->placement.delay, now = counter();
 
-	return shot->placement.delay > past ? shot->placement.delay - past : 1;
+	return expiry > now ? expiry - now : 1;
 }
 
 static void arm_shot(struct shot *shot, int first)
@@ -174,14 +175,15 @@ static void arm_shot(struct shot *shot, int first)
 	shot->acted_at = 0;
 	if (shot->placement.kind == TIMER_VTIMER) {
 		arm_virtual(shot->placement.delay);
-	} else if (shot->placement.kind == TIMER_SIGNAL && first && !flood.cpu) {
+	} else if (shot->placement.kind == TIMER_SIGNAL && first && !flood.other_cpu) {
 		shot->armed = -1;
 		set_signal(shot->placement.delay);
 	} else {
-		shot->armed = shot->placement.kind == TIMER_INTERRUPT && !flood.cpu
+		shot->armed = shot->placement.kind == TIMER_INTERRUPT && !flood.other_cpu
 				      ? shot->alone
 				      : shot->watched;
-		set_timerfd(shot->armed, first ? shot->placement.delay : left_of(shot), 0);
+		set_timerfd(shot->armed, first && !flood.other_cpu ? shot->placement.delay
+							     : left_of(shot), 0);
 	}
 }
 
@@ -191,7 +193,11 @@ static void arm_all(void)
 		arm_shot(&flood.shots[i], !i);
 }
 
-/* A timer fires on the CPU that arms it (hrtimers are per CPU): the thread's, if it has its own. */
+/*
+ * A timer fires on the CPU that arms it (hrtimers are per CPU): the thread's, if
+ * it has its own. Both sides wait for the same moment, so that what asking takes
+ * is in no delay.
+ */
 static void ask_thread(void)
 {
 	uint64_t one = 1;
@@ -199,18 +205,23 @@ static void ask_thread(void)
 	if (write(flood.request, &one, sizeof(one)) != sizeof(one) ||
 	    read(flood.done, &one, sizeof(one)) != sizeof(one))
 		failed("asking the flood's thread");
+	if (counter() > flood.armed_at)
+		end(STATE_FAILED, "asking CPU 0 for an interrupt took more than %d ns", ASKING_NS);
+	while (counter() < flood.armed_at)
+		;
 }
 
-void flood_arm(const struct placement *shots, int count, uint64_t armed_at)
+uint64_t flood_arm(const struct placement *shots, int count)
 {
 	flood.count = count;
-	flood.armed_at = armed_at;
+	flood.armed_at = counter() + (flood.other_cpu ? ASKING_NS : 0);
 	for (int i = 0; i < count; i++)
 		flood.shots[i].placement = shots[i];
-	if (flood.cpu)
+	if (flood.other_cpu)
 		ask_thread();
 	else
 		arm_all();
+	return flood.armed_at;
 }
 
 static int disarm_shot(struct shot *shot)
@@ -323,7 +334,7 @@ static void start_thread(void)
 		errno = pthread_setschedparam(thread, SCHED_FIFO, &priority);
 	if (errno)
 		failed("the flood's thread");
-	pin(thread, flood.cpu);
+	pin(thread, 0);
 }
 
 static void create_signal_timer(void)
@@ -342,11 +353,11 @@ static void create_signal_timer(void)
 void flood_start(struct vm *vm, const struct job_header *header)
 {
 	flood.vm = vm;
-	flood.cpu = header->from_cpu;
+	flood.other_cpu = header->cpu != 0;
 	flood.vcpu = pthread_self();
 	if (header->counters)
 		flood.counters = vm_at(vm, header->counters, sizeof(*flood.counters));
-	pin(flood.vcpu, 0);
+	pin(flood.vcpu, header->cpu);
 	flood.epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (flood.epoll < 0)
 		failed("epoll_create1");

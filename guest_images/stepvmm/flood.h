@@ -18,11 +18,16 @@ struct flood_sent {
 	uint64_t held_back;	/* the one before was not handled yet: they would be one */
 };
 
-/* from_cpu: the CPU of L1 whose timers fire, and on which the thread runs. */
+/*
+ * The vCPU's thread is the caller, on header->cpu; timers fire, and the thread
+ * runs, on CPU 0. With icount QEMU runs one CPU after another, and goes on with
+ * the first when a timer has fired (accel/tcg/tcg-accel-ops-rr.c): from CPU 0 an
+ * interrupt comes at once, from a later one much later.
+ */
 void flood_start(struct vm *vm, const struct job_header *header);
 
-/* Arms one timer for each; armed_at: CNTVCT_EL0 that the delays count from. */
-void flood_arm(const struct placement *shots, int count, uint64_t armed_at);
+/* Arms one timer for each. Returns CNTVCT_EL0 that the delays count from. */
+uint64_t flood_arm(const struct placement *shots, int count);
 
 /* Disarms what has not fired. Returns whether the first has; *acted_at: when the thread acted. */
 int flood_disarm(uint64_t *acted_at);

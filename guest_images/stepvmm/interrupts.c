@@ -73,7 +73,9 @@ static void signal_msi(const struct vm *vm)
 		.devid = VM_LPI_DEVICE,
 	};
 
-	vm_ioctl(vm->fd, KVM_SIGNAL_MSI, &request, "KVM_SIGNAL_MSI");
+	/* It returns 0 where the guest has blocked it (KVM API, 4.70). */
+	if (!vm_ioctl(vm->fd, KVM_SIGNAL_MSI, &request, "KVM_SIGNAL_MSI"))
+		end(STATE_FAILED, "KVM_SIGNAL_MSI: L2's ITS maps no such interrupt");
 }
 
 static void signal_irqfd(const struct vm *vm)

@@ -244,13 +244,12 @@ static void arm_timers(struct runner *runner, struct step_record *record)
 	if (!count)
 		return;
 	record->flags |= FLAG_TIMER_ARMED;
-	if (runner->job->header->from_cpu)
+	if (runner->job->header->cpu)
 		record->flags |= FLAG_OTHER_CPU;
 	record->delay_ns = shots[0].delay;
 	record->timer_kind = shots[0].kind;
 	record->second_delay_ns = count > 1 ? shots[1].delay : 0;
-	record->armed_at = counter();
-	flood_arm(shots, count, record->armed_at);
+	record->armed_at = flood_arm(shots, count);
 }
 
 static void disarm_timers(struct step_record *record)

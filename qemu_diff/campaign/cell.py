@@ -47,9 +47,11 @@ ASSUMED_RUNS, ASSUMED_INSTRUCTIONS, ASSUMED_RECORDS = 4, 16, 4
 """Where nothing is learnt: returns of each instruction of a payload with so many more, as loops,
 handlers and signals make them; and records of each return, as blocks of a job make them."""
 
-HANDLED_STEPS = 50
-"""Steps that come with one of the mainline where each is interrupted: the handler's 40, and what
-nests."""
+HANDLED_STEPS = 400
+"""Steps that may come with one of the mainline where L2 handles interrupts in others' midst."""
+
+HANDLED_SLACK = 1.5
+"""So many more records a boot may have for each pass than the one before it."""
 
 FILL_ROUNDS = 3
 FILL_SPREAD_NS = 12
@@ -122,6 +124,7 @@ class _CellRunner:
         self.attempts = 1
         self.warnings: dict[str, None] = {}
         self._redirects = 0
+        self._records_per_pass = 0.0
         self._fingerprint = hashlib.blake2b(digest_size=16)
 
     def judge(self) -> CellResult:
@@ -157,34 +160,25 @@ class _CellRunner:
         if last_ns is not None:
             return assumed(self._context.payload, last_ns)
         quiet = Sweep(LEARNING_DELAY_NS, 0, LEARNING_PASSES)
-        job = sweep_job(
-            self._context.routine, self._cell.flood.sources[0], quiet, self._cell.flood.from_cpu
-        )
+        job = sweep_job(self._context.routine, self._cell.flood.sources[0], quiet)
         return learnt_from(self._boot("learn", job))
 
     def _random(self, learnt: Learnt) -> Iterator[Observation]:
         flood = self._cell.flood
-        most = self._most_passes(learnt)
-        steps = int(learnt.runs_per_pass * flood.count * self._longer * RANDOM_SLACK)
-        placements = random_placements(flood, learnt.longest_ns, steps, self._cell.seed)
-        parts = range(0, flood.count, most)
-        each = -(-steps // len(parts))
-        for number, begin in enumerate(parts):
+        for number, (_, passes) in enumerate(self._parts(flood.count, learnt)):
+            steps = min(int(self._records_per_pass * passes * RANDOM_SLACK), USABLE_CAPACITY)
             job = table_job(
                 self._context.routine,
-                min(most, flood.count - begin),
-                placements[number * each : (number + 1) * each],
+                passes,
+                random_placements(flood, learnt.longest_ns, steps, self._cell.seed + number),
                 burst=flood.burst,
                 spacing_ns=flood.period_ns,
-                from_cpu=flood.from_cpu,
             )
             yield self._observe(f"{flood.placement}-{number}", job)
 
     def _periodic(self) -> Job:
         flood = self._cell.flood
-        return periodic_job(
-            self._context.routine, flood.sources[0], flood.period_ns, flood.count, flood.from_cpu
-        )
+        return periodic_job(self._context.routine, flood.sources[0], flood.period_ns, flood.count)
 
     def _pairs(self, learnt: Learnt) -> Job:
         flood = self._cell.flood
@@ -196,34 +190,39 @@ class _CellRunner:
                 "raise step_ns, or narrow first_ns to last_ns"
             )
             raise _Ended(CellVerdict.LOST, reason)
-        return pairs_job(self._context.routine, flood.sources[0], grid, flood.from_cpu)
-
-    @property
-    def _longer(self) -> int:
-        """So many more steps a pass has than a quiet one."""
-        return HANDLED_STEPS if self._cell.flood.into_guest else 1
+        return pairs_job(self._context.routine, flood.sources[0], grid)
 
     def _most_passes(self, learnt: Learnt) -> int:
-        """How many a boot's records have room for."""
-        return max(1, int(USABLE_CAPACITY / (learnt.records_per_pass * self._longer)))
+        """How many a boot's records have room for, as far as a quiet run tells."""
+        longer = HANDLED_STEPS if self._cell.flood.into_guest else 1
+        self._records_per_pass = max(learnt.records_per_pass * longer, self._records_per_pass)
+        return max(1, int(USABLE_CAPACITY / self._records_per_pass))
+
+    def _parts(self, passes: int, learnt: Learnt) -> Iterator[tuple[int, int]]:
+        """(first, number of) passes of each boot.
+
+        How much longer L2's handler makes a pass, the boot before has shown; the first is short.
+        """
+        most, begin = self._most_passes(learnt), 0
+        while begin < passes:
+            part = min(most, passes - begin)
+            yield begin, part
+            begin += part
+            if self._cell.flood.into_guest:
+                most = max(1, int(USABLE_CAPACITY / (self._records_per_pass * HANDLED_SLACK)))
 
     def _sweep(self, learnt: Learnt) -> Iterator[Observation]:
-        whole = sweep(self._cell.flood, learnt.longest_ns)
-        most = self._most_passes(learnt)
-        observed = []
-        for number, begin in enumerate(range(0, whole.passes, most)):
-            part = replace(
-                whole,
-                first_ns=whole.first_ns + begin * whole.step_ns,
-                passes=min(most, whole.passes - begin),
-            )
-            job = sweep_job(
-                self._context.routine, self._cell.flood.sources[0], part, self._cell.flood.from_cpu
-            )
+        flood = self._cell.flood
+        whole = sweep(flood, learnt.longest_ns)
+        observed: list[Observation] = []
+        for number, (begin, passes) in enumerate(self._parts(whole.passes, learnt)):
+            part = replace(whole, first_ns=whole.first_ns + begin * whole.step_ns, passes=passes)
+            job = sweep_job(self._context.routine, flood.sources[0], part)
             observed.append(self._observe(f"sweep-{number}", job))
             yield observed[-1]
-        if whole.step_ns == 1:
-            yield from self._fill(observed, min(most, self._context.routine.most_fills))
+        if whole.step_ns == 1 and not flood.into_guest:
+            most = min(self._most_passes(learnt), self._context.routine.most_fills)
+            yield from self._fill(observed, most)
 
     def _fill(self, observed: list[Observation], most: int) -> Iterator[Observation]:
         """Place again what an interrupt of L1's own had displaced.
@@ -240,7 +239,6 @@ class _CellRunner:
                 self._context.routine,
                 self._cell.flood.sources[0],
                 delays[:most],
-                self._cell.flood.from_cpu,
             )
             observed.append(self._observe(f"fill-{number}", job))
             yield observed[-1]
@@ -249,6 +247,8 @@ class _CellRunner:
 
     def _observe(self, name: str, job: Job) -> Observation:
         trace = self._boot(name, job)
+        if self._cell.flood.into_guest:
+            self._records_per_pass = len(trace.records) / max(1, job.passes)
         return observe(trace, self._program, self._listing, name)
 
     def _boot(self, name: str, job: Job) -> Trace:

@@ -121,8 +121,6 @@ def _flood_parts(flood: FloodSpec) -> Iterator[str]:
         return
     yield f"{flood.source}-{flood.placement}"
     interval = f"{flood.first_ns}-{'end' if flood.last_ns is None else flood.last_ns}"
-    if flood.from_cpu:
-        yield f"from-{flood.from_cpu}"
     if flood.placement in (Placement.SWEEP, Placement.PAIRS, Placement.ADAPTIVE):
         if (flood.first_ns, flood.last_ns, flood.step_ns) != (0, None, 1):
             yield f"{interval}-{flood.step_ns}"

@@ -266,7 +266,7 @@ def _unused_expectation(
 # --- floods --------------------------------------------------------------------------------------
 
 _MEANINGLESS = {
-    Placement.NONE: ("first_ns", "last_ns", "step_ns", "period_ns", "burst", "from_cpu"),
+    Placement.NONE: ("first_ns", "last_ns", "step_ns", "period_ns", "burst"),
     Placement.SWEEP: ("count", "period_ns", "burst"),
     Placement.ADAPTIVE: ("period_ns", "burst"),
     Placement.PAIRS: ("count", "period_ns", "burst"),

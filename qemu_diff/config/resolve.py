@@ -89,7 +89,6 @@ def _flood(table: FloodTable) -> FloodSpec:
         count=FloodSpec.count if table.count is None else table.count,
         period_ns=table.period_ns or FloodSpec.period_ns,
         burst=table.burst or FloodSpec.burst,
-        from_cpu=table.from_cpu,
     )
 
 

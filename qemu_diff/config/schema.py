@@ -172,7 +172,6 @@ class FloodTable(Table):
     count: Annotated[int, Field(ge=1, le=MOST_PASSES)] | None = None
     period_ns: Annotated[int, Field(ge=1, le=LONGEST_NS)] | None = None
     burst: Annotated[int, Field(ge=2, le=MOST_BURST)] | None = None
-    from_cpu: Annotated[int, Field(ge=0, le=MOST_CPUS - 1)] = 0
 
 
 class MachineTable(Table):

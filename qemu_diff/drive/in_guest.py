@@ -113,7 +113,7 @@ def boot(
     :raises Cancelled: ``cancel`` was set.
     """
     with private_socket() as qmp_socket:
-        encoded = job.encode(payload)
+        encoded = job.encode(payload, machine.cpus - 1)
         _write_inputs(directory, encoded, initramfs(tools.stepvmm, encoded, payload))
         plan = plan_of(machine, payload, tools.guest_images, tools.cache)
         redirector = Redirector(plan, qmp_socket.with_name("gdb"), budget_s, cancel)

@@ -108,13 +108,11 @@ def _no_placements() -> Placements:
 class Job:
     """Operations, and the table of placements that ``TIMER_TABLE`` reads.
 
-    :param from_cpu: the CPU of L1 that interrupts come from.
     :raises ValueError: more operations than a record can name.
     """
 
     operations: tuple[Operation, ...]
     placements: Placements = field(default_factory=_no_placements)
-    from_cpu: int = 0
 
     def __post_init__(self) -> None:
         if len(self.operations) > MOST_OPERATIONS:
@@ -131,8 +129,11 @@ class Job:
             index += 1 + (one.a if one.code in _WITH_BODY else 0)
         return passes
 
-    def encode(self, payload: Payload) -> bytes:
-        """The bytes of ``/job``."""
+    def encode(self, payload: Payload, cpu: int = 0) -> bytes:
+        """The bytes of ``/job``.
+
+        :param cpu: of L1, for L2's vCPU.
+        """
         rows = [(one.code, one.kind, one.n, one.a, one.b) for one in self.operations]
         body = np.array(rows, dtype=OPERATION).tobytes() + self.placements.tobytes()
         header = np.zeros(1, JOB_HEADER)
@@ -141,7 +142,7 @@ class Job:
         header["crc32"] = zlib.crc32(body)
         header["operations"] = len(self.operations)
         header["placements"] = len(self.placements)
-        header["from_cpu"] = self.from_cpu
+        header["cpu"] = cpu
         if payload.interrupts:
             header["counters"] = payload.interrupts.counters
             header["handler_begin"], header["handler_end"] = payload.interrupts.handler
@@ -175,15 +176,15 @@ def quiet_job(routine: Routine, passes: int) -> Job:
     return Job((*routine.once, *_repeated(routine, passes), _COUNT))
 
 
-def sweep_job(routine: Routine, source: FloodSource, sweep: Sweep, from_cpu: int = 0) -> Job:
+def sweep_job(routine: Routine, source: FloodSource, sweep: Sweep) -> Job:
     """One pass for each placement; within a pass every step has the same requested delay."""
     flood = Operation(
         OperationCode.TIMER_SWEEP, a=sweep.first_ns, b=sweep.step_ns, kind=TIMER_KINDS[source]
     )
-    return _flooded(routine, (flood,), sweep.passes, from_cpu)
+    return _flooded(routine, (flood,), sweep.passes)
 
 
-def pairs_job(routine: Routine, source: FloodSource, grid: PairGrid, from_cpu: int = 0) -> Job:
+def pairs_job(routine: Routine, source: FloodSource, grid: PairGrid) -> Job:
     """One pass for each two placements: every step has both."""
     kind = TIMER_KINDS[source]
     size = grid.side << _SIZE_SHIFT
@@ -191,12 +192,10 @@ def pairs_job(routine: Routine, source: FloodSource, grid: PairGrid, from_cpu: i
         OperationCode.TIMER_SWEEP, grid.side, grid.first_ns, grid.step_ns | size, kind
     )
     second = Operation(OperationCode.TIMER_SECOND, 1, grid.first_ns, grid.step_ns | size, kind)
-    return _flooded(routine, (first, second), grid.passes, from_cpu)
+    return _flooded(routine, (first, second), grid.passes)
 
 
-def fill_job(
-    routine: Routine, source: FloodSource, delays: Sequence[int], from_cpu: int = 0
-) -> Job:
+def fill_job(routine: Routine, source: FloodSource, delays: Sequence[int]) -> Job:
     """One pass for each of the given delays (ns): placements that a sweep missed.
 
     :raises ValueError: more delays than :attr:`Routine.most_fills`.
@@ -206,7 +205,7 @@ def fill_job(
         kind = TIMER_KINDS[source]
         operations.append(Operation(OperationCode.TIMER_SWEEP, a=delay, kind=kind))
         operations.extend(_repeated(routine, 1))
-    return Job((*operations, _COUNT), from_cpu=from_cpu)
+    return Job((*operations, _COUNT))
 
 
 def table_job(
@@ -216,7 +215,6 @@ def table_job(
     *,
     burst: int = 1,
     spacing_ns: int = 0,
-    from_cpu: int = 0,
 ) -> Job:
     """Every step takes the next of ``placements``; after the last there is no flood.
 
@@ -225,17 +223,15 @@ def table_job(
     flood = [Operation(OperationCode.TIMER_TABLE, n=len(placements))]
     if burst > 1:
         flood.append(Operation(OperationCode.TIMER_BURST, n=burst - 1, a=spacing_ns))
-    return replace(_flooded(routine, flood, passes, from_cpu), placements=placements)
+    return replace(_flooded(routine, flood, passes), placements=placements)
 
 
-def periodic_job(
-    routine: Routine, source: FloodSource, period_ns: int, passes: int, from_cpu: int = 0
-) -> Job:
+def periodic_job(routine: Routine, source: FloodSource, period_ns: int, passes: int) -> Job:
     """An interrupt each ``period_ns``, from the first pass to the last."""
     kind = TIMER_KINDS[source]
     begin = Operation(OperationCode.TIMER_PERIODIC, a=period_ns, kind=kind)
     end = Operation(OperationCode.TIMER_PERIODIC, kind=kind)
-    whole = _flooded(routine, (begin,), passes, from_cpu)
+    whole = _flooded(routine, (begin,), passes)
     return replace(whole, operations=(*whole.operations[:-1], end, _COUNT))
 
 
@@ -245,9 +241,9 @@ _SIZE_SHIFT = 32
 """In ``b`` of a grid's operation: the size stands above the stride (stepvmm/timer.h)."""
 
 
-def _flooded(routine: Routine, flood: Sequence[Operation], passes: int, from_cpu: int) -> Job:
+def _flooded(routine: Routine, flood: Sequence[Operation], passes: int) -> Job:
     operations = (*routine.once, *flood, *_repeated(routine, passes), _COUNT)
-    return Job(operations, from_cpu=from_cpu)
+    return Job(operations)
 
 
 def _repeated(routine: Routine, passes: int) -> tuple[Operation, ...]:
