@@ -249,6 +249,10 @@ class ViolationKind(StrEnum):
     """The guest or user space sees, or loses, a PSTATE.SS that is not its own."""
     STATE_MISMATCH = "state-mismatch"
     """A register that user space wrote, or never touched, reads as something else."""
+    LOST_INTERRUPT = "lost-interrupt"
+    """An interrupt was sent to L2, which never handled it."""
+    SPURIOUS_INTERRUPT = "spurious-interrupt"
+    """L2 was interrupted, and nobody had sent it anything."""
 
 
 class Expectation(StrEnum):
@@ -261,6 +265,8 @@ class Expectation(StrEnum):
     HANG = "hang"
     SS_LEAK = "ss-leak"
     STATE_MISMATCH = "state-mismatch"
+    LOST_INTERRUPT = "lost-interrupt"
+    SPURIOUS_INTERRUPT = "spurious-interrupt"
     FAIL = "fail"
     """Of a peer: it does not tell how a step was broken."""
 
@@ -610,6 +616,49 @@ class Signature:
 
 
 @dataclass(frozen=True)
+class SourceCount:
+    """What one source of interrupts did.
+
+    :param sent: how often.
+    :param held_back: how often not, since L2 had not handled the one before: they would be one.
+    :param handled: by L2's own count; None where L2 hears nothing of it.
+    """
+
+    source: str
+    sent: int
+    held_back: int
+    handled: int | None
+
+
+@dataclass(frozen=True)
+class InterruptCount:
+    """Interrupts that L1 took, as its /proc/interrupts counts them.
+
+    :param intid: or the number of an IPI.
+    """
+
+    name: str
+    intid: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Excursions:
+    """L2's interrupt handler, seen from the mainline.
+
+    :param handled: how often the handler ran.
+    :param nested: how often while it ran already.
+    :param passes: over the payload.
+    :param unfinished: of these, passes in which interrupts left no time for the mainline's end.
+    """
+
+    handled: int
+    nested: int
+    passes: int
+    unfinished: int
+
+
+@dataclass(frozen=True)
 class CellResult:
     """What was measured and judged for one cell.
 
@@ -629,6 +678,9 @@ class CellResult:
     :param attempts: tries of the boot that took most.
     :param maps: of each instruction that was placed into, in address order.
     :param coverage: None where nothing was placed.
+    :param sources: what was sent, and what L2 handled of it.
+    :param interrupts: L1's own counts, of all boots together.
+    :param excursions: None where L2 takes no interrupts.
     """
 
     cell: Cell
@@ -653,6 +705,9 @@ class CellResult:
     fingerprint: str = ""
     maps: tuple[PlacementMap, ...] = ()
     coverage: Coverage | None = None
+    sources: tuple[SourceCount, ...] = ()
+    interrupts: tuple[InterruptCount, ...] = ()
+    excursions: Excursions | None = None
 
     def count(self, kind: ViolationKind) -> int:
         """Number of violations of one kind."""
