@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qemu_diff.abi import RecordFlag, RecordKind, SharedState, TruthKind
+from qemu_diff.compare.contract import judge
 from qemu_diff.compare.decode import Program, program_of
 from qemu_diff.compare.observation import Observation, merge, observe
-from qemu_diff.compare.placements import missed_delays
+from qemu_diff.compare.placement_map import missed_delays, quiet_windows
 from qemu_diff.compare.verdict import NOT_REDIRECTED, judged_cell, unjudged_cell
 from qemu_diff.drive.in_guest import RECORDS, TIMER_LOG, TRUTH, Boot, Tools, boot
 from qemu_diff.drive.job import Job, Routine, fill_job, quiet_job, sweep_job, table_job
@@ -109,10 +110,12 @@ class _CellRunner:
         self.attempts = 1
         self.warnings: dict[str, None] = {}
         self._redirects = 0
+        self._windows: dict[int, int] = {}
         self._fingerprint = hashlib.blake2b(digest_size=16)
 
     def judge(self) -> CellResult:
-        judged = judged_cell(self._cell, merge(list(self._observations())), self._listing)
+        seen = merge(list(self._observations()))
+        judged = judged_cell(self._cell, seen, self._listing, self._windows)
         result = replace(judged, fingerprint=self._fingerprint.hexdigest())
         if not self._cell.machine.redirect_at:
             return result
@@ -141,7 +144,10 @@ class _CellRunner:
             return assumed(self._context.payload, last_ns)
         quiet = Sweep(LEARNING_DELAY_NS, 0, LEARNING_PASSES)
         job = sweep_job(self._context.routine, self._cell.flood.sources[0], quiet)
-        return learnt_from(self._boot("learn", job))
+        trace = self._boot("learn", job)
+        steps = judge(trace.records, trace.truth, trace.phantom, self._program)
+        self._windows = quiet_windows(trace.records, steps)
+        return replace(learnt_from(trace), windows_ns=self._windows)
 
     def _random(self, learnt: Learnt) -> Observation:
         flood, seed = self._cell.flood, self._cell.seed
@@ -281,11 +287,13 @@ class Learnt:
     :param longest_ns: see :func:`longest_window`.
     :param runs_per_pass: returns from KVM_RUN.
     :param records_per_pass: records of any kind.
+    :param windows_ns: instruction's PC → its step window; empty where nothing was learnt.
     """
 
     longest_ns: int
     runs_per_pass: float
     records_per_pass: float
+    windows_ns: Mapping[int, int] = field(default_factory=dict)
 
 
 def learnt_from(trace: Trace) -> Learnt:
