@@ -516,7 +516,7 @@ class Landmark:
 class PlacementMap:
     """Everything that was placed into one instruction's step.
 
-    :param window_ns: from the entry into KVM_RUN to the return, in a quiet run; 0: not known.
+    :param window_ns: from the entry into KVM_RUN to the return, without a placement; 0: not known.
     :param spans: ascending in time.
     :param landmarks: ascending in time.
     """
@@ -546,8 +546,12 @@ class Coverage:
     :param resolution_ns: what the counter and the timer can tell apart.
     :param tried: placed interrupts that were sent.
     :param inside: those that came inside a step window.
-    :param missing: ns between the first and the last placement of an instruction, summed over the
-        instructions, at which none was delivered.
+    :param missing: ns from an instruction's first placement to the end of its step window, summed
+        over the instructions, at which none was delivered.
+    :param first_ns: from here on a placement can reach each instruction's step, in ns from the
+        entry into KVM_RUN: before, the timer is still being programmed.
+    :param beyond_ns: those of ``missing`` that lie after an instruction's last placement.
+    :param untouched: instructions that a quiet run steps, and of whose steps none had a placement.
     """
 
     method: Method
@@ -555,6 +559,9 @@ class Coverage:
     tried: int
     inside: int
     missing: int
+    first_ns: int = 0
+    beyond_ns: int = 0
+    untouched: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from qemu_diff.compare.contract import judge
 from qemu_diff.compare.decode import Program, program_of
 from qemu_diff.compare.observation import Observation, merge, observe
 from qemu_diff.compare.placement_map import missed_delays, quiet_windows
+from qemu_diff.compare.placements import place
 from qemu_diff.compare.verdict import NOT_REDIRECTED, judged_cell, unjudged_cell
 from qemu_diff.drive.in_guest import RECORDS, TIMER_LOG, TRUTH, Boot, Tools, boot
 from qemu_diff.drive.job import Job, Routine, fill_job, quiet_job, sweep_job, table_job
@@ -146,7 +147,7 @@ class _CellRunner:
         job = sweep_job(self._context.routine, self._cell.flood.sources[0], quiet)
         trace = self._boot("learn", job)
         steps = judge(trace.records, trace.truth, trace.phantom, self._program)
-        self._windows = quiet_windows(trace.records, steps)
+        self._windows = quiet_windows(steps, place(trace.records, trace.deliveries, steps))
         return replace(learnt_from(trace), windows_ns=self._windows)
 
     def _random(self, learnt: Learnt) -> Observation:

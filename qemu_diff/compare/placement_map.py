@@ -13,9 +13,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from qemu_diff.abi import StepRecords
 from qemu_diff.compare.contract import Judged, Steps
-from qemu_diff.compare.placements import Placements, windows_ns
+from qemu_diff.compare.placements import Placements
 from qemu_diff.model import MIXED, Grid, Instruction, PlacementMap, Span, ViolationKind, Window
 
 LARGEST_GAP = 16
@@ -97,16 +96,16 @@ def _changes(*columns: NDArray[np.int64]) -> NDArray[np.bool_]:
     return changed
 
 
-def quiet_windows(records: StepRecords, steps: Steps) -> dict[int, int]:
-    """The step window of each instruction in a quiet run, in ns: from the entry into KVM_RUN to the
-    return that reports the step.
+def quiet_windows(steps: Steps, placements: Placements) -> dict[int, int]:
+    """Instruction's PC → its step window without a placed interrupt, in ns: from the entry into
+    KVM_RUN to the return that reports the step.
 
     Of each instruction the shortest step counts: the first has stage-2 faults, others L1's tick.
     """
-    length = windows_ns(records, steps)
-    pcs, index = np.unique(steps.instruction, return_inverse=True)
+    quiet = ~placements.delivered
+    pcs, index = np.unique(steps.instruction[quiet], return_inverse=True)
     shortest: NDArray[np.int64] = np.full(len(pcs), np.iinfo(np.int64).max)
-    np.minimum.at(shortest, index, length)
+    np.minimum.at(shortest, index, placements.length_ns[quiet])
     return dict(zip(pcs.tolist(), shortest.tolist(), strict=True))
 
 
