@@ -156,6 +156,13 @@ class Placement(StrEnum):
     """Several, one after the other, from a random delay on."""
 
 
+ADAPTIVE_STEP_NS = 32
+"""The grid of ``adaptive`` where a campaign names none: narrower than any window that is known."""
+
+ADAPTIVE_PROBES = 64
+"""Its random probes, likewise."""
+
+
 class Driver(StrEnum):
     """Who asks for steps."""
 
@@ -197,7 +204,8 @@ class FloodSpec:
     A ``sweep`` makes one pass over the payload for each requested delay of ``first_ns``,
     ``first_ns + step_ns``, … ``last_ns``; ``last_ns = None`` means the longest step window that a
     quiet run of the same cell shows. ``random`` makes ``count`` passes and draws each step's delay
-    from the same interval; without a flood ``count`` passes are stepped as they are.
+    from the same interval; without a flood ``count`` passes are stepped as they are. ``adaptive``
+    is a ``sweep`` of a coarse ``step_ns`` with ``count`` random delays between, refined.
 
     :param sources: several are mixed: each step draws one.
     :param period_ns: of ``periodic`` and ``burst``: from one interrupt to the next.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,13 +16,19 @@ from qemu_diff.abi import RecordFlag, RecordKind, SharedState, TruthKind
 from qemu_diff.compare.contract import judge
 from qemu_diff.compare.decode import Program, program_of
 from qemu_diff.compare.observation import Observation, merge, observe
-from qemu_diff.compare.placement_map import missed_delays, quiet_windows
+from qemu_diff.compare.placement_map import (
+    common_offsets,
+    missed_delays,
+    placement_maps,
+    quiet_windows,
+)
 from qemu_diff.compare.placements import place
 from qemu_diff.compare.verdict import NOT_REDIRECTED, judged_cell, unjudged_cell
 from qemu_diff.drive.in_guest import RECORDS, TIMER_LOG, TRUTH, Boot, Tools, boot
 from qemu_diff.drive.job import Job, Routine, fill_job, quiet_job, sweep_job, table_job
 from qemu_diff.errors import InfrastructureError, LostGuestError
 from qemu_diff.events import Stage
+from qemu_diff.flood import adaptive
 from qemu_diff.flood.placement import Sweep, random_delays, sweep
 from qemu_diff.guest.process import Ending
 from qemu_diff.guest.shared import RECORD_CAPACITY, SharedHeader
@@ -133,6 +140,8 @@ class _CellRunner:
         learnt = self._learn()
         if placement is Placement.RANDOM:
             yield self._random(learnt)
+        elif placement is Placement.ADAPTIVE:
+            yield from self._adaptive(learnt)
         else:
             yield from self._sweep(learnt)
 
@@ -172,6 +181,34 @@ class _CellRunner:
             yield observed[-1]
         if whole.step_ns == 1:
             yield from self._fill(observed, min(most, self._context.routine.most_fills))
+
+    def _adaptive(self, learnt: Learnt) -> Iterator[Observation]:
+        """A coarse grid with probes between, and then boots that refine each change."""
+        asked: Counter[int] = Counter()
+        observed: list[Observation] = []
+        delays = adaptive.first_delays(self._cell.flood, learnt.longest_ns, self._cell.seed)
+        for number in range(adaptive.ROUNDS + 1):
+            boots = f"refine-{number}" if number else "grid"
+            for one in self._placed(boots, delays, learnt):
+                observed.append(one)
+                yield one
+            asked.update(delays)
+            whole = merge(observed)
+            pcs = np.unique(whole.steps.instruction).tolist()
+            name = {pc: self._listing.instruction(pc) for pc in pcs}
+            maps = placement_maps(whole.steps, whole.placements, name, {})
+            offsets = common_offsets(whole.steps, whole.placements)
+            delays = adaptive.next_delays(maps, offsets, asked)
+            if not delays:
+                return
+
+    def _placed(self, name: str, delays: tuple[int, ...], learnt: Learnt) -> Iterator[Observation]:
+        """One pass for each delay, in as many boots as it takes."""
+        room = min(int(USABLE_CAPACITY / learnt.records_per_pass), self._context.routine.most_fills)
+        for begin in range(0, len(delays), max(1, room)):
+            part = delays[begin : begin + max(1, room)]
+            job = fill_job(self._context.routine, self._cell.flood.sources[0], part)
+            yield self._observe(f"{name}-{begin // max(1, room)}", job)
 
     def _fill(self, observed: list[Observation], most: int) -> Iterator[Observation]:
         """Place again what an interrupt of L1's own had displaced.

@@ -162,7 +162,7 @@ class FloodTable(Table):
     placement: Annotated[Placement, _choice(Placement)] = Placement.NONE
     first_ns: Annotated[int, Field(ge=0, le=LONGEST_NS)] = 0
     last_ns: Annotated[int, Field(ge=0, le=LONGEST_NS)] | None = None
-    step_ns: Annotated[int, Field(ge=1)] = 1
+    step_ns: Annotated[int, Field(ge=1)] | None = None
     count: Annotated[int, Field(ge=1, le=MOST_PASSES)] | None = None
 
 

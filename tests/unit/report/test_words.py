@@ -208,9 +208,9 @@ def test_a_full_grid_says_that_all_was_tried() -> None:
     (_, sentence) = cell_sentences(COVERED)
     assert sentence == (
         "patched: full grid: every ns of all step windows, from 853 ns after the entry into "
-        "KVM_RUN on, for before that the timer is still being programmed: 6,540 distinct placements over 2 "
-        "instructions; of 18,300 interrupts sent 11,999 came inside a step window; 10 interrupts "
-        "were L1's own"
+        "KVM_RUN on, for before that the timer is still being programmed: 6,540 distinct "
+        "placements over 2 instructions; of 18,300 interrupts sent 11,999 came "
+        "inside a step window; 10 interrupts were L1's own"
     )
 
 
