@@ -19,13 +19,15 @@ from qemu_diff.compare.observation import Observation, merge, observe
 from qemu_diff.compare.placement_map import (
     common_offsets,
     missed_delays,
+    missing_times,
     placement_maps,
     quiet_windows,
+    turns,
 )
 from qemu_diff.compare.placements import place
 from qemu_diff.compare.verdict import NOT_REDIRECTED, judged_cell, unjudged_cell
 from qemu_diff.drive.in_guest import RECORDS, TIMER_LOG, TRUTH, Boot, Tools, boot
-from qemu_diff.drive.job import Job, Routine, fill_job, quiet_job, sweep_job, table_job
+from qemu_diff.drive.job import Job, Routine, alone_job, fill_job, quiet_job, sweep_job, table_job
 from qemu_diff.errors import InfrastructureError, LostGuestError
 from qemu_diff.events import Stage
 from qemu_diff.flood import adaptive
@@ -157,7 +159,8 @@ class _CellRunner:
         trace = self._boot("learn", job)
         steps = judge(trace.records, trace.truth, trace.phantom, self._program)
         self._windows = quiet_windows(steps, place(trace.records, trace.deliveries, steps))
-        return replace(learnt_from(trace), windows_ns=self._windows)
+        order = turns(trace.records, steps)
+        return replace(learnt_from(trace), windows_ns=self._windows, turns=order)
 
     def _random(self, learnt: Learnt) -> Observation:
         flood, seed = self._cell.flood, self._cell.seed
@@ -180,7 +183,9 @@ class _CellRunner:
             observed.append(self._observe(f"sweep-{number}", job))
             yield observed[-1]
         if whole.step_ns == 1:
-            yield from self._fill(observed, min(most, self._context.routine.most_fills))
+            most = min(most, self._context.routine.most_fills)
+            yield from self._fill(observed, most)
+            yield from self._alone(observed, learnt, most)
 
     def _adaptive(self, learnt: Learnt) -> Iterator[Observation]:
         """A coarse grid with probes between, and then boots that refine each change."""
@@ -224,6 +229,35 @@ class _CellRunner:
             job = fill_job(self._context.routine, self._cell.flood.sources[0], delays[:most])
             observed.append(self._observe(f"fill-{number}", job))
             yield observed[-1]
+
+    def _alone(
+        self, observed: list[Observation], learnt: Learnt, most: int
+    ) -> Iterator[Observation]:
+        """Place into what lost steps took along, one placement a pass; if that does not take more
+        than all that was done before.
+
+        :param most: see :meth:`_fill`.
+        """
+        asked: Counter[tuple[int, int]] = Counter()
+        whole = latest = merge(observed)
+        afford = len(whole.steps) / learnt.runs_per_pass
+        for number in range(FILL_ROUNDS):
+            offsets = {
+                **common_offsets(whole.steps, whole.placements),
+                **common_offsets(latest.steps, latest.placements),
+            }
+            missing = missing_times(whole.steps, whole.placements, learnt.windows_ns)
+            chosen = adaptive.alone(missing, offsets, asked)
+            if not chosen or len(chosen) > afford:
+                return
+            chosen = chosen[:most]
+            asked.update(chosen)
+            placements = [(learnt.turns[pc], delay) for pc, delay in chosen if pc in learnt.turns]
+            job = alone_job(self._context.routine, self._cell.flood.sources[0], placements)
+            latest = self._observe(f"alone-{number}", job)
+            observed.append(latest)
+            yield latest
+            whole = merge(observed)
 
     # --- boots ---
 
@@ -326,12 +360,14 @@ class Learnt:
     :param runs_per_pass: returns from KVM_RUN.
     :param records_per_pass: records of any kind.
     :param windows_ns: instruction's PC → its step window; empty where nothing was learnt.
+    :param turns: instruction's PC → how many placements of a pass come before its own; likewise.
     """
 
     longest_ns: int
     runs_per_pass: float
     records_per_pass: float
     windows_ns: Mapping[int, int] = field(default_factory=dict)
+    turns: Mapping[int, int] = field(default_factory=dict)
 
 
 def learnt_from(trace: Trace) -> Learnt:

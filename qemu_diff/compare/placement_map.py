@@ -13,8 +13,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from qemu_diff.abi import RecordFlag, RecordKind, StepRecords
 from qemu_diff.compare.contract import Judged, Steps
 from qemu_diff.compare.placements import Placements
+from qemu_diff.compare.slices import pass_of_run
 from qemu_diff.model import MIXED, Grid, Instruction, PlacementMap, Span, ViolationKind, Window
 
 LARGEST_GAP = 16
@@ -227,6 +229,37 @@ def missed_delays(steps: Steps, placements: Placements, spread_ns: int = 0) -> t
                 time + offset + apart for time in missing for offset in common[pc] for apart in near
             )
     return tuple(sorted(delay for delay in delays if delay > 0))
+
+
+def missing_times(
+    steps: Steps, placements: Placements, window_ns: Mapping[int, int]
+) -> dict[int, tuple[int, ...]]:
+    """Instruction's PC → what was not tried between its first reachable placement and the end of
+    its step window, in ns.
+
+    A step that was lost takes the next one along: where each step of a pass has a placement, none
+    that breaks the first can tell of the second.
+    """
+    missing = {}
+    for pc, tried in points(steps, placements).items():
+        times = tried.time_ns[tried.first_reachable :]
+        if len(times):
+            whole = np.arange(int(times[0]), window_ns.get(pc, 0) + 1)
+            missing[pc] = tuple(np.setdiff1d(whole, times).tolist())
+    return {pc: times for pc, times in missing.items() if times}
+
+
+def turns(records: StepRecords, steps: Steps) -> dict[int, int]:
+    """Instruction's PC → how many placements of a quiet pass come before that of its first step."""
+    runs, of_pass = records[records["kind"] == RecordKind.RUN], pass_of_run(records)
+    armed = (runs["flags"] & RecordFlag.TIMER_ARMED) != 0
+    before = np.cumsum(armed) - armed
+    begin = np.searchsorted(of_pass, of_pass)
+    turn = before - before[begin]
+    last = of_pass[steps.run] == of_pass[-1:]
+    pcs, first = np.unique(steps.instruction[last], return_index=True)
+    entry = steps.first_run[last][first]
+    return dict(zip(pcs.tolist(), turn[entry].tolist(), strict=True))
 
 
 def common_offsets(steps: Steps, placements: Placements) -> dict[int, tuple[int, ...]]:

@@ -64,6 +64,26 @@ def next_delays(
     return tuple(sorted(chosen))
 
 
+def alone(
+    missing: Mapping[int, Sequence[int]],
+    offsets: Mapping[int, Sequence[int]],
+    asked: Mapping[tuple[int, int], int],
+) -> tuple[tuple[int, int], ...]:
+    """Placements of one instruction each, for passes that have no other: (PC, requested delay).
+
+    :param missing: instruction's PC → times that were not tried, in ns.
+    :param offsets: see :func:`next_delays`.
+    :param asked: such a placement → how often it was requested.
+    :returns: ascending, without repeats; empty where no delay is left that might come there.
+    """
+    chosen: set[tuple[int, int]] = set()
+    for pc, times in missing.items():
+        for time in times:
+            candidates = ((pc, delay) for delay in _candidates(time, offsets[pc]))
+            chosen.update(islice((one for one in candidates if asked.get(one, 0) < TRIES), 1))
+    return tuple(sorted(chosen))
+
+
 def changes(one: PlacementMap) -> tuple[tuple[int, int], ...]:
     """The last time before and the first time after each change of the outcome that is not known to
     the ns."""

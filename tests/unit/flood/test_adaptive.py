@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qemu_diff.flood.adaptive import CUTS, ROUNDS, TRIES, changes, first_delays, next_delays
+from qemu_diff.flood.adaptive import (
+    CUTS,
+    ROUNDS,
+    TRIES,
+    alone,
+    changes,
+    first_delays,
+    next_delays,
+)
 from qemu_diff.model import FloodSource, FloodSpec, Instruction, Placement, PlacementMap, Span
 
 FIRST, NEXT = 0x1000, 0x1004
@@ -181,3 +189,18 @@ def test_it_ends_however_late_interrupts_come(step_ns: int, chance: int) -> None
         rounds += 1
     assert max(guest.asked.values()) <= TRIES
     assert rounds < 2000
+
+
+# --- placements of one instruction ---
+
+
+def test_what_is_missing_of_one_instruction_is_placed_by_itself() -> None:
+    missing = {FIRST: (1000, 1001), NEXT: (500,)}
+    offsets = {FIRST: (367, 359), NEXT: (368,)}
+    first = alone(missing, offsets, {})
+    assert first == ((FIRST, 1367), (FIRST, 1368), (NEXT, 868))
+    tried = dict.fromkeys(first, 1)
+    assert alone(missing, offsets, tried) == first
+    tried = dict.fromkeys(first, TRIES)
+    assert alone(missing, offsets, tried) == ((FIRST, 1359), (FIRST, 1360), (NEXT, 869))
+    assert alone({}, offsets, {}) == ()
