@@ -443,6 +443,7 @@ class Window:
     :param placements: distinct delivered times inside.
     :param complete: every ns from first to last was delivered at least once, and so were the ns
         just before and just after.
+    :param sharp: the ns just before and just after were delivered, whatever was left out inside.
     :param mixed: of these ns, those that came out both ways: L1's path to the entry into L2 is not
         always of the same length to the ns, and so an edge may be some ns wide.
     """
@@ -454,6 +455,7 @@ class Window:
     placements: int
     complete: bool
     mixed: int = 0
+    sharp: bool = False
 
 
 @dataclass(frozen=True)

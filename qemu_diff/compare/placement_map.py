@@ -180,6 +180,7 @@ def _windows(instruction: Instruction, tried: Points) -> Iterator[Window]:
                 placements=end - begin,
                 complete=_is_complete(tried.time_ns, begin, end),
                 mixed=int(np.sum(tried.mixed[max(0, begin - 1) : end + 1])),
+                sharp=_is_sharp(tried.time_ns, begin, end),
             )
 
 
@@ -188,6 +189,13 @@ def _is_complete(times: NDArray[np.int64], begin: int, end: int) -> bool:
     if begin == 0 or end == len(times):
         return False
     return bool(np.all(np.diff(times[begin - 1 : end + 1]) == 1))
+
+
+def _is_sharp(times: NDArray[np.int64], begin: int, end: int) -> bool:
+    """Whether the ns before and after the window were tried."""
+    if begin == 0 or end == len(times):
+        return False
+    return bool(times[begin] - times[begin - 1] == 1 == times[end] - times[end - 1])
 
 
 def violation_of(outcome: int) -> ViolationKind:

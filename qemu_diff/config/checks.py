@@ -14,6 +14,7 @@ from qemu_diff.config.paths import SearchPath, is_directory, mode
 from qemu_diff.config.problems import Problem, label, listing, suggestion
 from qemu_diff.config.resolve import scenario_spec
 from qemu_diff.config.schema import (
+    MOST_SWEPT,
     CampaignFile,
     FloodTable,
     KernelTable,
@@ -23,6 +24,7 @@ from qemu_diff.config.schema import (
     SourceTable,
 )
 from qemu_diff.model import (
+    ADAPTIVE_STEP_NS,
     SELFTEST_PAYLOAD,
     DebianSource,
     Driver,
@@ -287,9 +289,20 @@ def _flood_problems(path: KeyPath, flood: FloodTable) -> Iterator[Problem]:
     if flood.placement is Placement.ADAPTIVE and flood.step_ns == 1:
         text = f"{label((*path, 'step_ns'))}: a grid of 1 ns leaves nothing to be refined"
         yield Problem((*path, "step_ns"), text, "set placement to sweep, or step_ns to 2 or more")
+    if (swept := _passes(flood)) > MOST_SWEPT:
+        text = f"{label(path)}: {swept:,} passes over the payload; there may be {MOST_SWEPT:,}"
+        yield Problem((*path, "last_ns"), text, "lower last_ns, or raise step_ns")
     if flood.last_ns is not None and flood.last_ns < flood.first_ns:
         text = f"{label(path)}: last_ns {flood.last_ns} is less than first_ns {flood.first_ns}"
         yield Problem((*path, "last_ns"), text, "both belong to the interval")
+
+
+def _passes(flood: FloodTable) -> int:
+    """Of a sweep whose interval the campaign names; 0 of any other."""
+    if flood.last_ns is None or flood.placement not in (Placement.SWEEP, Placement.ADAPTIVE):
+        return 0
+    usual = 1 if flood.placement is Placement.SWEEP else ADAPTIVE_STEP_NS
+    return (flood.last_ns - flood.first_ns) // (flood.step_ns or usual) + 1
 
 
 def _half_a_flood(path: KeyPath, flood: FloodTable) -> Problem:

@@ -37,11 +37,14 @@ def first_delays(flood: FloodSpec, longest_ns: int, seed: int) -> tuple[int, ...
     """
     coarse = sweep(flood, longest_ns)
     end = coarse.first_ns + coarse.passes * coarse.step_ns
-    delays = set(range(coarse.first_ns, end, coarse.step_ns))
-    between = [delay for delay in range(coarse.first_ns, end) if delay not in delays]
+    gap = coarse.step_ns - 1
+    between = gap * coarse.passes
     generator = np.random.Generator(np.random.PCG64(seed))
-    probes = generator.permutation(len(between))[: flood.count]
-    return tuple(sorted(delays.union(between[index] for index in probes.tolist())))
+    number, offset = np.divmod(
+        generator.choice(between, min(flood.count, between), replace=False), gap
+    )
+    probes = coarse.first_ns + number * coarse.step_ns + offset + 1
+    return tuple(sorted({*range(coarse.first_ns, end, coarse.step_ns), *probes.tolist()}))
 
 
 def next_delays(

@@ -51,7 +51,10 @@ WHEN: dict[str, str] = {
 
 def window_sentence(kernel: str, source: str, window: Window) -> str:
     """Where in virtual time the placements lie that break a step."""
-    every = "every ns inside and both edges tried" if window.complete else "not every ns tried"
+    edges = "both edges to the ns, but not every ns inside tried"
+    every = edges if window.sharp else "not every ns tried"
+    if window.complete:
+        every = "every ns inside and both edges tried"
     if window.mixed:
         every += f", {window.mixed:,} of them with both outcomes"
     when = WHEN.get(source, f"{source} is sent")

@@ -53,7 +53,9 @@ def found(*parts: tuple[Steps, Placements]) -> list[tuple[int, int, int, bool]]:
 def test_a_window_has_exact_edges() -> None:
     swept = samples(grid(3000, 3200, broken=range(3100, 3116)).items())
     assert windows(*swept, NAMES) == (
-        Window(NAMES[PC], ViolationKind.LOST_STEP, 3100, 3115, placements=16, complete=True),
+        Window(
+            NAMES[PC], ViolationKind.LOST_STEP, 3100, 3115, placements=16, complete=True, sharp=True
+        ),
     )
 
 
@@ -98,6 +100,16 @@ def test_a_window_with_a_gap_in_it_or_beside_it_is_not_complete(missing: int) ->
     del outcome_at[missing]
     ((_, _, _, complete),) = found(samples(outcome_at.items()))
     assert not complete
+
+
+@pytest.mark.parametrize(
+    ("missing", "sharp"), [(119, False), (120, False), (125, True), (130, False), (131, True)]
+)
+def test_a_window_is_sharp_if_both_edges_were_tried(missing: int, sharp: bool) -> None:
+    outcome_at = grid(100, 200, range(120, 130))
+    del outcome_at[missing]
+    (window,) = windows(*samples(outcome_at.items()), NAMES)
+    assert window.sharp is sharp
 
 
 @pytest.mark.parametrize("missing", [118, 131])

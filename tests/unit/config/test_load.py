@@ -302,6 +302,11 @@ WRONG = {
         GOOD + "machine.memory_mib = 0\n",
         "10:9: scenario.0.machine.memory_mib: must be at least 64, got 0",
     ),
+    "a sweep without an end": (
+        GOOD + 'flood = { source = "host_timer", placement = "sweep", last_ns = 1_000_000 }\n',
+        "10:55: scenario.0.flood: 1,000,001 passes over the payload; there may be 1,000,000;"
+        " lower last_ns, or raise step_ns",
+    ),
     "adaptive at 1 ns": (
         GOOD + 'flood = { source = "host_timer", placement = "adaptive", step_ns = 1 }\n',
         "10:58: scenario.0.flood.step_ns: a grid of 1 ns leaves nothing to be refined;"

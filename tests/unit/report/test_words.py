@@ -171,6 +171,10 @@ def test_where_the_placements_lie_that_break_a_step() -> None:
     )
     assert "whenever a signal is raised 3,158" in window_sentence("k", FloodSource.SIGNAL, WINDOW)
     assert window_sentence("k", FloodSource.HOST_TIMER, incomplete) == begin + "not every ns tried"
+    sharp = replace(incomplete, sharp=True)
+    assert window_sentence("k", FloodSource.HOST_TIMER, sharp) == (
+        begin + "both edges to the ns, but not every ns inside tried"
+    )
 
 
 # --- one cell ---
