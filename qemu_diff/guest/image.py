@@ -13,12 +13,12 @@ from qemu_diff.abi import Mark
 from qemu_diff.errors import CompileError
 from qemu_diff.guest.initramfs import pack
 from qemu_diff.guest.toolchain import CROSS_COMPILER, compile_cached
-from qemu_diff.model import Payload
+from qemu_diff.model import GuestInterrupts, Payload
 
 LOAD_ADDRESS = 0x5A5A_0000
 """IPA of every payload: no L1 program and no L1 kernel runs at this virtual address."""
 
-MEMORY_BYTES = 0x1_0000
+MEMORY_BYTES = 0x8_0000
 """Size of L2's only memory slot; the truth plugin's range is the whole slot."""
 
 _MARK_SYMBOLS = {
@@ -62,9 +62,12 @@ def build_stepvmm(guest_images: Path, cache: Path) -> StepVmm:
     return StepVmm(program, tuple(symbols[_MARK_SYMBOLS[mark]] for mark in Mark))
 
 
-def build_payload(name: str, guest_images: Path, cache: Path) -> Payload:
+def build_payload(
+    name: str, guest_images: Path, cache: Path, *, interrupts: bool = False
+) -> Payload:
     """Assemble a payload and read what it states about itself (payloads/payload.inc).
 
+    :param interrupts: with a GIC set up, and a handler (payloads/interrupts.inc).
     :raises MissingToolError: the cross compiler is missing.
     :raises CompileError: it refuses, or the payload does not state its entry and its range.
     """
@@ -73,6 +76,7 @@ def build_payload(name: str, guest_images: Path, cache: Path) -> Payload:
         [
             CROSS_COMPILER, "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none",
             f"-Wl,-Ttext={LOAD_ADDRESS:#x}", "-Wl,-e,entry", f"-Wa,-I{folder}",
+            *(("-Wa,--defsym,INTERRUPTS=1",) if interrupts else ()),
         ],
         sources=[folder / f"{name}.S"],
         inputs=sorted(folder.glob("*.inc")),
@@ -94,12 +98,24 @@ def build_payload(name: str, guest_images: Path, cache: Path) -> Payload:
         end=addresses["step_end"],
         labels=tuple((address, label) for address, label in symbols if label in _labels(addresses)),
         classes=tuple(one.decode() for one in classes.split(b"\0") if one),
+        interrupts=_interrupts(addresses),
     )
 
 
 def initramfs(stepvmm: StepVmm, job: bytes, payload: Payload) -> bytes:
     """The archive that L1 boots: the step VMM as PID 1, its job, and L2's bytes."""
     return pack({"init": stepvmm.program.read_bytes(), "job": job, "payload": payload.blob})
+
+
+def _interrupts(addresses: dict[str, int]) -> GuestInterrupts | None:
+    if "irq_setup" not in addresses:
+        return None
+    return GuestInterrupts(
+        setup=addresses["irq_setup"],
+        handler=(addresses["irq_handler"], addresses["irq_handler_end"]),
+        vectors=addresses["irq_vectors"],
+        counters=addresses["irq_counters"],
+    )
 
 
 def _labels(addresses: dict[str, int]) -> set[str]:
