@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qemu_diff.abi import RecordFlag, RecordKind, SharedState, TruthKind
+from qemu_diff.compare.contract import judge
 from qemu_diff.compare.decode import Program, program_of
 from qemu_diff.compare.observation import Observation, merge, observe
-from qemu_diff.compare.placements import missed_delays
+from qemu_diff.compare.placement_map import (
+    common_offsets,
+    missed_delays,
+    missing_times,
+    placement_maps,
+    quiet_windows,
+    turns,
+)
+from qemu_diff.compare.placements import place
 from qemu_diff.compare.verdict import NOT_REDIRECTED, judged_cell, unjudged_cell
 from qemu_diff.drive.in_guest import RECORDS, TIMER_LOG, TRUTH, Boot, Tools, boot
 from qemu_diff.drive.job import (
     Job,
     Routine,
+    alone_job,
     fill_job,
     pairs_job,
     periodic_job,
@@ -29,6 +40,7 @@ from qemu_diff.drive.job import (
 )
 from qemu_diff.errors import InfrastructureError, LostGuestError
 from qemu_diff.events import Stage
+from qemu_diff.flood import adaptive
 from qemu_diff.flood.placement import Sweep, pair_grid, random_placements, sweep
 from qemu_diff.guest.process import Ending
 from qemu_diff.guest.shared import RECORD_CAPACITY, SharedHeader
@@ -125,10 +137,12 @@ class _CellRunner:
         self.warnings: dict[str, None] = {}
         self._redirects = 0
         self._records_per_pass = 0.0
+        self._windows: dict[int, int] = {}
         self._fingerprint = hashlib.blake2b(digest_size=16)
 
     def judge(self) -> CellResult:
-        judged = judged_cell(self._cell, merge(list(self._observations())), self._listing)
+        seen = merge(list(self._observations()))
+        judged = judged_cell(self._cell, seen, self._listing, self._windows)
         result = replace(judged, fingerprint=self._fingerprint.hexdigest())
         if not self._cell.machine.redirect_at:
             return result
@@ -149,6 +163,8 @@ class _CellRunner:
             yield from self._random(learnt)
         elif placement is Placement.PAIRS:
             yield self._observe("pairs", self._pairs(learnt))
+        elif placement is Placement.ADAPTIVE:
+            yield from self._adaptive(learnt)
         else:
             yield from self._sweep(learnt)
 
@@ -161,7 +177,11 @@ class _CellRunner:
             return assumed(self._context.payload, last_ns)
         quiet = Sweep(LEARNING_DELAY_NS, 0, LEARNING_PASSES)
         job = sweep_job(self._context.routine, self._cell.flood.sources[0], quiet)
-        return learnt_from(self._boot("learn", job))
+        trace = self._boot("learn", job)
+        steps = judge(trace.records, trace.truth, trace.phantom, self._program)
+        self._windows = quiet_windows(steps, place(trace.records, trace.deliveries, steps))
+        order = turns(trace.records, steps)
+        return replace(learnt_from(trace), windows_ns=self._windows, turns=order)
 
     def _random(self, learnt: Learnt) -> Iterator[Observation]:
         flood = self._cell.flood
@@ -223,6 +243,36 @@ class _CellRunner:
         if whole.step_ns == 1 and not flood.into_guest:
             most = min(self._most_passes(learnt), self._context.routine.most_fills)
             yield from self._fill(observed, most)
+            yield from self._alone(observed, learnt, most)
+
+    def _adaptive(self, learnt: Learnt) -> Iterator[Observation]:
+        """A coarse grid with probes between, and then boots that refine each change."""
+        asked: Counter[int] = Counter()
+        observed: list[Observation] = []
+        delays = adaptive.first_delays(self._cell.flood, learnt.longest_ns, self._cell.seed)
+        for number in range(adaptive.ROUNDS + 1):
+            boots = f"refine-{number}" if number else "grid"
+            for one in self._placed(boots, delays, learnt):
+                observed.append(one)
+                yield one
+            asked.update(delays)
+            whole = merge(observed)
+            pcs = np.unique(whole.steps.instruction).tolist()
+            name = {pc: self._listing.instruction(pc) for pc in pcs}
+            maps = placement_maps(whole.steps, whole.placements, name, {})
+            offsets = common_offsets(whole.steps, whole.placements)
+            delays = adaptive.next_delays(maps, offsets, asked)
+            if not delays:
+                return
+
+    def _placed(self, name: str, delays: tuple[int, ...], learnt: Learnt) -> Iterator[Observation]:
+        """One pass for each delay, in as many boots as it takes."""
+        flood, routine = self._cell.flood, self._context.routine
+        room = min(self._most_passes(learnt), routine.most_fills)
+        for begin in range(0, len(delays), room):
+            part = delays[begin : begin + room]
+            job = fill_job(routine, flood.sources[0], part)
+            yield self._observe(f"{name}-{begin // room}", job)
 
     def _fill(self, observed: list[Observation], most: int) -> Iterator[Observation]:
         """Place again what an interrupt of L1's own had displaced.
@@ -242,6 +292,36 @@ class _CellRunner:
             )
             observed.append(self._observe(f"fill-{number}", job))
             yield observed[-1]
+
+    def _alone(
+        self, observed: list[Observation], learnt: Learnt, most: int
+    ) -> Iterator[Observation]:
+        """Place into what lost steps took along, one placement a pass; if that does not take more
+        than all that was done before.
+
+        :param most: see :meth:`_fill`.
+        """
+        asked: Counter[tuple[int, int]] = Counter()
+        whole = latest = merge(observed)
+        afford = len(whole.steps) / learnt.runs_per_pass
+        for number in range(FILL_ROUNDS):
+            offsets = {
+                **common_offsets(whole.steps, whole.placements),
+                **common_offsets(latest.steps, latest.placements),
+            }
+            missing = missing_times(whole.steps, whole.placements, learnt.windows_ns)
+            chosen = adaptive.alone(missing, offsets, asked)
+            if not chosen or len(chosen) > afford:
+                return
+            chosen = chosen[:most]
+            asked.update(chosen)
+            placements = [(learnt.turns[pc], delay) for pc, delay in chosen if pc in learnt.turns]
+            flood = self._cell.flood
+            job = alone_job(self._context.routine, flood.sources[0], placements)
+            latest = self._observe(f"alone-{number}", job)
+            observed.append(latest)
+            yield latest
+            whole = merge(observed)
 
     # --- boots ---
 
@@ -345,11 +425,15 @@ class Learnt:
     :param longest_ns: see :func:`longest_window`.
     :param runs_per_pass: returns from KVM_RUN.
     :param records_per_pass: records of any kind.
+    :param windows_ns: instruction's PC → its step window; empty where nothing was learnt.
+    :param turns: instruction's PC → how many placements of a pass come before its own; likewise.
     """
 
     longest_ns: int
     runs_per_pass: float
     records_per_pass: float
+    windows_ns: Mapping[int, int] = field(default_factory=dict)
+    turns: Mapping[int, int] = field(default_factory=dict)
 
 
 def learnt_from(trace: Trace) -> Learnt:

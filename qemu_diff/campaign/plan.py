@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 
 from qemu_diff.model import (
+    ADAPTIVE_PROBES,
+    ADAPTIVE_STEP_NS,
     DEFAULT_JOB,
     Campaign,
     Cell,
@@ -121,9 +123,15 @@ def _flood_parts(flood: FloodSpec) -> Iterator[str]:
         return
     yield f"{flood.source}-{flood.placement}"
     interval = f"{flood.first_ns}-{'end' if flood.last_ns is None else flood.last_ns}"
-    if flood.placement in (Placement.SWEEP, Placement.PAIRS, Placement.ADAPTIVE):
+    if flood.placement in (Placement.SWEEP, Placement.PAIRS):
         if (flood.first_ns, flood.last_ns, flood.step_ns) != (0, None, 1):
             yield f"{interval}-{flood.step_ns}"
+        return
+    if flood.placement is Placement.ADAPTIVE:
+        if (flood.first_ns, flood.last_ns, flood.step_ns) != (0, None, ADAPTIVE_STEP_NS):
+            yield f"{interval}-{flood.step_ns}"
+        if flood.count != ADAPTIVE_PROBES:
+            yield f"x{flood.count}"
         return
     if (flood.first_ns, flood.last_ns) != (0, None):
         yield interval

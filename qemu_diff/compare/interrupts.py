@@ -46,6 +46,9 @@ class Delivered:
         )
 
 
+NOTHING_DELIVERED = Delivered((), 0, (), Excursions(0, 0, 0, 0))
+
+
 def delivered(
     records: StepRecords, done: Executions, payload: Payload, program: Program
 ) -> Delivered:
@@ -121,9 +124,7 @@ def _excursions(
     passes = pass_of_run(records)
     last_pc = {
         number: pc
-        for number, pc in zip(
-            passes[stepped].tolist(), runs["pc"][stepped].tolist(), strict=True
-        )
+        for number, pc in zip(passes[stepped].tolist(), runs["pc"][stepped].tolist(), strict=True)
         if number >= 0
     }
     unfinished = sum(

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 
 import numpy as np
 
 from qemu_diff.abi import RecordFlag, RecordKind, StepRecords
 from qemu_diff.compare.contract import Judged, Steps, judge
+from qemu_diff.compare.coverage import resolution_of
 from qemu_diff.compare.decode import Program
+from qemu_diff.compare.interrupts import (
+    NOTHING_DELIVERED,
+    Delivered,
+    delivered,
+    join_delivered,
+)
 from qemu_diff.compare.placements import NOT_DELIVERED, Placements, place
 from qemu_diff.compare.slices import (
     UNKNOWN_PC,
@@ -38,12 +46,16 @@ class Observation:
 
     :param findings: the first of each (kind, instruction, register, attribution).
     :param state: reads of registers whose own value is known.
+    :param resolution_ns: see :func:`~qemu_diff.compare.coverage.resolution_of`.
+    :param delivered: what was sent, and what came of it.
     """
 
     steps: Steps
     placements: Placements
     findings: tuple[Finding, ...]
     state: StateReads = field(default_factory=lambda: NO_READS)
+    resolution_ns: int = 0
+    delivered: Delivered = NOTHING_DELIVERED
 
 
 def observe(trace: Trace, program: Program, listing: Listing, boot: str) -> Observation:
@@ -62,7 +74,14 @@ def observe(trace: Trace, program: Program, listing: Listing, boot: str) -> Obse
         state_finding(state, index, trace, listing, boot=boot, attributed_to=whose[index])
         for index in _first_reads(state, whose)
     ]
-    return Observation(steps, placements, _in_order(findings), state)
+    return Observation(
+        steps,
+        placements,
+        _in_order(findings),
+        state,
+        resolution_of(trace.deliveries),
+        delivered(trace.records, narrator.executions, listing.payload, program),
+    )
 
 
 def merge(observations: list[Observation]) -> Observation:
@@ -85,8 +104,14 @@ def merge(observations: list[Observation]) -> Observation:
     for one in observations:
         for finding in one.findings:
             findings.setdefault(_key(finding), finding)
-    state = join_reads([one.state for one in observations])
-    return Observation(steps, placements, _in_order(list(findings.values())), state)
+    return Observation(
+        steps,
+        placements,
+        _in_order(list(findings.values())),
+        join_reads([one.state for one in observations]),
+        math.gcd(*(one.resolution_ns for one in observations)),
+        join_delivered(one.delivered for one in observations),
+    )
 
 
 NO_INTERRUPT = "no-interrupt"
@@ -158,7 +183,7 @@ class _Narrator:
         self._pass_of_run = pass_of_run(trace.records)
         groups = group_slices(trace.records)
         slices = slice_truth(trace.records, trace.truth, groups)
-        self._executions: Executions = executions(trace.truth, trace.phantom, slices, program)
+        self.executions: Executions = executions(trace.truth, trace.phantom, slices, program)
         self._group_of_run = groups.of_run
         self._modes = modes_before_runs(trace.records)
         self._program = program
@@ -168,7 +193,7 @@ class _Narrator:
     def finding(self, steps: Steps, placements: Placements, index: int) -> Finding:
         run = int(steps.run[index])
         kind = Judged(int(steps.outcome[index])).violation
-        executed = executed_in(self._executions, int(self._group_of_run[run]))
+        executed = executed_in(self.executions, int(self._group_of_run[run]))
         requested = int(placements.requested_ns[index])
         delivered = int(placements.delivered_ns[index])
         previous = int(steps.previous_pc[index])
@@ -193,9 +218,9 @@ class _Narrator:
 
     def _executed_in_run(self, run: int) -> int:
         """The KVM_RUN in which the step that ``run`` reports executed its first instruction."""
-        index = int(np.searchsorted(self._executions.group, self._group_of_run[run]))
-        inside = self._executions.group[index : index + 1].tolist() == [self._group_of_run[run]]
-        return int(self._executions.run[index]) if inside else run
+        index = int(np.searchsorted(self.executions.group, self._group_of_run[run]))
+        inside = self.executions.group[index : index + 1].tolist() == [self._group_of_run[run]]
+        return int(self.executions.run[index]) if inside else run
 
     def _legal(self, instruction: int, run: int) -> tuple[Instruction, ...]:
         recorded = int(self._runs["flags"][run]) & RecordFlag.BRANCH_REGISTER

@@ -58,6 +58,9 @@ STALL_NS = 200_000_000
 MOST_OPERATIONS = 1 << 16
 """Records name their operation in 16 bits (``struct step_record``)."""
 
+NO_DELAY = 0
+"""In a table: the step has no placement."""
+
 _FRAME = 2
 """Operations around a routine's pass: the flood's, and the repeat."""
 
@@ -206,6 +209,24 @@ def fill_job(routine: Routine, source: FloodSource, delays: Sequence[int]) -> Jo
         operations.append(Operation(OperationCode.TIMER_SWEEP, a=delay, kind=kind))
         operations.extend(_repeated(routine, 1))
     return Job((*operations, _COUNT))
+
+
+def alone_job(routine: Routine, source: FloodSource, placements: Sequence[tuple[int, int]]) -> Job:
+    """One pass for each of the given placements, which is the only one of its pass.
+
+    :param placements: (how many steps of the pass come before, delay in ns).
+    :raises ValueError: more placements than :attr:`Routine.most_fills`.
+    """
+    operations = [*routine.once]
+    delays: list[int] = []
+    for before, delay in placements:
+        begin = len(delays)
+        delays += [*[NO_DELAY] * before, delay]
+        operations.append(Operation(OperationCode.TIMER_TABLE, n=before + 1, a=begin))
+        operations.extend(_repeated(routine, 1))
+    table = np.zeros(len(delays), dtype=PLACEMENT)
+    table["delay"], table["kind"] = delays, TIMER_KINDS[source]
+    return Job((*operations, _COUNT), table)
 
 
 def table_job(

@@ -18,7 +18,7 @@ class Listing:
     """
 
     def __init__(self, payload: Payload) -> None:
-        self._payload = payload
+        self.payload = payload
 
     def instruction(self, address: int) -> Instruction:
         """The instruction at an address of L2."""
@@ -26,7 +26,7 @@ class Listing:
 
     def label(self, address: int) -> str:
         """``label+0x8``, or the bare address where no label stands before it."""
-        labels = self._payload.labels
+        labels = self.payload.labels
         index = bisect_right(labels, address, key=lambda label: label[0]) - 1
         if index < 0:
             return f"{address:#x}"
@@ -37,5 +37,5 @@ class Listing:
     def _text(self) -> dict[int, str]:
         decoder = capstone.Cs(capstone.CS_ARCH_ARM64, capstone.CS_MODE_ARM)
         decoder.skipdata = True
-        code = decoder.disasm_lite(self._payload.blob, self._payload.load_address)
+        code = decoder.disasm_lite(self.payload.blob, self.payload.load_address)
         return {address: f"{name} {operands}".strip() for address, _, name, operands in code}
