@@ -44,7 +44,17 @@ from qemu_diff.flood import adaptive
 from qemu_diff.flood.placement import Sweep, pair_grid, random_placements, sweep
 from qemu_diff.guest.process import Ending
 from qemu_diff.guest.shared import RECORD_CAPACITY, SharedHeader
-from qemu_diff.model import Build, Cell, CellResult, CellVerdict, KvmMode, Payload, Placement
+from qemu_diff.model import (
+    Build,
+    Cell,
+    CellResult,
+    CellVerdict,
+    FloodSource,
+    KvmMode,
+    Payload,
+    Placement,
+    SourceCount,
+)
 from qemu_diff.trace.listing import Listing
 from qemu_diff.trace.trace import Trace, read_trace
 
@@ -136,6 +146,8 @@ class _CellRunner:
         self.attempts = 1
         self.warnings: dict[str, None] = {}
         self._redirects = 0
+        self._device_interrupts = 0
+        self._device_held_back = 0
         self._records_per_pass = 0.0
         self._windows: dict[int, int] = {}
         self._fingerprint = hashlib.blake2b(digest_size=16)
@@ -144,6 +156,11 @@ class _CellRunner:
         seen = merge(list(self._observations()))
         judged = judged_cell(self._cell, seen, self._listing, self._windows)
         result = replace(judged, fingerprint=self._fingerprint.hexdigest())
+        if FloodSource.DEVICE in self._cell.flood.sources:
+            sent = SourceCount(
+                FloodSource.DEVICE, self._device_interrupts, self._device_held_back, None
+            )
+            result = replace(result, sources=(*result.sources, sent))
         if not self._cell.machine.redirect_at:
             return result
         if not self._redirects:
@@ -155,6 +172,9 @@ class _CellRunner:
         if placement is Placement.NONE:
             passes = self._cell.flood.count
             yield self._observe("run", quiet_job(self._context.routine, passes))
+            return
+        if FloodSource.DEVICE in self._cell.flood.sources:
+            yield self._observe("device", quiet_job(self._context.routine, self._cell.flood.count))
             return
         learnt = self._learn()
         if placement is Placement.PERIODIC:
@@ -344,6 +364,8 @@ class _CellRunner:
             unjudged = _unjudged(done, self._context.budget_s)
             if unjudged is None:
                 self._redirects += done.redirects
+                self._device_interrupts += done.device_interrupts
+                self._device_held_back += done.device_held_back
                 return self._read(done)
             endings.append(unjudged)
             if not unjudged.worth_another_try:
@@ -377,6 +399,7 @@ class _CellRunner:
             directory=context.directory / name,
             budget_s=context.budget_s,
             cancel=context.cancel,
+            device=FloodSource.DEVICE in self._cell.flood.sources,
             progress=self._progress(name, job),
         )
 
@@ -500,10 +523,10 @@ def _unjudged(done: Boot, budget_s: float) -> _Unjudged | None:
 
 
 def _without_redirects(done: Boot) -> _Unjudged | None:
-    """A machine that was no ``async_first`` for all of its run tells nothing of one."""
-    if not done.redirector:
+    """A machine that was not what it had to be for all of its run tells nothing of one."""
+    if not done.redirector and not done.device:
         return None
-    reason = f"async_first was not kept up: {done.redirector}"
+    reason = done.device or f"async_first was not kept up: {done.redirector}"
     return _Unjudged(CellVerdict.LOST, reason, worth_another_try=True)
 
 

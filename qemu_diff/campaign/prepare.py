@@ -14,7 +14,7 @@ from qemu_diff.drive.peer import PeerTools, prepare_peer
 from qemu_diff.drive.script import read_script, script_path
 from qemu_diff.errors import KernelBuildError, UnavailableSourceError
 from qemu_diff.guest.image import build_payload, build_stepvmm
-from qemu_diff.guest.qemu import check_cpu, find_qemu
+from qemu_diff.guest.qemu import check_cpu, check_qtest, find_qemu
 from qemu_diff.kernels import build_kernel
 from qemu_diff.kernels.selftest import NoSelftest, Selftest, build_selftest
 from qemu_diff.model import (
@@ -22,6 +22,7 @@ from qemu_diff.model import (
     Campaign,
     Cell,
     Driver,
+    FloodSource,
     KernelIdentity,
     KernelSpec,
     Payload,
@@ -110,6 +111,8 @@ def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepar
     qemu = find_qemu()
     for cell in cells:
         check_cpu(qemu, cell.machine.cpu)
+        if FloodSource.DEVICE in cell.flood.sources:
+            check_qtest(qemu)
     tools = Tools(
         qemu,
         prepare_plugin(qemu, places.guest_images, places.cache),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_diff.drive.async_first import Redirector, plan_of
+from qemu_diff.drive.device import DevicePender
 from qemu_diff.drive.job import Job
 from qemu_diff.errors import CorruptDataError, InfrastructureError
 from qemu_diff.guest.image import LOAD_ADDRESS, MEMORY_BYTES, StepVmm, initramfs
@@ -63,6 +64,9 @@ class Boot:
     :param idle_s: wall-clock seconds since KVM_RUN last returned.
     :param redirector: why ``async_first`` could not be kept up, or nothing.
     :param redirects: steps of chosen instructions that were redirected.
+    :param device: why no more interrupts could be made pending from outside, or nothing.
+    :param device_interrupts: those that were.
+    :param device_held_back: those that would have been one with the one before.
     """
 
     directory: Path
@@ -71,6 +75,9 @@ class Boot:
     idle_s: float
     redirector: str = ""
     redirects: int = 0
+    device: str = ""
+    device_interrupts: int = 0
+    device_held_back: int = 0
 
 
 class _Pulse:
@@ -101,6 +108,7 @@ def boot(
     directory: Path,
     budget_s: float,
     cancel: threading.Event,
+    device: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Boot:
     """Boot a kernel, let it run a job, and collect what is left.
@@ -108,6 +116,7 @@ def boot(
     :param directory: gets the job, the command line, the console and all records.
     :param budget_s: wall-clock seconds for the boot.
     :param cancel: set it to call the boot off.
+    :param device: whether a device of L1 interrupts it, from outside.
     :param progress: called a few times a second with the returns from KVM_RUN so far.
     :raises InfrastructureError: no room on the disk, or QEMU can't be started.
     :raises Cancelled: ``cancel`` was set.
@@ -117,6 +126,13 @@ def boot(
         _write_inputs(directory, encoded, initramfs(tools.stepvmm, encoded, payload))
         plan = plan_of(machine, payload, tools.guest_images, tools.cache)
         redirector = Redirector(plan, qmp_socket.with_name("gdb"), budget_s, cancel)
+        pender = DevicePender(
+            device,
+            qmp_socket.with_name("qtest"),
+            seed,
+            cancel,
+            lambda: read_header(directory / RECORDS).heartbeat,
+        )
         files = MachineFiles(
             kernel=build.image,
             initramfs=directory / INITRAMFS,
@@ -125,6 +141,7 @@ def boot(
             qmp_socket=qmp_socket,
             plugin=_plugin_argument(tools, directory / TRUTH),
             gdb_socket=redirector.socket,
+            qtest_socket=pender.listens_at,
         )
         command = argv(tools.qemu, machine, files, seed)
         (directory / "argv").write_text(shlex.join(command) + "\n")
@@ -135,14 +152,18 @@ def boot(
             redirector.check()
             with suppress(CorruptDataError):
                 pulse.beat(read_header(files.shared).heartbeat)
+                if pulse.heartbeat:
+                    pender.stepping()
                 progress(pulse.heartbeat)
 
         console = directory / "console.log"
         redirector.start()
+        pender.start()
         ended = run_guest(
             command, console, qmp_socket, budget_s=budget_s, cancel=cancel, watch=watch
         )
         complaint = redirector.finish()
+        device_complaint = pender.finish()
     if ended.registers:
         (directory / "registers.txt").write_text(ended.registers)
     header = _final_header(files.shared)
@@ -151,7 +172,17 @@ def boot(
         trim_truth(directory / TRUTH)
     files.initramfs.unlink()
     seal_log(files.timer_log)
-    return Boot(directory, ended, header, pulse.idle_s, complaint, redirector.redirects)
+    return Boot(
+        directory,
+        ended,
+        header,
+        pulse.idle_s,
+        complaint,
+        redirector.redirects,
+        device_complaint,
+        pender.sent,
+        pender.held_back,
+    )
 
 
 def _write_inputs(directory: Path, job: bytes, archive: bytes) -> None:

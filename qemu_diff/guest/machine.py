@@ -41,6 +41,7 @@ class MachineFiles:
     :param plugin: argument of ``-plugin``, or None.
     :param gdb_socket: where a gdbstub listens; with one, the machine waits at its first
         instruction for a client to let it go. Or None.
+    :param qtest_socket: where qtest listens. Or None.
     """
 
     kernel: Path
@@ -50,6 +51,7 @@ class MachineFiles:
     qmp_socket: Path
     plugin: str | None
     gdb_socket: Path | None = None
+    qtest_socket: Path | None = None
 
 
 def kernel_command_line(machine: MachineSpec) -> str:
@@ -107,6 +109,7 @@ def argv(qemu: Qemu, machine: MachineSpec, files: MachineFiles, seed: int) -> li
         *_plugin(files.plugin),
         *("-trace", f"enable={TIMER_EVENT},file={escaped(files.timer_log)}"),
         *_gdbstub(files.gdb_socket),
+        *_qtest(files.qtest_socket),
         *_sandbox(qemu),
     ]  # fmt: skip
 
@@ -125,6 +128,12 @@ def _gdbstub(socket: Path | None) -> Sequence[str]:
         return ()
     backend = f"socket,id=gdb,path={escaped(socket)},server=on,wait=off"
     return ("-S", "-chardev", backend, "-gdb", "chardev:gdb")
+
+
+def _qtest(socket: Path | None) -> Sequence[str]:
+    if socket is None:
+        return ()
+    return ("-qtest", f"unix:{escaped(socket)},server=on,wait=off", "-qtest-log", "none")
 
 
 def _sandbox(qemu: Qemu) -> Sequence[str]:

@@ -69,7 +69,38 @@ def cell_sentences(result: CellResult) -> list[str]:
     """What happened in one cell."""
     kernel = result.cell.kernel
     warned = [f"{kernel} warned: {warning}" for warning in result.warnings]
-    return [*_verdict_sentences(result), *coverage_sentences(result), *warned]
+    return [
+        *_verdict_sentences(result),
+        *coverage_sentences(result),
+        *interrupt_sentences(result),
+        *warned,
+    ]
+
+
+def interrupt_sentences(result: CellResult) -> list[str]:
+    """What was sent from where, and what came of it."""
+    kernel = result.cell.kernel
+    sent = [
+        f"{one.source} {one.sent:,}" + ("" if one.handled is None else f"/{one.handled:,}")
+        for one in result.sources
+    ]
+    if not sent:
+        return []
+    l1 = ", ".join(f"{one.name} {one.count:,}" for one in result.interrupts)
+    sentences = [f"{kernel}: interrupts sent/handled by L2: {', '.join(sent)}; L1 took {l1}"]
+    seen = result.excursions
+    if seen is not None:
+        storms = (
+            f"; in {_counted(seen.unfinished, 'pass')} of {seen.passes:,} they left no time for "
+            "the mainline's end, which is legal"
+            if seen.unfinished
+            else ""
+        )
+        sentences.append(
+            f"{kernel}: L2's handler ran {seen.handled:,} times, {seen.nested:,} of them nested"
+            f"{storms}"
+        )
+    return sentences
 
 
 def _verdict_sentences(result: CellResult) -> list[str]:
@@ -140,7 +171,8 @@ def _own_interrupts(number: int) -> str:
 
 
 def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{'' if number == 1 else plural}"
 
 
 def _left_out(kernel: str, done: Coverage) -> list[str]:
