@@ -12,7 +12,7 @@ from itertools import product
 from qemu_diff.config.locate import KeyPath
 from qemu_diff.config.paths import SearchPath, is_directory, mode
 from qemu_diff.config.problems import Problem, label, listing, suggestion
-from qemu_diff.config.resolve import scenario_spec
+from qemu_diff.config.resolve import scenario_specs
 from qemu_diff.config.schema import (
     MOST_SWEPT,
     CampaignFile,
@@ -299,6 +299,12 @@ _MIXED = (Placement.RANDOM, Placement.BURST)
 
 
 def _flood_problems(path: KeyPath, flood: FloodTable) -> Iterator[Problem]:
+    if flood.each_of:
+        yield from _each_of_problems(path, flood)
+        for source in flood.each_of:
+            alone = {"each_of": None, "source": [source]}
+            yield from _flood_problems(path, flood.model_copy(update=alone))
+        return
     quiet, unplaced = flood.source == [FloodSource.NONE], flood.placement is Placement.NONE
     if quiet != unplaced:
         yield _half_a_flood(path, flood)
@@ -321,6 +327,15 @@ def _flood_problems(path: KeyPath, flood: FloodTable) -> Iterator[Problem]:
     if flood.last_ns is not None and flood.last_ns < flood.first_ns:
         text = f"{label(path)}: last_ns {flood.last_ns} is less than first_ns {flood.first_ns}"
         yield Problem((*path, "last_ns"), text, "both belong to the interval")
+
+
+def _each_of_problems(path: KeyPath, flood: FloodTable) -> Iterator[Problem]:
+    if "source" in flood.model_fields_set:
+        text = f"{label(path)}: source and each_of exclude each other"
+        yield Problem((*path, "source"), text, "remove one")
+    if FloodSource.NONE in (flood.each_of or ()):
+        text = f"{label((*path, 'each_of'))}: none is no flood"
+        yield Problem((*path, "each_of"), text, "remove none")
 
 
 def _mix_problems(path: KeyPath, flood: FloodTable) -> Iterator[Problem]:
@@ -426,6 +441,6 @@ def _duplicate_cells(
 
 
 def _points(scenario: ScenarioTable) -> Iterator[_Point]:
-    spec = scenario_spec(scenario)
-    for payload, job, machine in product(spec.payloads, spec.jobs, spec.machines):
-        yield payload, job, machine, spec.flood, spec.driver
+    for spec in scenario_specs(scenario):
+        for payload, job, machine in product(spec.payloads, spec.jobs, spec.machines):
+            yield payload, job, machine, spec.flood, spec.driver

@@ -165,8 +165,13 @@ class PairTable(Table):
 
 
 class FloodTable(Table):
-    """``flood``: see :class:`qemu_diff.model.FloodSpec`."""
+    """``flood``: see :class:`qemu_diff.model.FloodSpec`.
 
+    :param source: several are mixed: each step draws one.
+    :param each_of: several floods of one source each, which multiply into the matrix.
+    """
+
+    each_of: Annotated[list[FloodSourceName], Field(min_length=1)] | None = None
     source: Annotated[list[FloodSourceName], Field(min_length=1), OneOrMany] = [FloodSource.NONE]
     placement: Annotated[Placement, _choice(Placement)] = Placement.NONE
     first_ns: Annotated[int, Field(ge=0, le=LONGEST_NS)] = 0
