@@ -349,7 +349,7 @@ class _CellRunner:
         trace = self._boot(name, job)
         if self._cell.flood.into_guest:
             self._records_per_pass = len(trace.records) / max(1, job.passes)
-        return observe(trace, self._program, self._listing, name)
+        return observe(trace, self._program, self._listing, name, self._cell.flood.burst)
 
     def _boot(self, name: str, job: Job) -> Trace:
         """Boot, and again if nothing could be judged; believe what repeats itself.
