@@ -477,7 +477,7 @@ def assumed(payload: Payload, longest_ns: int) -> Learnt:
 def longest_window(trace: Trace) -> int:
     """From arming to the return from KVM_RUN, the longest step of the payload, in ns.
 
-    What follows in the same step, after an exit that user space served, has no timer.
+    A timer runs on through the exits of a step that user space serves.
     Of each instruction the shortest pass counts: the first has stage-2 faults, others L1's tick.
     """
     armed = (trace.records["flags"] & RecordFlag.TIMER_ARMED) != 0
