@@ -27,6 +27,7 @@
 #define OCCASIONS	(ON_EXIT + 1)
 #define MMIO_READS	0x5a		/* each byte that L2 reads where there is no device */
 #define ERET		0xd69f03e0	/* DDI 0487, C6.2.117 */
+#define MOST_RECORDS	24		/* of a step: less than a page has room for */
 #define STEPPING	(KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP)
 #define EL1H_MASKED	0x3c5		/* EL1h with D, A, I and F masked */
 
@@ -642,6 +643,7 @@ static void perform_block(struct runner *runner, enum occasion occasion)
 /* Returns the PC of the report: a block may change it, and overwrite the record. */
 static uint64_t run_to_report(struct runner *runner)
 {
+	shared_touch(MOST_RECORDS);
 	runner->placed = 0;
 	runner->in_step = 1;
 	for (;;) {
