@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from qemu_diff.abi import RecordFlag, RecordKind, SharedState, TruthKind
 from qemu_diff.compare.decode import Program, program_of
+from qemu_diff.compare.landmarks import landmarks_of_steps, with_landmarks
 from qemu_diff.compare.observation import Observation, merge, observe
 from qemu_diff.compare.placements import missed_delays
 from qemu_diff.compare.verdict import NOT_REDIRECTED, judged_cell, unjudged_cell
@@ -23,7 +24,17 @@ from qemu_diff.events import Stage
 from qemu_diff.flood.placement import Sweep, random_delays, sweep
 from qemu_diff.guest.process import Ending
 from qemu_diff.guest.shared import RECORD_CAPACITY, SharedHeader
-from qemu_diff.model import Build, Cell, CellResult, CellVerdict, KvmMode, Payload, Placement
+from qemu_diff.kernels.symbols import step_functions
+from qemu_diff.model import (
+    Build,
+    Cell,
+    CellResult,
+    CellVerdict,
+    KvmMode,
+    Landmark,
+    Payload,
+    Placement,
+)
 from qemu_diff.trace.listing import Listing
 from qemu_diff.trace.trace import Trace, read_trace
 
@@ -109,11 +120,13 @@ class _CellRunner:
         self.attempts = 1
         self.warnings: dict[str, None] = {}
         self._redirects = 0
+        self._landmarks: dict[int, tuple[Landmark, ...]] = {}
         self._fingerprint = hashlib.blake2b(digest_size=16)
 
     def judge(self) -> CellResult:
         judged = judged_cell(self._cell, merge(list(self._observations())), self._listing)
-        result = replace(judged, fingerprint=self._fingerprint.hexdigest())
+        maps = with_landmarks(judged.maps, self._landmarks)
+        result = replace(judged, maps=maps, fingerprint=self._fingerprint.hexdigest())
         if not self._cell.machine.redirect_at:
             return result
         if not self._redirects:
@@ -141,7 +154,12 @@ class _CellRunner:
             return assumed(self._context.payload, last_ns)
         quiet = Sweep(LEARNING_DELAY_NS, 0, LEARNING_PASSES)
         job = sweep_job(self._context.routine, self._cell.flood.sources[0], quiet)
-        return learnt_from(self._boot("learn", job))
+        functions = step_functions(self._context.build.vmlinux)
+        reads = self._context.tools.stepvmm.counter_reads
+        trace = self._boot("learn", job, landmarks=(*reads, *functions))
+        seen = observe(trace, self._program, self._listing, "learn")
+        self._landmarks = landmarks_of_steps(trace, seen.steps, seen.placements, reads, functions)
+        return learnt_from(trace)
 
     def _random(self, learnt: Learnt) -> Observation:
         flood, seed = self._cell.flood, self._cell.seed
@@ -187,7 +205,7 @@ class _CellRunner:
         trace = self._boot(name, job)
         return observe(trace, self._program, self._listing, name)
 
-    def _boot(self, name: str, job: Job) -> Trace:
+    def _boot(self, name: str, job: Job, landmarks: tuple[int, ...] = ()) -> Trace:
         """Boot, and again if nothing could be judged; believe what repeats itself.
 
         :raises _Ended: the cell's verdict is known.
@@ -195,7 +213,7 @@ class _CellRunner:
         endings: list[_Unjudged] = []
         for attempt in range(1, ATTEMPTS + 1):
             self.attempts = max(self.attempts, attempt)
-            done = self._boot_once(name, job)
+            done = self._boot_once(name, job, landmarks)
             self.warnings.update(dict.fromkeys(done.exit.warnings))
             unjudged = _unjudged(done, self._context.budget_s)
             if unjudged is None:
@@ -221,7 +239,7 @@ class _CellRunner:
             )
         return trace
 
-    def _boot_once(self, name: str, job: Job) -> Boot:
+    def _boot_once(self, name: str, job: Job, landmarks: tuple[int, ...]) -> Boot:
         context = self._context
         return boot(
             context.tools,
@@ -234,6 +252,7 @@ class _CellRunner:
             budget_s=context.budget_s,
             cancel=context.cancel,
             progress=self._progress(name, job),
+            landmarks=landmarks,
         )
 
     def _progress(self, name: str, job: Job) -> Callable[[int], None]:

@@ -102,6 +102,7 @@ def boot(
     budget_s: float,
     cancel: threading.Event,
     progress: Callable[[int], None] = lambda _: None,
+    landmarks: tuple[int, ...] = (),
 ) -> Boot:
     """Boot a kernel, let it run a job, and collect what is left.
 
@@ -109,6 +110,7 @@ def boot(
     :param budget_s: wall-clock seconds for the boot.
     :param cancel: set it to call the boot off.
     :param progress: called a few times a second with the returns from KVM_RUN so far.
+    :param landmarks: addresses of L1's that the truth tells of as well; the boot is slower for it.
     :raises InfrastructureError: no room on the disk, or QEMU can't be started.
     :raises Cancelled: ``cancel`` was set.
     """
@@ -123,7 +125,7 @@ def boot(
             shared=directory / RECORDS,
             timer_log=directory / TIMER_LOG,
             qmp_socket=qmp_socket,
-            plugin=_plugin_argument(tools, directory / TRUTH),
+            plugin=_plugin_argument(tools, directory / TRUTH, landmarks),
             gdb_socket=redirector.socket,
         )
         command = argv(tools.qemu, machine, files, seed)
@@ -172,9 +174,11 @@ def _write_inputs(directory: Path, job: bytes, archive: bytes) -> None:
         raise
 
 
-def _plugin_argument(tools: Tools, truth: Path) -> str:
-    end = LOAD_ADDRESS + MEMORY_BYTES
-    return tools.plugin.argument(truth, TRUTH_CAPACITY, LOAD_ADDRESS, end, tools.stepvmm.marks)
+def _plugin_argument(tools: Tools, truth: Path, landmarks: tuple[int, ...]) -> str:
+    end, marks = LOAD_ADDRESS + MEMORY_BYTES, tools.stepvmm.marks
+    return tools.plugin.argument(
+        truth, TRUTH_CAPACITY, LOAD_ADDRESS, end, marks, landmarks=landmarks
+    )
 
 
 def _final_header(shared: Path) -> SharedHeader | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
@@ -21,6 +22,9 @@ LOAD_ADDRESS = 0x5A5A_0000
 MEMORY_BYTES = 0x1_0000
 """Size of L2's only memory slot; the truth plugin's range is the whole slot."""
 
+_MRS_CNTVCT_EL0 = 0xD53B_E040
+_RT = np.uint32(0x1F)
+
 _MARK_SYMBOLS = {
     Mark.RETURNED: "mark_returned",
     Mark.JOB_BEGIN: "mark_job_begin",
@@ -34,10 +38,13 @@ class StepVmm:
 
     :param program: a static aarch64 ELF file, linked at a fixed address.
     :param marks: address of each :class:`~qemu_diff.abi.Mark`, by number.
+    :param counter_reads: addresses of its instructions that read the counter: they tie the
+        records' times to those of a landmark.
     """
 
     program: Path
     marks: tuple[int, ...]
+    counter_reads: tuple[int, ...] = ()
 
 
 def build_stepvmm(guest_images: Path, cache: Path) -> StepVmm:
@@ -59,7 +66,8 @@ def build_stepvmm(guest_images: Path, cache: Path) -> StepVmm:
         name="stepvmm",
     )  # fmt: skip
     symbols = {name: address for address, name in _symbols(program)}
-    return StepVmm(program, tuple(symbols[_MARK_SYMBOLS[mark]] for mark in Mark))
+    marks = tuple(symbols[_MARK_SYMBOLS[mark]] for mark in Mark)
+    return StepVmm(program, marks, _counter_reads(program))
 
 
 def build_payload(name: str, guest_images: Path, cache: Path) -> Payload:
@@ -100,6 +108,15 @@ def build_payload(name: str, guest_images: Path, cache: Path) -> Payload:
 def initramfs(stepvmm: StepVmm, job: bytes, payload: Payload) -> bytes:
     """The archive that L1 boots: the step VMM as PID 1, its job, and L2's bytes."""
     return pack({"init": stepvmm.program.read_bytes(), "job": job, "payload": payload.blob})
+
+
+def _counter_reads(program: Path) -> tuple[int, ...]:
+    text = ELFFile(BytesIO(program.read_bytes())).get_section_by_name(".text")
+    if text is None:
+        raise CompileError(f"{program} holds no code")
+    words = np.frombuffer(text.data(), "<u4", len(text.data()) // 4)
+    found = np.flatnonzero((words & ~_RT) == _MRS_CNTVCT_EL0)
+    return tuple(text["sh_addr"] + 4 * index for index in found.tolist())
 
 
 def _labels(addresses: dict[str, int]) -> set[str]:
