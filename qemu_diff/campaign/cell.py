@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qemu_diff.abi import RecordFlag, RecordKind, SharedState, TruthKind
+from qemu_diff.compare.contract import Steps, judge
 from qemu_diff.compare.decode import Program, program_of
 from qemu_diff.compare.landmarks import landmarks_of_steps, with_landmarks
 from qemu_diff.compare.observation import Observation, merge, observe
-from qemu_diff.compare.placements import missed_delays
+from qemu_diff.compare.placement_map import missed_delays, quiet_windows
+from qemu_diff.compare.placements import place
 from qemu_diff.compare.verdict import NOT_REDIRECTED, judged_cell, unjudged_cell
 from qemu_diff.drive.in_guest import RECORDS, TIMER_LOG, TRUTH, Boot, Tools, boot
 from qemu_diff.drive.job import Job, Routine, fill_job, quiet_job, sweep_job, table_job
@@ -117,14 +119,17 @@ class _CellRunner:
         self._stage = stage
         self._listing = Listing(context.payload)
         self._program: Program = program_of(context.payload)
+        self._functions = step_functions(context.build.vmlinux)
         self.attempts = 1
         self.warnings: dict[str, None] = {}
         self._redirects = 0
+        self._windows: dict[int, int] = {}
         self._landmarks: dict[int, tuple[Landmark, ...]] = {}
         self._fingerprint = hashlib.blake2b(digest_size=16)
 
     def judge(self) -> CellResult:
-        judged = judged_cell(self._cell, merge(list(self._observations())), self._listing)
+        seen = merge(list(self._observations()))
+        judged = judged_cell(self._cell, seen, self._listing, self._windows)
         maps = with_landmarks(judged.maps, self._landmarks)
         result = replace(judged, maps=maps, fingerprint=self._fingerprint.hexdigest())
         if not self._cell.machine.redirect_at:
@@ -154,12 +159,19 @@ class _CellRunner:
             return assumed(self._context.payload, last_ns)
         quiet = Sweep(LEARNING_DELAY_NS, 0, LEARNING_PASSES)
         job = sweep_job(self._context.routine, self._cell.flood.sources[0], quiet)
-        functions = step_functions(self._context.build.vmlinux)
+        trace = self._boot("learn", job, self._landmark_addresses())
+        steps = judge(trace.records, trace.truth, trace.phantom, self._program)
+        self._windows = quiet_windows(trace.records, steps)
+        self._landmarks = self._landmarks_of(trace, steps)
+        return replace(learnt_from(trace), windows_ns=self._windows)
+
+    def _landmark_addresses(self) -> tuple[int, ...]:
+        return (*self._context.tools.stepvmm.counter_reads, *self._functions)
+
+    def _landmarks_of(self, trace: Trace, steps: Steps) -> dict[int, tuple[Landmark, ...]]:
+        placements = place(trace.records, trace.deliveries, steps)
         reads = self._context.tools.stepvmm.counter_reads
-        trace = self._boot("learn", job, landmarks=(*reads, *functions))
-        seen = observe(trace, self._program, self._listing, "learn")
-        self._landmarks = landmarks_of_steps(trace, seen.steps, seen.placements, reads, functions)
-        return learnt_from(trace)
+        return landmarks_of_steps(trace, steps, placements, reads, self._functions)
 
     def _random(self, learnt: Learnt) -> Observation:
         flood, seed = self._cell.flood, self._cell.seed
@@ -300,11 +312,13 @@ class Learnt:
     :param longest_ns: see :func:`longest_window`.
     :param runs_per_pass: returns from KVM_RUN.
     :param records_per_pass: records of any kind.
+    :param windows_ns: instruction's PC → its step window; empty where nothing was learnt.
     """
 
     longest_ns: int
     runs_per_pass: float
     records_per_pass: float
+    windows_ns: Mapping[int, int] = field(default_factory=dict)
 
 
 def learnt_from(trace: Trace) -> Learnt:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from qemu_diff.abi import Mark, RecordKind, TruthKind
 from qemu_diff.compare.contract import Steps
-from qemu_diff.compare.placements import Placements
+from qemu_diff.compare.placements import Placements, first_entries, windows_ns
 from qemu_diff.kernels.symbols import EXIT_HANDLERS
 from qemu_diff.model import Landmark, PlacementMap
 from qemu_diff.trace.trace import Trace
@@ -41,13 +41,12 @@ def landmarks_of_steps(
         return {}
     path = _Path(trace, counter_reads, functions)
     runs = trace.records[trace.records["kind"] == RecordKind.RUN]
-    entered = runs["entered_at"][steps.first_run].astype(np.int64)
-    length = runs["returned_at"][steps.run].astype(np.int64) - entered
+    entered, length = first_entries(runs, steps), windows_ns(trace.records, steps)
     quiet = (placements.ticks == 0) & ~placements.delivered
     found: dict[int, tuple[Landmark, ...]] = {}
     for index in np.flatnonzero(quiet)[np.argsort(length[quiet], kind="stable")].tolist():
         instruction = int(steps.instruction[index])
-        first, last = int(steps.first_run[index]), int(steps.run[index])
+        first, last = int(entered[index]), int(steps.run[index])
         if instruction not in found and path.takes(first, last) == int(length[index]):
             found[instruction] = tuple(path.landmarks(first, last))
     return found

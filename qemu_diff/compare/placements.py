@@ -9,27 +9,16 @@ placed one, if the step VMM saw its timerfd expired; every other is L1's own, it
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qemu_diff.abi import RecordFlag, RecordKind, StepRecords
-from qemu_diff.compare.contract import Judged, Steps
+from qemu_diff.compare.contract import Steps
 from qemu_diff.errors import CorruptDataError
-from qemu_diff.model import Grid, Instruction, ViolationKind, Window
 
 NOT_DELIVERED = -1
 """In :class:`Placements`: no placed interrupt inside the step window."""
-
-LARGEST_GAP = 16
-"""In steps of the grid: up to this, an interrupt of L1's own has left a gap; no delay reaches what
-lies before a larger one."""
-
-FEW_DELAYS = 4
-"""One ns of virtual time is reached by so many requested delays at most."""
-
-COMMON_PATHS = 2
 
 
 @dataclass(frozen=True)
@@ -59,22 +48,23 @@ class Placements:
 def place(records: StepRecords, deliveries: NDArray[np.uint64], steps: Steps) -> Placements:
     """Attribute the timer interrupts of one boot to its steps.
 
-    A step window is the time from the entry into the step's first KVM_RUN to the return from its
-    last.
+    A step window is the time from the entry into the step's first KVM_RUN that may enter L2 to the
+    return from its last; a kick comes back before it does.
 
     :param deliveries: shape (i,), ascending: counter values (ns) at which L1's timer fired.
     :raises CorruptDataError: a timer had fired after the last of them: the log was cut off.
     """
     runs = records[records["kind"] == RecordKind.RUN]
     fired = deliveries.astype(np.int64)
-    entered = runs["entered_at"][steps.first_run].astype(np.int64)
+    first = first_entries(runs, steps)
+    entered = runs["entered_at"][first].astype(np.int64)
     returned = runs["returned_at"][steps.run].astype(np.int64)
     inside = np.searchsorted(fired, returned, side="right") - np.searchsorted(fired, entered)
     step, run = _runs_of_steps(steps)
     own_time = _own_deliveries(runs, fired)[run]
     own = (own_time >= entered[step]) & (own_time <= returned[step])
-    armed = (runs["flags"][steps.first_run] & RecordFlag.TIMER_ARMED) != 0
-    requested = np.where(armed, runs["delay_ns"][steps.first_run].astype(np.int64), NOT_DELIVERED)
+    armed = (runs["flags"][first] & RecordFlag.TIMER_ARMED) != 0
+    requested = np.where(armed, runs["delay_ns"][first].astype(np.int64), NOT_DELIVERED)
     delivered = np.full(len(steps), NOT_DELIVERED, dtype=np.int64)
     # Backwards: of several placed interrupts in one window the first stays.
     step, run, own_time = step[own][::-1], run[own][::-1], own_time[own][::-1]
@@ -85,6 +75,22 @@ def place(records: StepRecords, deliveries: NDArray[np.uint64], steps: Steps) ->
         delivered_ns=delivered,
         ticks=inside - np.bincount(step, minlength=len(steps)),
     )
+
+
+def windows_ns(records: StepRecords, steps: Steps) -> NDArray[np.int64]:
+    """How long each step window is. Shape (g,), int64."""
+    runs = records[records["kind"] == RecordKind.RUN]
+    entered = runs["entered_at"][first_entries(runs, steps)].astype(np.int64)
+    return np.asarray(runs["returned_at"][steps.run].astype(np.int64) - entered)
+
+
+def first_entries(runs: StepRecords, steps: Steps) -> NDArray[np.int64]:
+    """The first KVM_RUN of each step that is no kick: the one that its placement was armed for.
+
+    The last one never is a kick: a report closes it. Shape (g,).
+    """
+    enters = np.flatnonzero((runs["flags"] & RecordFlag.KICKED) == 0)
+    return np.asarray(enters[np.searchsorted(enters, steps.first_run)])
 
 
 def _runs_of_steps(steps: Steps) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -107,131 +113,3 @@ def _own_deliveries(runs: StepRecords, fired: NDArray[np.int64]) -> NDArray[np.i
     expiry = (runs["armed_at"] + runs["delay_ns"]).astype(np.int64)
     time = np.append(fired, NOT_DELIVERED)[np.searchsorted(fired, expiry)]
     return np.where(expired, time, NOT_DELIVERED)
-
-
-def grids(steps: Steps, placements: Placements, name: dict[int, Instruction]) -> tuple[Grid, ...]:
-    """What was tried, per executed instruction, in address order.
-
-    :param name: address → instruction, for every executed PC.
-    """
-    found = []
-    for pc in _placed_instructions(steps, placements):
-        times, requested = _samples(steps, placements, pc)
-        distinct = _reachable(times, requested)
-        if len(distinct):
-            first, last = int(distinct[0]), int(distinct[-1])
-            missing = last - first + 1 - len(distinct)
-            found.append(Grid(name[pc], first, last, len(distinct), missing))
-    return tuple(found)
-
-
-def missed_delays(steps: Steps, placements: Placements, spread_ns: int = 0) -> tuple[int, ...]:
-    """Requested delays that should hit the ns which an interrupt of L1's own left out.
-
-    From arming to delivery two paths are common, with L1's tick near or not; both are tried.
-
-    :param spread_ns: how far around them to try as well: in a boot of its own a delay may be
-        delivered some ns off.
-    :returns: ns, ascending, without repeats.
-    """
-    near = range(-spread_ns, spread_ns + 1)
-    delays: set[int] = set()
-    for pc in _placed_instructions(steps, placements):
-        times, requested = _samples(steps, placements, pc)
-        offsets, counts = np.unique(requested - times, return_counts=True)
-        common = offsets[np.argsort(-counts, kind="stable")[:COMMON_PATHS]].tolist()
-        for before, after in pairwise(_reachable(times, requested).tolist()):
-            # A wide gap is no accident: the step before this one was lost, and took it along.
-            missing = range(before + 1, after) if after - before <= LARGEST_GAP else ()
-            delays.update(
-                time + offset + apart for time in missing for offset in common for apart in near
-            )
-    return tuple(sorted(delay for delay in delays if delay > 0))
-
-
-def windows(
-    steps: Steps, placements: Placements, name: dict[int, Instruction]
-) -> tuple[Window, ...]:
-    """Contiguous placements that break a step, per executed instruction, in address order."""
-    found = []
-    clean = placements.clean
-    for pc in _placed_instructions(steps, placements):
-        here = clean & (steps.instruction == pc)
-        worst = _worst_by_time(placements.delivered_ns[here], steps.outcome[here])
-        found.extend(_runs_of_violations(name[pc], *worst))
-    return tuple(found)
-
-
-def _placed_instructions(steps: Steps, placements: Placements) -> list[int]:
-    return [int(pc) for pc in np.unique(steps.instruction[placements.clean])]
-
-
-def _samples(
-    steps: Steps, placements: Placements, pc: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Delivered times and requested delays of an instruction's clean placements."""
-    here = placements.clean & (steps.instruction == pc)
-    return placements.delivered_ns[here], placements.requested_ns[here]
-
-
-def _reachable(times: NDArray[np.int64], requested: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Distinct delivered times that a delay can reach, ascending.
-
-    A delay below the timer's own programming time expires while it is being armed: all of these
-    come at one early time, and nothing comes before it but by accident.
-    """
-    distinct = np.unique(times)
-    early = distinct[: len(distinct) // 2]
-    crowded = [time for time in early if len(np.unique(requested[times == time])) > FEW_DELAYS]
-    distinct = distinct[distinct > max(crowded, default=-1)]
-    gaps = np.diff(distinct)
-    if not len(gaps):
-        return distinct
-    large = np.flatnonzero(gaps[: len(gaps) // 2] > LARGEST_GAP * np.median(gaps))
-    return distinct[large[-1] + 1 :] if len(large) else distinct
-
-
-def _worst_by_time(
-    times: NDArray[np.int64], outcome: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Per distinct time: the time, the worst outcome, and whether all outcomes agree."""
-    order = np.lexsort((outcome, times))
-    times, outcome = times[order], outcome[order]
-    last = np.append(np.flatnonzero(np.diff(times)), len(times) - 1)
-    first = np.append(0, last[:-1] + 1)
-    return times[last], outcome[last], np.asarray(outcome[first] == outcome[last])
-
-
-def _runs_of_violations(
-    instruction: Instruction,
-    times: NDArray[np.int64],
-    outcome: NDArray[np.int64],
-    agreed: NDArray[np.bool_],
-) -> list[Window]:
-    changes = np.flatnonzero(np.diff(outcome)) + 1
-    bounds = [0, *changes.tolist(), len(outcome)]
-    return [
-        Window(
-            instruction=instruction,
-            kind=violation_of(int(outcome[begin])),
-            first_ns=int(times[begin]),
-            last_ns=int(times[end - 1]),
-            placements=end - begin,
-            complete=_is_complete(times, begin, end),
-            mixed=int(np.sum(~agreed[max(0, begin - 1) : end + 1])),
-        )
-        for begin, end in pairwise(bounds)
-        if outcome[begin] != Judged.OK
-    ]
-
-
-def _is_complete(times: NDArray[np.int64], begin: int, end: int) -> bool:
-    """Whether every ns of the window was tried, and so were the ns before and after."""
-    if begin == 0 or end == len(times):
-        return False
-    return bool(np.all(np.diff(times[begin - 1 : end + 1]) == 1))
-
-
-def violation_of(outcome: int) -> ViolationKind:
-    """The violation behind a :class:`Judged` number."""
-    return Judged(outcome).violation

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qemu_diff.compare.contract import Judged
 from qemu_diff.compare.observation import Observation
-from qemu_diff.compare.placements import grids, violation_of, windows
+from qemu_diff.compare.placement_map import grids, placement_maps, violation_of, windows
 from qemu_diff.compare.returns import instruction_at
 from qemu_diff.compare.state import violation_of_register
 from qemu_diff.model import (
@@ -23,12 +25,22 @@ from qemu_diff.model import (
 )
 from qemu_diff.trace.listing import Listing
 
+NOTHING_LEARNT: Mapping[int, int] = MappingProxyType({})
+
 NOT_REDIRECTED = "no step exception was redirected, so async_first was not tested"
 """Why a cell of ``async_first`` may tell nothing."""
 
 
-def judged_cell(cell: Cell, observation: Observation, listing: Listing) -> CellResult:
-    """The result of a cell whose boots all ran to their end."""
+def judged_cell(
+    cell: Cell,
+    observation: Observation,
+    listing: Listing,
+    window_ns: Mapping[int, int] = NOTHING_LEARNT,
+) -> CellResult:
+    """The result of a cell whose boots all ran to their end.
+
+    :param window_ns: instruction's PC → its step window in a quiet run.
+    """
     steps, placements = observation.steps, observation.placements
     broken = Counter(kind for _, kind in _broken_steps(observation) + _broken_reads(observation))
     if not len(steps) and not broken:
@@ -57,6 +69,7 @@ def judged_cell(cell: Cell, observation: Observation, listing: Listing) -> CellR
         findings=observation.findings,
         windows=windows(steps, placements, name),
         grids=grids(steps, placements, name),
+        maps=placement_maps(steps, placements, name, window_ns),
         reason=_reason(broken, len(steps)),
     )
 
