@@ -145,9 +145,15 @@ MEANINGS = {
     UNTRIED: "not tried, or no interrupt can come there",
 }
 
-STYLE = """
-.picture text{font:11px "DejaVu Sans",Verdana,"Segoe UI",Roboto,sans-serif;fill:#1d2733}
-.picture .code{font-family:"DejaVu Sans Mono",Menlo,Consolas,monospace;font-size:10.5px}
+FONTS = '"DejaVu Sans","Liberation Sans","Noto Sans",Verdana,Arial,Roboto,sans-serif'
+CODE_FONTS = '"DejaVu Sans Mono","Liberation Mono",Menlo,Consolas,monospace'
+
+_WORDS = f".picture text{{font:11px {FONTS};fill:#1d2733}}"
+_CODE = f".picture .code{{font-family:{CODE_FONTS};font-size:10.5px}}"
+
+STYLE = (
+    f"{_WORDS}\n{_CODE}\n"
+    + """
 .picture .strong{font-weight:bold}
 .picture .quiet{fill:#5b6875}
 .picture .small{font-size:9.5px}
@@ -163,6 +169,7 @@ STYLE = """
 .picture .mixed-over{stroke:#000;stroke-width:1;stroke-opacity:.55}
 .picture [tabindex]:focus{outline:none;stroke:#1a6bff;stroke-width:2.5}
 """.strip()
+)
 """On white. A page that can be dark overrides it."""
 
 DARK_STYLE = """
@@ -213,12 +220,12 @@ def style() -> str:
 # --- layout --------------------------------------------------------------------------------------
 
 WIDTH = 1240
-_LABEL_X, _NAME_X, _PLOT_X, _PLOT_END = 12, 318, 326, 1136
+_LABEL_X, _NAME_X, _PLOT_X, _PLOT_END = 12, 286, 294, 1136
 _BAR, _BAR_STEP, _NOTE, _ROW_GAP, _ROW_LEAST = 14, 17, 14, 7, 32
 _STRIP, _ANGLE, _LABEL_GAP = 134, -48, 15.0
 _HEAD, _AXIS, _LEGEND_LINE = 48, 44, 18
-_LABEL_CHARACTERS, _NAME_CHARACTERS = 34, 14
-_CHARACTER = 6.4
+_LABEL_CHARACTERS, _NAME_CHARACTERS = 30, 14
+_CHARACTER = 6.0
 """Width of a character in px, about: SVG can't measure text."""
 
 
@@ -286,7 +293,7 @@ def svg(picture: Picture, *, alone: bool = True) -> str:
 def _body(picture: Picture, scale: Scale) -> tuple[list[str], float]:
     drawn: list[str] = [
         _text(_LABEL_X, 20, picture.name, "strong"),
-        _text(_LABEL_X, 36, "what came of an interrupt delivered at each ns of a step", "quiet"),
+        _text(_LABEL_X, 36, _subtitle(picture), "quiet"),
     ]
     top = y = float(_HEAD)
     known: set[tuple[str, ...]] = set()
@@ -312,6 +319,12 @@ def _body(picture: Picture, scale: Scale) -> tuple[list[str], float]:
     y += _AXIS
     legend, lines = _legend(picture, y)
     return drawn + legend, y + lines * _LEGEND_LINE + 8
+
+
+def _subtitle(picture: Picture) -> str:
+    told = [side.kernel for side in picture.sides if any(one.landmarks for one in side.maps)]
+    path = f"; above a row: the way of {told[0]} through a quiet step" if told else ""
+    return f"what came of an interrupt delivered at each ns of a step{path}"
 
 
 def _grid(scale: Scale, top: float, bottom: float) -> Iterator[str]:
