@@ -156,6 +156,13 @@ class Placement(StrEnum):
     """Several, one after the other, from a random delay on."""
 
 
+ADAPTIVE_STEP_NS = 32
+"""The grid of ``adaptive`` where a campaign names none: narrower than any window that is known."""
+
+ADAPTIVE_PROBES = 64
+"""Its random probes, likewise."""
+
+
 class Driver(StrEnum):
     """Who asks for steps."""
 
@@ -197,7 +204,8 @@ class FloodSpec:
     A ``sweep`` makes one pass over the payload for each requested delay of ``first_ns``,
     ``first_ns + step_ns``, … ``last_ns``; ``last_ns = None`` means the longest step window that a
     quiet run of the same cell shows. ``random`` makes ``count`` passes and draws each step's delay
-    from the same interval; without a flood ``count`` passes are stepped as they are.
+    from the same interval; without a flood ``count`` passes are stepped as they are. ``adaptive``
+    is a ``sweep`` of a coarse ``step_ns`` with ``count`` random delays between, refined.
 
     :param sources: several are mixed: each step draws one.
     :param period_ns: of ``periodic`` and ``burst``: from one interrupt to the next.
@@ -435,6 +443,7 @@ class Window:
     :param placements: distinct delivered times inside.
     :param complete: every ns from first to last was delivered at least once, and so were the ns
         just before and just after.
+    :param sharp: the ns just before and just after were delivered, whatever was left out inside.
     :param mixed: of these ns, those that came out both ways: L1's path to the entry into L2 is not
         always of the same length to the ns, and so an edge may be some ns wide.
     """
@@ -446,6 +455,7 @@ class Window:
     placements: int
     complete: bool
     mixed: int = 0
+    sharp: bool = False
 
 
 @dataclass(frozen=True)
@@ -516,7 +526,7 @@ class Landmark:
 class PlacementMap:
     """Everything that was placed into one instruction's step.
 
-    :param window_ns: from the entry into KVM_RUN to the return, in a quiet run; 0: not known.
+    :param window_ns: from the entry into KVM_RUN to the return, without a placement; 0: not known.
     :param spans: ascending in time.
     :param landmarks: ascending in time.
     """
@@ -546,8 +556,12 @@ class Coverage:
     :param resolution_ns: what the counter and the timer can tell apart.
     :param tried: placed interrupts that were sent.
     :param inside: those that came inside a step window.
-    :param missing: ns between the first and the last placement of an instruction, summed over the
-        instructions, at which none was delivered.
+    :param missing: ns from an instruction's first placement to the end of its step window, summed
+        over the instructions, at which none was delivered.
+    :param first_ns: from here on a placement can reach each instruction's step, in ns from the
+        entry into KVM_RUN: before, the timer is still being programmed.
+    :param beyond_ns: those of ``missing`` that lie after an instruction's last placement.
+    :param untouched: instructions that a quiet run steps, and of whose steps none had a placement.
     """
 
     method: Method
@@ -555,6 +569,9 @@ class Coverage:
     tried: int
     inside: int
     missing: int
+    first_ns: int = 0
+    beyond_ns: int = 0
+    untouched: int = 0
 
 
 @dataclass(frozen=True)

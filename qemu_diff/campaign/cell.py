@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,17 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qemu_diff.abi import RecordFlag, RecordKind, SharedState, TruthKind
-from qemu_diff.compare.contract import Steps, judge
+from qemu_diff.compare.contract import judge
 from qemu_diff.compare.decode import Program, program_of
 from qemu_diff.compare.landmarks import landmarks_of_steps, with_landmarks
 from qemu_diff.compare.observation import Observation, merge, observe
-from qemu_diff.compare.placement_map import missed_delays, quiet_windows
+from qemu_diff.compare.placement_map import (
+    common_offsets,
+    missed_delays,
+    missing_times,
+    placement_maps,
+    quiet_windows,
+    turns,
+)
 from qemu_diff.compare.placements import place
 from qemu_diff.compare.verdict import NOT_REDIRECTED, judged_cell, unjudged_cell
 from qemu_diff.drive.in_guest import RECORDS, TIMER_LOG, TRUTH, Boot, Tools, boot
-from qemu_diff.drive.job import Job, Routine, fill_job, quiet_job, sweep_job, table_job
+from qemu_diff.drive.job import Job, Routine, alone_job, fill_job, quiet_job, sweep_job, table_job
 from qemu_diff.errors import InfrastructureError, LostGuestError
 from qemu_diff.events import Stage
+from qemu_diff.flood import adaptive
 from qemu_diff.flood.placement import Sweep, random_delays, sweep
 from qemu_diff.guest.process import Ending
 from qemu_diff.guest.shared import RECORD_CAPACITY, SharedHeader
@@ -147,6 +156,8 @@ class _CellRunner:
         learnt = self._learn()
         if placement is Placement.RANDOM:
             yield self._random(learnt)
+        elif placement is Placement.ADAPTIVE:
+            yield from self._adaptive(learnt)
         else:
             yield from self._sweep(learnt)
 
@@ -161,17 +172,16 @@ class _CellRunner:
         job = sweep_job(self._context.routine, self._cell.flood.sources[0], quiet)
         trace = self._boot("learn", job, self._landmark_addresses())
         steps = judge(trace.records, trace.truth, trace.phantom, self._program)
-        self._windows = quiet_windows(trace.records, steps)
-        self._landmarks = self._landmarks_of(trace, steps)
-        return replace(learnt_from(trace), windows_ns=self._windows)
+        placements = place(trace.records, trace.deliveries, steps)
+        self._windows = quiet_windows(steps, placements)
+        self._landmarks = landmarks_of_steps(
+            trace, steps, placements, self._context.tools.stepvmm.counter_reads, self._functions
+        )
+        order = turns(trace.records, steps)
+        return replace(learnt_from(trace), windows_ns=self._windows, turns=order)
 
     def _landmark_addresses(self) -> tuple[int, ...]:
         return (*self._context.tools.stepvmm.counter_reads, *self._functions)
-
-    def _landmarks_of(self, trace: Trace, steps: Steps) -> dict[int, tuple[Landmark, ...]]:
-        placements = place(trace.records, trace.deliveries, steps)
-        reads = self._context.tools.stepvmm.counter_reads
-        return landmarks_of_steps(trace, steps, placements, reads, self._functions)
 
     def _random(self, learnt: Learnt) -> Observation:
         flood, seed = self._cell.flood, self._cell.seed
@@ -194,7 +204,37 @@ class _CellRunner:
             observed.append(self._observe(f"sweep-{number}", job))
             yield observed[-1]
         if whole.step_ns == 1:
-            yield from self._fill(observed, min(most, self._context.routine.most_fills))
+            most = min(most, self._context.routine.most_fills)
+            yield from self._fill(observed, most)
+            yield from self._alone(observed, learnt, most)
+
+    def _adaptive(self, learnt: Learnt) -> Iterator[Observation]:
+        """A coarse grid with probes between, and then boots that refine each change."""
+        asked: Counter[int] = Counter()
+        observed: list[Observation] = []
+        delays = adaptive.first_delays(self._cell.flood, learnt.longest_ns, self._cell.seed)
+        for number in range(adaptive.ROUNDS + 1):
+            boots = f"refine-{number}" if number else "grid"
+            for one in self._placed(boots, delays, learnt):
+                observed.append(one)
+                yield one
+            asked.update(delays)
+            whole = merge(observed)
+            pcs = np.unique(whole.steps.instruction).tolist()
+            name = {pc: self._listing.instruction(pc) for pc in pcs}
+            maps = placement_maps(whole.steps, whole.placements, name, {})
+            offsets = common_offsets(whole.steps, whole.placements)
+            delays = adaptive.next_delays(maps, offsets, asked)
+            if not delays:
+                return
+
+    def _placed(self, name: str, delays: tuple[int, ...], learnt: Learnt) -> Iterator[Observation]:
+        """One pass for each delay, in as many boots as it takes."""
+        room = min(int(USABLE_CAPACITY / learnt.records_per_pass), self._context.routine.most_fills)
+        for begin in range(0, len(delays), max(1, room)):
+            part = delays[begin : begin + max(1, room)]
+            job = fill_job(self._context.routine, self._cell.flood.sources[0], part)
+            yield self._observe(f"{name}-{begin // max(1, room)}", job)
 
     def _fill(self, observed: list[Observation], most: int) -> Iterator[Observation]:
         """Place again what an interrupt of L1's own had displaced.
@@ -210,6 +250,35 @@ class _CellRunner:
             job = fill_job(self._context.routine, self._cell.flood.sources[0], delays[:most])
             observed.append(self._observe(f"fill-{number}", job))
             yield observed[-1]
+
+    def _alone(
+        self, observed: list[Observation], learnt: Learnt, most: int
+    ) -> Iterator[Observation]:
+        """Place into what lost steps took along, one placement a pass; if that does not take more
+        than all that was done before.
+
+        :param most: see :meth:`_fill`.
+        """
+        asked: Counter[tuple[int, int]] = Counter()
+        whole = latest = merge(observed)
+        afford = len(whole.steps) / learnt.runs_per_pass
+        for number in range(FILL_ROUNDS):
+            offsets = {
+                **common_offsets(whole.steps, whole.placements),
+                **common_offsets(latest.steps, latest.placements),
+            }
+            missing = missing_times(whole.steps, whole.placements, learnt.windows_ns)
+            chosen = adaptive.alone(missing, offsets, asked)
+            if not chosen or len(chosen) > afford:
+                return
+            chosen = chosen[:most]
+            asked.update(chosen)
+            placements = [(learnt.turns[pc], delay) for pc, delay in chosen if pc in learnt.turns]
+            job = alone_job(self._context.routine, self._cell.flood.sources[0], placements)
+            latest = self._observe(f"alone-{number}", job)
+            observed.append(latest)
+            yield latest
+            whole = merge(observed)
 
     # --- boots ---
 
@@ -313,12 +382,14 @@ class Learnt:
     :param runs_per_pass: returns from KVM_RUN.
     :param records_per_pass: records of any kind.
     :param windows_ns: instruction's PC → its step window; empty where nothing was learnt.
+    :param turns: instruction's PC → how many placements of a pass come before its own; likewise.
     """
 
     longest_ns: int
     runs_per_pass: float
     records_per_pass: float
     windows_ns: Mapping[int, int] = field(default_factory=dict)
+    turns: Mapping[int, int] = field(default_factory=dict)
 
 
 def learnt_from(trace: Trace) -> Learnt:

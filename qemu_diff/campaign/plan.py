@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 
 from qemu_diff.model import (
+    ADAPTIVE_PROBES,
+    ADAPTIVE_STEP_NS,
     DEFAULT_JOB,
     Campaign,
     Cell,
@@ -122,6 +124,12 @@ def _flood_parts(flood: FloodSpec) -> Iterator[str]:
     if flood.placement is Placement.SWEEP:
         if (flood.first_ns, flood.last_ns, flood.step_ns) != (0, None, 1):
             yield f"{interval}-{flood.step_ns}"
+        return
+    if flood.placement is Placement.ADAPTIVE:
+        if (flood.first_ns, flood.last_ns, flood.step_ns) != (0, None, ADAPTIVE_STEP_NS):
+            yield f"{interval}-{flood.step_ns}"
+        if flood.count != ADAPTIVE_PROBES:
+            yield f"x{flood.count}"
         return
     if (flood.first_ns, flood.last_ns) != (0, None):
         yield interval

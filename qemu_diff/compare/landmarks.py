@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from qemu_diff.abi import Mark, RecordKind, TruthKind
 from qemu_diff.compare.contract import Steps
-from qemu_diff.compare.placements import Placements, first_entries, windows_ns
+from qemu_diff.compare.placements import Placements, first_entries
 from qemu_diff.kernels.symbols import EXIT_HANDLERS
 from qemu_diff.model import Landmark, PlacementMap
 from qemu_diff.trace.trace import Trace
@@ -41,7 +41,7 @@ def landmarks_of_steps(
         return {}
     path = _Path(trace, counter_reads, functions)
     runs = trace.records[trace.records["kind"] == RecordKind.RUN]
-    entered, length = first_entries(runs, steps), windows_ns(trace.records, steps)
+    entered, length = first_entries(runs, steps), placements.length_ns
     quiet = (placements.ticks == 0) & ~placements.delivered
     found: dict[int, tuple[Landmark, ...]] = {}
     for index in np.flatnonzero(quiet)[np.argsort(length[quiet], kind="stable")].tolist():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 
 import numpy as np
 
 from qemu_diff.abi import RecordFlag, RecordKind, StepRecords
 from qemu_diff.compare.contract import Judged, Steps, judge
+from qemu_diff.compare.coverage import resolution_of
 from qemu_diff.compare.decode import Program
 from qemu_diff.compare.placements import NOT_DELIVERED, Placements, place
 from qemu_diff.compare.slices import (
@@ -38,12 +40,14 @@ class Observation:
 
     :param findings: the first of each (kind, instruction, register, attribution).
     :param state: reads of registers whose own value is known.
+    :param resolution_ns: see :func:`~qemu_diff.compare.coverage.resolution_of`.
     """
 
     steps: Steps
     placements: Placements
     findings: tuple[Finding, ...]
     state: StateReads = field(default_factory=lambda: NO_READS)
+    resolution_ns: int = 0
 
 
 def observe(trace: Trace, program: Program, listing: Listing, boot: str) -> Observation:
@@ -62,7 +66,8 @@ def observe(trace: Trace, program: Program, listing: Listing, boot: str) -> Obse
         state_finding(state, index, trace, listing, boot=boot, attributed_to=whose[index])
         for index in _first_reads(state, whose)
     ]
-    return Observation(steps, placements, _in_order(findings), state)
+    resolution_ns = resolution_of(trace.deliveries)
+    return Observation(steps, placements, _in_order(findings), state, resolution_ns)
 
 
 def merge(observations: list[Observation]) -> Observation:
@@ -86,7 +91,8 @@ def merge(observations: list[Observation]) -> Observation:
         for finding in one.findings:
             findings.setdefault(_key(finding), finding)
     state = join_reads([one.state for one in observations])
-    return Observation(steps, placements, _in_order(list(findings.values())), state)
+    resolution_ns = math.gcd(*(one.resolution_ns for one in observations))
+    return Observation(steps, placements, _in_order(list(findings.values())), state, resolution_ns)
 
 
 NO_INTERRUPT = "no-interrupt"

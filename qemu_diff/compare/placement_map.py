@@ -13,9 +13,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from qemu_diff.abi import StepRecords
+from qemu_diff.abi import RecordFlag, RecordKind, StepRecords
 from qemu_diff.compare.contract import Judged, Steps
-from qemu_diff.compare.placements import Placements, windows_ns
+from qemu_diff.compare.placements import Placements
+from qemu_diff.compare.slices import pass_of_run
 from qemu_diff.model import MIXED, Grid, Instruction, PlacementMap, Span, ViolationKind, Window
 
 LARGEST_GAP = 16
@@ -97,16 +98,16 @@ def _changes(*columns: NDArray[np.int64]) -> NDArray[np.bool_]:
     return changed
 
 
-def quiet_windows(records: StepRecords, steps: Steps) -> dict[int, int]:
-    """The step window of each instruction in a quiet run, in ns: from the entry into KVM_RUN to the
-    return that reports the step.
+def quiet_windows(steps: Steps, placements: Placements) -> dict[int, int]:
+    """Instruction's PC → its step window without a placed interrupt, in ns: from the entry into
+    KVM_RUN to the return that reports the step.
 
     Of each instruction the shortest step counts: the first has stage-2 faults, others L1's tick.
     """
-    length = windows_ns(records, steps)
-    pcs, index = np.unique(steps.instruction, return_inverse=True)
+    quiet = ~placements.delivered
+    pcs, index = np.unique(steps.instruction[quiet], return_inverse=True)
     shortest: NDArray[np.int64] = np.full(len(pcs), np.iinfo(np.int64).max)
-    np.minimum.at(shortest, index, length)
+    np.minimum.at(shortest, index, placements.length_ns[quiet])
     return dict(zip(pcs.tolist(), shortest.tolist(), strict=True))
 
 
@@ -179,6 +180,7 @@ def _windows(instruction: Instruction, tried: Points) -> Iterator[Window]:
                 placements=end - begin,
                 complete=_is_complete(tried.time_ns, begin, end),
                 mixed=int(np.sum(tried.mixed[max(0, begin - 1) : end + 1])),
+                sharp=_is_sharp(tried.time_ns, begin, end),
             )
 
 
@@ -187,6 +189,13 @@ def _is_complete(times: NDArray[np.int64], begin: int, end: int) -> bool:
     if begin == 0 or end == len(times):
         return False
     return bool(np.all(np.diff(times[begin - 1 : end + 1]) == 1))
+
+
+def _is_sharp(times: NDArray[np.int64], begin: int, end: int) -> bool:
+    """Whether the ns before and after the window were tried."""
+    if begin == 0 or end == len(times):
+        return False
+    return bool(times[begin] - times[begin - 1] == 1 == times[end] - times[end - 1])
 
 
 def violation_of(outcome: int) -> ViolationKind:
@@ -228,6 +237,37 @@ def missed_delays(steps: Steps, placements: Placements, spread_ns: int = 0) -> t
                 time + offset + apart for time in missing for offset in common[pc] for apart in near
             )
     return tuple(sorted(delay for delay in delays if delay > 0))
+
+
+def missing_times(
+    steps: Steps, placements: Placements, window_ns: Mapping[int, int]
+) -> dict[int, tuple[int, ...]]:
+    """Instruction's PC → what was not tried between its first reachable placement and the end of
+    its step window, in ns.
+
+    A step that was lost takes the next one along: where each step of a pass has a placement, none
+    that breaks the first can tell of the second.
+    """
+    missing = {}
+    for pc, tried in points(steps, placements).items():
+        times = tried.time_ns[tried.first_reachable :]
+        if len(times):
+            whole = np.arange(int(times[0]), window_ns.get(pc, 0) + 1)
+            missing[pc] = tuple(np.setdiff1d(whole, times).tolist())
+    return {pc: times for pc, times in missing.items() if times}
+
+
+def turns(records: StepRecords, steps: Steps) -> dict[int, int]:
+    """Instruction's PC → how many placements of a quiet pass come before that of its first step."""
+    runs, of_pass = records[records["kind"] == RecordKind.RUN], pass_of_run(records)
+    armed = (runs["flags"] & RecordFlag.TIMER_ARMED) != 0
+    before = np.cumsum(armed) - armed
+    begin = np.searchsorted(of_pass, of_pass)
+    turn = before - before[begin]
+    last = of_pass[steps.run] == of_pass[-1:]
+    pcs, first = np.unique(steps.instruction[last], return_index=True)
+    entry = steps.first_run[last][first]
+    return dict(zip(pcs.tolist(), turn[entry].tolist(), strict=True))
 
 
 def common_offsets(steps: Steps, placements: Placements) -> dict[int, tuple[int, ...]]:

@@ -28,11 +28,13 @@ class Placements:
     :param requested_ns: the requested delay from arming, or ``NOT_DELIVERED`` without a flood.
     :param delivered_ns: when the placed interrupt came, from the entry into KVM_RUN.
     :param ticks: L1's own timer interrupts inside the step window.
+    :param length_ns: of the step window.
     """
 
     requested_ns: NDArray[np.int64]
     delivered_ns: NDArray[np.int64]
     ticks: NDArray[np.int64]
+    length_ns: NDArray[np.int64]
 
     @property
     def delivered(self) -> NDArray[np.bool_]:
@@ -74,14 +76,8 @@ def place(records: StepRecords, deliveries: NDArray[np.uint64], steps: Steps) ->
         requested_ns=requested,
         delivered_ns=delivered,
         ticks=inside - np.bincount(step, minlength=len(steps)),
+        length_ns=returned - entered,
     )
-
-
-def windows_ns(records: StepRecords, steps: Steps) -> NDArray[np.int64]:
-    """How long each step window is. Shape (g,), int64."""
-    runs = records[records["kind"] == RecordKind.RUN]
-    entered = runs["entered_at"][first_entries(runs, steps)].astype(np.int64)
-    return np.asarray(runs["returned_at"][steps.run].astype(np.int64) - entered)
 
 
 def first_entries(runs: StepRecords, steps: Steps) -> NDArray[np.int64]:

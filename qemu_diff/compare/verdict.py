@@ -10,8 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qemu_diff.compare.contract import Judged
+from qemu_diff.compare.coverage import coverage
 from qemu_diff.compare.observation import Observation
-from qemu_diff.compare.placement_map import grids, placement_maps, violation_of, windows
+from qemu_diff.compare.placement_map import (
+    grids,
+    placement_maps,
+    quiet_windows,
+    violation_of,
+    windows,
+)
+from qemu_diff.compare.placements import NOT_DELIVERED
 from qemu_diff.compare.returns import instruction_at
 from qemu_diff.compare.state import violation_of_register
 from qemu_diff.model import (
@@ -39,15 +47,16 @@ def judged_cell(
 ) -> CellResult:
     """The result of a cell whose boots all ran to their end.
 
-    :param window_ns: instruction's PC → its step window in a quiet run.
+    :param window_ns: instruction's PC → its step window in a quiet run; where there was none, the
+        steps that no placement interrupted tell it.
     """
     steps, placements = observation.steps, observation.placements
+    window_ns = window_ns or quiet_windows(steps, placements)
     broken = Counter(kind for _, kind in _broken_steps(observation) + _broken_reads(observation))
     if not len(steps) and not broken:
         return unjudged_cell(cell, CellVerdict.LOST, "no step was reported, so none was judged")
     if cell.flood.sources and not placements.delivered.any():
-        reason = "no placed interrupt came inside a step window, so nothing was tested"
-        return unjudged_cell(cell, CellVerdict.LOST, reason)
+        return unjudged_cell(cell, CellVerdict.LOST, _outside(observation, window_ns))
     redirected = steps.redirects > 0
     if _must_redirect(cell) and not redirected.any():
         return unjudged_cell(cell, CellVerdict.LOST, NOT_REDIRECTED)
@@ -70,7 +79,23 @@ def judged_cell(
         windows=windows(steps, placements, name),
         grids=grids(steps, placements, name),
         maps=placement_maps(steps, placements, name, window_ns),
+        coverage=coverage(cell.flood, steps, placements, window_ns, observation.resolution_ns),
         reason=_reason(broken, len(steps)),
+    )
+
+
+def _outside(observation: Observation, window_ns: Mapping[int, int]) -> str:
+    """Why placements tested nothing: where they were asked for, and where the step windows end."""
+    placements = observation.placements
+    nothing = "no placed interrupt came inside a step window, so nothing was tested"
+    asked = placements.requested_ns[placements.requested_ns != NOT_DELIVERED]
+    if not (len(asked) and window_ns):
+        return nothing
+    interval = f"{asked.min():,} to {asked.max():,} ns after arming"
+    end = f"{max(window_ns.values()):,} ns after the entry into KVM_RUN"
+    return (
+        f"{nothing}: asked for {interval}, but the longest step window ends {end}; see the flood's "
+        "first_ns and last_ns"
     )
 
 

@@ -14,6 +14,7 @@ from qemu_diff.config.paths import SearchPath, is_directory, mode
 from qemu_diff.config.problems import Problem, label, listing, suggestion
 from qemu_diff.config.resolve import scenario_spec
 from qemu_diff.config.schema import (
+    MOST_SWEPT,
     CampaignFile,
     FloodTable,
     KernelTable,
@@ -23,6 +24,7 @@ from qemu_diff.config.schema import (
     SourceTable,
 )
 from qemu_diff.model import (
+    ADAPTIVE_STEP_NS,
     SELFTEST_PAYLOAD,
     DebianSource,
     Driver,
@@ -277,16 +279,30 @@ def _flood_problems(path: KeyPath, flood: FloodTable) -> Iterator[Problem]:
     if quiet != unplaced:
         yield _half_a_flood(path, flood)
         return
-    for key in _MEANINGLESS[flood.placement]:
+    for key in _MEANINGLESS.get(flood.placement, ()):
         if key in flood.model_fields_set:
             text = f"{label((*path, key))}: means nothing when placement is {flood.placement}"
             yield Problem((*path, key), text, f"remove {key}")
     if flood.placement is Placement.RANDOM and flood.count is None:
         text = f"{label(path)}: placement random needs count"
         yield Problem(path, text, "count is the number of passes over the payload")
+    if flood.placement is Placement.ADAPTIVE and flood.step_ns == 1:
+        text = f"{label((*path, 'step_ns'))}: a grid of 1 ns leaves nothing to be refined"
+        yield Problem((*path, "step_ns"), text, "set placement to sweep, or step_ns to 2 or more")
+    if (swept := _passes(flood)) > MOST_SWEPT:
+        text = f"{label(path)}: {swept:,} passes over the payload; there may be {MOST_SWEPT:,}"
+        yield Problem((*path, "last_ns"), text, "lower last_ns, or raise step_ns")
     if flood.last_ns is not None and flood.last_ns < flood.first_ns:
         text = f"{label(path)}: last_ns {flood.last_ns} is less than first_ns {flood.first_ns}"
         yield Problem((*path, "last_ns"), text, "both belong to the interval")
+
+
+def _passes(flood: FloodTable) -> int:
+    """Of a sweep whose interval the campaign names; 0 of any other."""
+    if flood.last_ns is None or flood.placement not in (Placement.SWEEP, Placement.ADAPTIVE):
+        return 0
+    usual = 1 if flood.placement is Placement.SWEEP else ADAPTIVE_STEP_NS
+    return (flood.last_ns - flood.first_ns) // (flood.step_ns or usual) + 1
 
 
 def _half_a_flood(path: KeyPath, flood: FloodTable) -> Problem:
@@ -302,6 +318,8 @@ def _half_a_flood(path: KeyPath, flood: FloodTable) -> Problem:
 # --- machines ------------------------------------------------------------------------------------
 
 _OF_ASYNC_FIRST = ("pending", "redirects", "redirect_at")
+FINE = (None, 1)
+"""A sweep's ``step_ns`` that leaves nothing out."""
 _FROM_OUTSIDE = (Pending.SPI, Pending.PPI)
 
 
@@ -327,8 +345,15 @@ def _pending_problem(pending: Pending, machine: MachineTable, flood: FloodTable)
         return "can't go with redirect_at: the flood says which steps are redirected"
     if pending is Pending.FLOOD and flood.source == [FloodSource.NONE]:
         return "takes the flood's interrupts, and there is no flood"
-    if pending is Pending.FLOOD and flood.placement is Placement.SWEEP and flood.step_ns > 1:
-        return "is hit in a few ns of a step only: the sweep's step_ns must be 1"
+    return _too_coarse(flood) if pending is Pending.FLOOD else ""
+
+
+def _too_coarse(flood: FloodTable) -> str:
+    few = "is hit in a few ns of a step only"
+    if flood.placement is Placement.ADAPTIVE:
+        return f"{few}: placement must be sweep"
+    if flood.placement is Placement.SWEEP and flood.step_ns not in FINE:
+        return f"{few}: the sweep's step_ns must be 1"
     return ""
 
 

@@ -16,6 +16,8 @@ from qemu_diff.config.schema import (
     ScenarioTable,
 )
 from qemu_diff.model import (
+    ADAPTIVE_PROBES,
+    ADAPTIVE_STEP_NS,
     Campaign,
     DebianSource,
     ExceptionOrder,
@@ -26,6 +28,7 @@ from qemu_diff.model import (
     KernelSpec,
     MachineSpec,
     PairSpec,
+    Placement,
     ScenarioSpec,
     TreeSource,
 )
@@ -80,13 +83,16 @@ def _machines(table: MachineTable) -> Iterator[MachineSpec]:
 
 
 def _flood(table: FloodTable) -> FloodSpec:
+    step_ns, count = FloodSpec.step_ns, FloodSpec.count
+    if table.placement is Placement.ADAPTIVE:
+        step_ns, count = ADAPTIVE_STEP_NS, ADAPTIVE_PROBES
     return FloodSpec(
         sources=tuple(one for one in table.source if one is not FloodSource.NONE),
         placement=table.placement,
         first_ns=table.first_ns,
         last_ns=table.last_ns,
-        step_ns=table.step_ns,
-        count=FloodSpec.count if table.count is None else table.count,
+        step_ns=step_ns if table.step_ns is None else table.step_ns,
+        count=count if table.count is None else table.count,
     )
 
 

@@ -46,6 +46,9 @@ LONGEST_NS = 1_000_000_000
 MOST_PASSES = 10_000
 """One boot's records hold so many passes of any payload that there is."""
 
+MOST_SWEPT = 1_000_000
+"""Passes of a sweep: more would take days, and the longest step that is known has 60,000 ns."""
+
 MOST_REDIRECTS = 1000
 """More than any case needs: a correct kernel makes no progress while its step is redirected."""
 
@@ -162,7 +165,7 @@ class FloodTable(Table):
     placement: Annotated[Placement, _choice(Placement)] = Placement.NONE
     first_ns: Annotated[int, Field(ge=0, le=LONGEST_NS)] = 0
     last_ns: Annotated[int, Field(ge=0, le=LONGEST_NS)] | None = None
-    step_ns: Annotated[int, Field(ge=1)] = 1
+    step_ns: Annotated[int, Field(ge=1)] | None = None
     count: Annotated[int, Field(ge=1, le=MOST_PASSES)] | None = None
 
 

@@ -57,6 +57,9 @@ STALL_NS = 200_000_000
 MOST_OPERATIONS = 1 << 16
 """Records name their operation in 16 bits (``struct step_record``)."""
 
+NO_DELAY = 0
+"""In a table: the step has no placement."""
+
 _FRAME = 2
 """Operations around a routine's pass: the flood's, and the repeat."""
 
@@ -187,6 +190,22 @@ def fill_job(routine: Routine, source: FloodSource, delays: Sequence[int]) -> Jo
         operations.append(Operation(OperationCode.TIMER_SWEEP, a=delay, kind=kind))
         operations.extend(_repeated(routine, 1))
     return Job(tuple(operations))
+
+
+def alone_job(routine: Routine, source: FloodSource, placements: Sequence[tuple[int, int]]) -> Job:
+    """One pass for each of the given placements, which is the only one of its pass.
+
+    :param placements: (how many steps of the pass come before, delay in ns).
+    :raises ValueError: more placements than :attr:`Routine.most_fills`.
+    """
+    operations = [*routine.once]
+    delays: list[int] = []
+    for before, delay in placements:
+        begin, kind = len(delays), TIMER_KINDS[source]
+        delays += [*[NO_DELAY] * before, delay]
+        operations.append(Operation(OperationCode.TIMER_TABLE, n=before + 1, a=begin, kind=kind))
+        operations.extend(_repeated(routine, 1))
+    return Job(tuple(operations), np.array(delays, dtype=np.uint32))
 
 
 def table_job(

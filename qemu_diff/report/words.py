@@ -7,11 +7,13 @@ from qemu_diff.model import (
     CampaignResult,
     CellResult,
     CellVerdict,
+    Coverage,
     Driver,
     Expectation,
     Finding,
     FloodSource,
     Instruction,
+    Method,
     PairOutcome,
     SideBySide,
     ViolationKind,
@@ -49,7 +51,10 @@ WHEN: dict[str, str] = {
 
 def window_sentence(kernel: str, source: str, window: Window) -> str:
     """Where in virtual time the placements lie that break a step."""
-    every = "every ns inside and both edges tried" if window.complete else "not every ns tried"
+    edges = "both edges to the ns, but not every ns inside tried"
+    every = edges if window.sharp else "not every ns tried"
+    if window.complete:
+        every = "every ns inside and both edges tried"
     if window.mixed:
         every += f", {window.mixed:,} of them with both outcomes"
     when = WHEN.get(source, f"{source} is sent")
@@ -64,7 +69,7 @@ def cell_sentences(result: CellResult) -> list[str]:
     """What happened in one cell."""
     kernel = result.cell.kernel
     warned = [f"{kernel} warned: {warning}" for warning in result.warnings]
-    return [*_verdict_sentences(result), *warned]
+    return [*_verdict_sentences(result), *coverage_sentences(result), *warned]
 
 
 def _verdict_sentences(result: CellResult) -> list[str]:
@@ -89,17 +94,65 @@ def _verdict_sentences(result: CellResult) -> list[str]:
 
 
 def _clean_sentence(result: CellResult) -> str:
-    grid = sum(grid.placements for grid in result.grids)
-    missing = sum(grid.missing for grid in result.grids)
-    swept = ""
-    if result.cell.flood.placement == "sweep":
-        left = f", {missing:,} ns left out" if missing else ", no ns left out"
-        swept = f"; {grid:,} distinct placements over {len(result.grids)} instructions{left}"
     return (
         f"{result.cell.kernel} keeps the step contract: {result.steps:,} steps, of which "
         f"{result.counted_steps:,} count ({result.active_pending_entries:,} entered in "
-        f"Active-pending, {result.interrupted_steps:,} interrupted){swept}"
+        f"Active-pending, {result.interrupted_steps:,} interrupted)"
     )
+
+
+def coverage_sentences(result: CellResult) -> list[str]:
+    """How placements were chosen, and what of the step windows they reached."""
+    done = result.coverage
+    if done is None or not result.verdict.judged:
+        return []
+    distinct = sum(span.placements for one in result.maps for span in one.spans)
+    return [
+        f"{result.cell.kernel}: {_method(result, done)}: {distinct:,} distinct placements over "
+        f"{len(result.maps)} instructions; of {done.tried:,} interrupts sent {done.inside:,} came "
+        f"inside a step window; {_own_interrupts(result.l1_ticks)}",
+        *_left_out(result.cell.kernel, done),
+    ]
+
+
+def _method(result: CellResult, done: Coverage) -> str:
+    flood = result.cell.flood
+    if done.method is Method.FULL:
+        every = "every ns" if done.resolution_ns == 1 else f"every {done.resolution_ns} ns"
+        return (
+            f"full grid: {every} of all step windows, from {done.first_ns:,} ns after the entry "
+            "into KVM_RUN on, for before that the timer is still being programmed"
+        )
+    finest = f"resolution {done.resolution_ns} ns"
+    if done.method is Method.GRID:
+        return f"grid of {flood.step_ns:,} ns, {finest}"
+    if done.method is Method.ADAPTIVE:
+        return (
+            f"adaptive: a grid of {flood.step_ns:,} ns with {flood.count:,} random placements "
+            f"between, each change of the outcome refined, {finest}"
+        )
+    return f"{flood.placement} placements, {finest}"
+
+
+def _own_interrupts(number: int) -> str:
+    """What the numbers of placements leave out."""
+    return f"{_counted(number, 'interrupt')} {'was' if number == 1 else 'were'} L1's own"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _left_out(kernel: str, done: Coverage) -> list[str]:
+    if done.method is Method.FULL or not (done.missing or done.untouched):
+        return []
+    beyond = f", {done.beyond_ns:,} of them after the last placement of their instruction"
+    untouched = f"; {_counted(done.untouched, 'instruction')} had no placement"
+    return [
+        f"{kernel}: {done.missing:,} ns of the step windows were left out"
+        f"{beyond if done.beyond_ns else ''}{untouched if done.untouched else ''}; a placement can "
+        f"reach a step from {done.first_ns:,} ns after the entry into KVM_RUN on"
+    ]
 
 
 def expectation_sentence(result: CellResult) -> str:

@@ -58,6 +58,21 @@ def test_unpatched_has_one_complete_window_at_the_trapped_read(quickstart: CliRu
     assert f"{window['first_ns']:,} to {window['last_ns']:,} ns" in quickstart.said
 
 
+@pytest.mark.parametrize("kernel", ["unpatched", "patched"])
+def test_the_sweep_is_a_full_grid_on_both(quickstart: CliRun, kernel: str) -> None:
+    """On the unpatched kernel, too, where the lost steps take the next instruction's along."""
+    result = quickstart.cell(f"{kernel}.trapped_sysreg.{SWEEP}.1200-end-1")["result"]
+    coverage = result["coverage"]
+    assert (coverage["method"], coverage["resolution_ns"], coverage["missing"]) == ("full", 1, 0)
+    assert coverage["tried"] > coverage["inside"] > 10_000
+    assert len(result["maps"]) == 4
+    for one in result["maps"]:
+        whole = one["spans"][-1]["last_ns"] - coverage["first_ns"] + 1
+        tried = sum(span["placements"] for span in one["spans"])
+        assert whole <= tried <= whole + 4
+        assert one["spans"][-1]["last_ns"] >= one["window_ns"] > 3_000
+
+
 def test_patched_loses_none_in_steps_that_count(quickstart: CliRun) -> None:
     patched = [cell for cell in quickstart.verdicts["cells"] if cell["kernel"] == "patched"]
     assert {cell["verdict"] for cell in patched} == {"pass"}

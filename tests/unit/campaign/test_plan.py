@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from qemu_diff.campaign.plan import pairs, plan
 from qemu_diff.model import (
+    ADAPTIVE_PROBES,
+    ADAPTIVE_STEP_NS,
     Campaign,
     DebianSource,
     Driver,
@@ -75,6 +77,10 @@ def test_ids_have_further_parts_only_for_what_differs_from_the_default() -> None
     drawn = replace(RANDOM, last_ns=900)
     other = MachineSpec(KvmMode.NVHE, cpu="cortex-a57", memory_mib=512)
     assert only_id(scenario(flood=coarse)) == "unpatched.hvc.vhe.host_timer-sweep.0-end-32"
+    adaptive = replace(SWEEP, placement=Placement.ADAPTIVE, step_ns=32, count=64)
+    assert only_id(scenario(flood=adaptive)) == "unpatched.hvc.vhe.host_timer-adaptive"
+    wide = replace(adaptive, step_ns=100, count=9)
+    assert only_id(scenario(flood=wide)) == "unpatched.hvc.vhe.host_timer-adaptive.0-end-100.x9"
     assert only_id(scenario(flood=bounded)) == "unpatched.hvc.vhe.host_timer-sweep.100-900-1"
     assert only_id(scenario(flood=drawn)) == "unpatched.hvc.vhe.host_timer-random.0-900.x200"
     assert only_id(scenario(machine=other)) == "unpatched.hvc.nvhe.quiet.cpu-cortex-a57.mem-512"
@@ -208,6 +214,15 @@ floods = (
         grids["first_ns"],
         grids["last_ns"],
         count=st.integers(1, 2),
+    )
+    | st.builds(
+        FloodSpec,
+        st.just((FloodSource.HOST_TIMER,)),
+        st.just(Placement.ADAPTIVE),
+        grids["first_ns"],
+        grids["last_ns"],
+        st.sampled_from([2, ADAPTIVE_STEP_NS]),
+        st.sampled_from([2, ADAPTIVE_PROBES]),
     )
 )
 jobs = st.sampled_from(["step", "quiet", "kick", "host_timer-sweep"])

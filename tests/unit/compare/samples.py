@@ -47,7 +47,9 @@ def samples(
         first_executed=np.full(len(rows), pc),
         outcome=column(outcome for _, outcome in rows),
     )
-    return judged, Placements(times + OFFSET, times, np.full(len(rows), ticks))
+    return judged, Placements(
+        times + OFFSET, times, np.full(len(rows), ticks), np.full(len(rows), 4000)
+    )
 
 
 def together(*parts: tuple[Steps, Placements]) -> tuple[Steps, Placements]:

@@ -105,17 +105,19 @@ def steps_of(number: int, instruction: int = L2) -> Steps:
     )
 
 
-def quiet(number: int, ticks: tuple[int, ...] = ()) -> Placements:
+def quiet(trace: Trace, steps: Steps, ticks: tuple[int, ...] = ()) -> Placements:
+    number = len(steps)
+    entered = trace.records["entered_at"][steps.first_run].astype(np.int64)
+    length = trace.records["returned_at"][steps.run].astype(np.int64) - entered
     column = np.full(number, NOT_DELIVERED, np.int64)
     came = np.zeros(number, np.int64)
     came[: len(ticks)] = ticks
-    return Placements(column, column, came)
+    return Placements(column, column, came, length)
 
 
 def found(trace: Trace, ticks: tuple[int, ...] = ()) -> dict[int, tuple[Landmark, ...]]:
-    number = len(trace.records)
-    reads = (READ, RETURN_READ)
-    return landmarks_of_steps(trace, steps_of(number), quiet(number, ticks), reads, FUNCTIONS)
+    steps, reads = steps_of(len(trace.records)), (READ, RETURN_READ)
+    return landmarks_of_steps(trace, steps, quiet(trace, steps, ticks), reads, FUNCTIONS)
 
 
 def test_times_are_from_the_entry_into_kvm_run() -> None:
@@ -163,7 +165,9 @@ def test_a_step_over_several_entries_of_kvm_run_is_one_axis() -> None:
     trace = trace_of(first, second)
     one = steps_of(1)
     joined = replace(one, run=one.run + 1)
-    landmarks = landmarks_of_steps(trace, joined, quiet(1), (READ, RETURN_READ), FUNCTIONS)
+    landmarks = landmarks_of_steps(
+        trace, joined, quiet(trace, joined), (READ, RETURN_READ), FUNCTIONS
+    )
     assert landmarks[L2][-1] == Landmark(5_230, "kvm_handle_guest_debug")
     assert [one.at_ns for one in landmarks[L2]] == [200, 201, 5_200, 5_201, 5_230]
 

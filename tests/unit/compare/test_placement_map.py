@@ -20,11 +20,20 @@ from samples import (
     column,
     grid,
     samples,
+    steps,
     together,
 )
 
+from qemu_diff.abi import STEP_RECORD, RecordFlag, RecordKind
 from qemu_diff.compare.contract import Judged, Steps
-from qemu_diff.compare.placement_map import grids, missed_delays, placement_maps, windows
+from qemu_diff.compare.placement_map import (
+    grids,
+    missed_delays,
+    missing_times,
+    placement_maps,
+    turns,
+    windows,
+)
 from qemu_diff.compare.placements import NOT_DELIVERED, Placements
 from qemu_diff.compare.slices import UNKNOWN_PC
 from qemu_diff.model import Instruction, ViolationKind, Window
@@ -44,7 +53,9 @@ def found(*parts: tuple[Steps, Placements]) -> list[tuple[int, int, int, bool]]:
 def test_a_window_has_exact_edges() -> None:
     swept = samples(grid(3000, 3200, broken=range(3100, 3116)).items())
     assert windows(*swept, NAMES) == (
-        Window(NAMES[PC], ViolationKind.LOST_STEP, 3100, 3115, placements=16, complete=True),
+        Window(
+            NAMES[PC], ViolationKind.LOST_STEP, 3100, 3115, placements=16, complete=True, sharp=True
+        ),
     )
 
 
@@ -89,6 +100,16 @@ def test_a_window_with_a_gap_in_it_or_beside_it_is_not_complete(missing: int) ->
     del outcome_at[missing]
     ((_, _, _, complete),) = found(samples(outcome_at.items()))
     assert not complete
+
+
+@pytest.mark.parametrize(
+    ("missing", "sharp"), [(119, False), (120, False), (125, True), (130, False), (131, True)]
+)
+def test_a_window_is_sharp_if_both_edges_were_tried(missing: int, sharp: bool) -> None:
+    outcome_at = grid(100, 200, range(120, 130))
+    del outcome_at[missing]
+    (window,) = windows(*samples(outcome_at.items()), NAMES)
+    assert window.sharp is sharp
 
 
 @pytest.mark.parametrize("missing", [118, 131])
@@ -337,3 +358,35 @@ def test_a_map_has_every_clean_placement_once_whatever_their_order(rows: list, c
             if span.outcome != "mixed":
                 wanted = "ok" if span.outcome == "ok" else ViolationKind(span.outcome)
                 assert {"ok" if o == OK else Judged(o).violation for o in seen} == {wanted}
+
+
+# --- what a lost step took along ---
+
+
+def test_what_was_not_tried_up_to_the_window_s_end_is_missing() -> None:
+    first = samples(grid(860, 1500).items())
+    outcome_at = grid(860, 1200)
+    del outcome_at[1000]
+    second = samples(outcome_at.items(), pc=NEXT_PC)
+    both = together(first, second)
+    windows_ns = {PC: 1500, NEXT_PC: 1203}
+    assert missing_times(*both, windows_ns) == {NEXT_PC: (1000, 1201, 1202, 1203)}
+    assert missing_times(*both, {}) == {}
+
+
+def test_a_turn_is_the_number_of_placements_before_in_the_same_pass() -> None:
+    kicked = RecordFlag.STEPPING | RecordFlag.KICKED
+    armed = RecordFlag.STEPPING | RecordFlag.TIMER_ARMED
+    one_pass = [(RecordKind.PASS, 0), (RecordKind.RUN, armed), (RecordKind.RUN, kicked),
+                (RecordKind.RUN, armed), (RecordKind.RUN, armed)]  # fmt: skip
+    records = np.zeros(2 * len(one_pass), STEP_RECORD)
+    for record, (kind, flags) in zip(records, one_pass * 2, strict=True):
+        record["kind"], record["flags"] = kind, flags
+    # Three steps a pass; the second begins with a kick, and the third is the first again: a loop.
+    judged = steps(
+        6,
+        first_run=column([0, 1, 3, 4, 5, 7]),
+        run=column([0, 2, 3, 4, 6, 7]),
+        first_executed=column([PC, NEXT_PC, PC] * 2),
+    )
+    assert turns(records, judged) == {PC: 0, NEXT_PC: 1}

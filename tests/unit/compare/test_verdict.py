@@ -23,9 +23,11 @@ from qemu_diff.model import (
     CellVerdict,
     Driver,
     Expectation,
+    FloodSource,
     FloodSpec,
     Instruction,
     MachineSpec,
+    Placement,
     ViolationKind,
 )
 from qemu_diff.trace.listing import Listing
@@ -103,7 +105,7 @@ def observed(
             redirects=redirects,
             outcome=outcome,
         ),
-        Placements(delivered + 360, delivered, ticks),
+        Placements(delivered + 360, delivered, ticks, np.full(len(steps), 4000)),
         findings=(),
         state=state,
     )
@@ -220,6 +222,29 @@ def test_windows_and_grids_are_those_of_the_placements() -> None:
     ((window,), (grid,)) = result.windows, result.grids
     assert (window.instruction, window.first_ns, window.last_ns) == (AT_B, 110, 114)
     assert (grid.instruction, grid.placements, grid.missing) == (AT_B, 20, 0)
+
+
+def test_a_placement_outside_of_the_windows_says_where_they_end() -> None:
+    flooded = replace(cell(), flood=FloodSpec((FloodSource.HOST_TIMER,), Placement.SWEEP, 9000))
+    missed = observed(step(A), step(B))
+    asked = replace(missed.placements, requested_ns=np.array([9000, 9400]))
+    missed = replace(missed, placements=asked)
+    result = judged_cell(flooded, missed, LISTING)
+    assert result.verdict is CellVerdict.LOST
+    assert result.reason == (
+        "no placed interrupt came inside a step window, so nothing was tested: asked for 9,000 to "
+        "9,400 ns after arming, but the longest step window ends 4,000 ns after the entry into "
+        "KVM_RUN; see the flood's first_ns and last_ns"
+    )
+    assert "ends 4,732 ns" in judged_cell(flooded, missed, LISTING, {A: 4732, B: 3497}).reason
+
+
+def test_maps_and_coverage_are_those_of_the_placements() -> None:
+    result = judged(*(step(B, delivered=time) for time in range(100, 120)), step(A))
+    (only,) = result.maps
+    assert (only.instruction, only.window_ns, len(only.spans)) == (AT_B, 0, 1)
+    assert result.coverage is not None
+    assert (result.coverage.inside, result.coverage.untouched) == (20, 1)
 
 
 def test_a_cell_that_can_not_be_judged_says_why() -> None:

@@ -200,6 +200,16 @@ expect = { unpatched = { hvc = "lost-step" } }
     )
 
 
+def test_an_adaptive_flood_has_a_grid_and_probes_of_its_own(root: Path) -> None:
+    flood = 'flood = { source = "host_timer", placement = "adaptive" }\n'
+    (scenario,) = load_campaign(write(root, GOOD + flood), root=root).scenarios
+    sources = (FloodSource.HOST_TIMER,)
+    assert scenario.flood == FloodSpec(sources, Placement.ADAPTIVE, step_ns=32, count=64)
+    flood = 'flood = { source = "host_timer", placement = "adaptive", step_ns = 2, count = 1 }\n'
+    (scenario,) = load_campaign(write(root, GOOD + flood), root=root).scenarios
+    assert scenario.flood == FloodSpec(sources, Placement.ADAPTIVE, step_ns=2, count=1)
+
+
 # --- wrong ones ----------------------------------------------------------------------------------
 
 WRONG = {
@@ -291,6 +301,16 @@ WRONG = {
     "no memory": (
         GOOD + "machine.memory_mib = 0\n",
         "10:9: scenario.0.machine.memory_mib: must be at least 64, got 0",
+    ),
+    "a sweep without an end": (
+        GOOD + 'flood = { source = "host_timer", placement = "sweep", last_ns = 1_000_000 }\n',
+        "10:55: scenario.0.flood: 1,000,001 passes over the payload; there may be 1,000,000;"
+        " lower last_ns, or raise step_ns",
+    ),
+    "adaptive at 1 ns": (
+        GOOD + 'flood = { source = "host_timer", placement = "adaptive", step_ns = 1 }\n',
+        "10:58: scenario.0.flood.step_ns: a grid of 1 ns leaves nothing to be refined;"
+        " set placement to sweep, or step_ns to 2 or more",
     ),
     "step of nothing": (
         GOOD + "flood.step_ns = 0\n",

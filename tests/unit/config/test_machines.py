@@ -192,6 +192,13 @@ WRONG = {
         "9:46: scenario.0.machine.pending: flood takes the flood's interrupts,"
         " and there is no flood",
     ),
+    "a flood that would miss it": (
+        OURS
+        + 'flood = { source = "host_timer", placement = "adaptive" }\n'
+        + f'machine = {{ {ASYNC_FIRST}, pending = "flood" }}\n',
+        "10:46: scenario.0.machine.pending: flood is hit in a few ns of a step only:"
+        " placement must be sweep",
+    ),
     "a flood that misses it": (
         OURS
         + 'flood = { source = "host_timer", placement = "sweep", step_ns = 16 }\n'

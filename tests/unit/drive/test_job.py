@@ -33,6 +33,7 @@ from qemu_diff.drive.job import (
     Job,
     Operation,
     Routine,
+    alone_job,
     compiled,
     fill_job,
     quiet_job,
@@ -220,6 +221,18 @@ def test_a_sweep_s_delay_grows_with_each_pass() -> None:
 @given(st.lists(st.integers(1, 10_000), max_size=20))
 def test_a_fill_job_has_one_pass_for_each_delay(delays: Sequence[int]) -> None:
     assert [one.delay for one in passes(fill_job(ROUTINE, TIMER, delays))] == delays
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 10_000)), max_size=20))
+def test_an_alone_job_has_one_placement_in_each_pass(placements: list[tuple[int, int]]) -> None:
+    job = alone_job(ROUTINE, TIMER, placements)
+    assert job.passes == len(placements)
+    read = decoded(job)
+    timers = read.operations[read.operations["code"] == OperationCode.TIMER_TABLE]
+    begins = [(int(one["a"]), int(one["n"])) for one in timers]
+    tables = [read.delays[begin : begin + number] for begin, number in begins]
+    assert tables == [[*[0] * before, delay] for before, delay in placements]
 
 
 def test_a_fill_job_has_room_for_no_more_than_records_can_name() -> None:

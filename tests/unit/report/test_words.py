@@ -14,18 +14,21 @@ from qemu_diff.model import (
     Cell,
     CellResult,
     CellVerdict,
+    Coverage,
     Driver,
     Expectation,
     Finding,
     FloodSource,
     FloodSpec,
-    Grid,
     Instruction,
     MachineSpec,
+    Method,
     PairOutcome,
     PairResult,
     Placement,
+    PlacementMap,
     SideBySide,
+    Span,
     ViolationKind,
     Window,
 )
@@ -34,6 +37,7 @@ from qemu_diff.report.words import (
     breakdown_sentence,
     cell_sentences,
     closing_sentence,
+    coverage_sentences,
     expectation_sentence,
     finding_lines,
     side_by_side_lines,
@@ -167,6 +171,10 @@ def test_where_the_placements_lie_that_break_a_step() -> None:
     )
     assert "whenever a signal is raised 3,158" in window_sentence("k", FloodSource.SIGNAL, WINDOW)
     assert window_sentence("k", FloodSource.HOST_TIMER, incomplete) == begin + "not every ns tried"
+    sharp = replace(incomplete, sharp=True)
+    assert window_sentence("k", FloodSource.HOST_TIMER, sharp) == (
+        begin + "both edges to the ns, but not every ns inside tried"
+    )
 
 
 # --- one cell ---
@@ -179,25 +187,69 @@ def test_a_pass_says_how_much_it_means() -> None:
     ]
 
 
+COVERED = replace(
+    PASSED,
+    cell=cell("patched", flood=SWEEP),
+    l1_ticks=10,
+    maps=(
+        PlacementMap(MRS, 4732, (Span(852, 852, "ok", 1), Span(853, 4739, "ok", 3887))),
+        PlacementMap(NOP, 3497, (Span(853, 3504, "ok", 2652),)),
+    ),
+    coverage=Coverage(Method.FULL, 1, tried=18_300, inside=11_999, missing=0, first_ns=853),
+)
+
+
+def covered(method: Method, placement: Placement, **coverage: int) -> CellResult:
+    assert COVERED.coverage is not None
+    return replace(
+        COVERED,
+        cell=cell("patched", flood=replace(SWEEP, placement=placement, step_ns=32, count=64)),
+        coverage=replace(COVERED.coverage, method=method, **coverage),
+    )
+
+
+def test_a_full_grid_says_that_all_was_tried() -> None:
+    (_, sentence) = cell_sentences(COVERED)
+    assert sentence == (
+        "patched: full grid: every ns of all step windows, from 853 ns after the entry into "
+        "KVM_RUN on, for before that the timer is still being programmed: 6,540 distinct "
+        "placements over 2 instructions; of 18,300 interrupts sent 11,999 came "
+        "inside a step window; 10 interrupts were L1's own"
+    )
+
+
 @pytest.mark.parametrize(
-    ("grids", "swept"),
+    ("method", "placement", "says"),
     [
-        (
-            (Grid(MRS, 860, 4738, 3879, 0), Grid(NOP, 860, 3503, 2644, 0)),
-            "; 6,523 distinct placements over 2 instructions, no ns left out",
-        ),
-        (
-            (Grid(MRS, 860, 4738, 3877, 2), Grid(NOP, 860, 3503, 1644, 1000)),
-            "; 5,521 distinct placements over 2 instructions, 1,002 ns left out",
-        ),
+        (Method.GRID, Placement.SWEEP, "grid of 32 ns, resolution 1 ns"),
+        (Method.GRID, Placement.PAIRS, "grid of 32 ns"),
+        (Method.ADAPTIVE, Placement.ADAPTIVE, "a grid of 32 ns with 64 random placements between"),
+        (Method.RANDOM, Placement.RANDOM, "random placements, resolution 1 ns"),
+        (Method.RANDOM, Placement.BURST, "burst placements, resolution 1 ns"),
     ],
 )
-def test_a_sweep_that_passes_says_what_was_tried(grids: tuple[Grid, ...], swept: str) -> None:
-    (sentence,) = cell_sentences(replace(PASSED, cell=cell(flood=SWEEP), grids=grids))
-    assert sentence.endswith(f"11,976 interrupted){swept}")
-    random = replace(SWEEP, placement=Placement.RANDOM)
-    (sentence,) = cell_sentences(replace(PASSED, cell=cell(flood=random), grids=grids))
-    assert sentence.endswith("11,976 interrupted)")
+@pytest.mark.parametrize("missing", [0, 316])
+def test_only_a_full_grid_says_so(
+    method: Method, placement: Placement, says: str, missing: int
+) -> None:
+    sentences = coverage_sentences(covered(method, placement, missing=missing, untouched=1))
+    assert says in sentences[0]
+    words = {word.strip(",;:.").lower() for one in sentences for word in one.split()}
+    assert not words & {"all", "every", "full", "complete", "completely"}
+
+
+def test_what_was_left_out_is_said() -> None:
+    some = covered(Method.GRID, Placement.SWEEP, missing=2_316, beyond_ns=316, untouched=1)
+    assert coverage_sentences(some)[1] == (
+        "patched: 2,316 ns of the step windows were left out, 316 of them after the last placement "
+        "of their instruction; 1 instruction had no placement; a placement can reach a step from "
+        "853 ns after the entry into KVM_RUN on"
+    )
+
+
+def test_without_placements_nothing_is_said_of_them() -> None:
+    assert coverage_sentences(PASSED) == []
+    assert coverage_sentences(replace(COVERED, verdict=CellVerdict.LOST)) == []
 
 
 def test_a_window_says_more_than_a_count() -> None:
