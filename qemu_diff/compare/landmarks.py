@@ -28,9 +28,9 @@ def landmarks_of_steps(
 ) -> dict[int, tuple[Landmark, ...]]:
     """Executed instruction → the landmarks of its shortest quiet step, ascending in time.
 
-    A step in which L1's own tick came is not quiet. Nor is one shown whose counted instructions do
-    not come out as the ns between its two readings of the counter: a clock that is wrong there is
-    wrong in between.
+    A step in which L1's own tick came is not quiet. Each KVM_RUN is tied to the clock by its two
+    readings of the counter, and a step is not shown if the instructions counted between them are
+    not the ns: a clock that is wrong there is wrong in between.
 
     :param trace: of a boot that was asked for landmarks; without any, nothing is known.
     :param counter_reads: where the step VMM reads the counter; the last reading before the entry
@@ -47,7 +47,7 @@ def landmarks_of_steps(
     for index in np.flatnonzero(quiet)[np.argsort(length[quiet], kind="stable")].tolist():
         instruction = int(steps.instruction[index])
         first, last = int(entered[index]), int(steps.run[index])
-        if instruction not in found and path.takes(first, last) == int(length[index]):
+        if instruction not in found and path.keeps_time(first, last):
             found[instruction] = tuple(path.landmarks(first, last))
     return found
 
@@ -86,25 +86,37 @@ class _Path:
         """The KVM_RUN in whose slice each lies: after the return before it, up to its own."""
         self._reads = np.isin(self._reached.address, list(counter_reads))
         self._functions = functions
+        runs = trace.records[trace.records["kind"] == RecordKind.RUN]
+        self._entered_ns = runs["entered_at"].astype(np.int64)
+        self._length_ns = runs["returned_at"].astype(np.int64) - self._entered_ns
         following = np.append(truth["kind"], np.uint8(0))[self._reached.before]
         address = np.append(truth["pc"], np.uint64(0))[self._reached.before].astype(np.int64)
         self._tells = np.where(address == self._reached.address, following, 0)
         """Kind of the truth record that each tells the time of, or 0."""
 
-    def takes(self, first: int, last: int) -> int | None:
+    def keeps_time(self, first: int, last: int) -> bool:
+        """Whether, in each KVM_RUN of these, the count agrees with the counter."""
+        return all(self._takes(run) == self._length_ns[run] for run in range(first, last + 1))
+
+    def _takes(self, run: int) -> int | None:
         """Instructions from the reading of ``entered_at`` to that of ``returned_at``."""
-        begin, after = self._reads_of(first), self._reads_of(last + 1)
+        begin, after = self._reads_of(run), self._reads_of(run + 1)
         if not len(begin) or not len(after):
             return None
         return int(self._reached.executed[after[0]] - self._reached.executed[begin[-1]])
 
     def landmarks(self, first: int, last: int) -> Iterator[Landmark]:
-        """What lies between the first KVM_RUN's entry and the last one's return."""
-        begin = int(self._reads_of(first)[-1])
-        end = int(np.searchsorted(self._run, last, side="right"))
+        """What lies between each KVM_RUN's entry and its return."""
+        for run in range(first, last + 1):
+            yield from self._landmarks(run, int(self._entered_ns[run] - self._entered_ns[first]))
+
+    def _landmarks(self, run: int, entered_ns: int) -> Iterator[Landmark]:
+        begin = int(self._reads_of(run)[-1])
+        end = int(np.searchsorted(self._run, run, side="right"))
         inside = False
         for index in range(begin + 1, end):
-            at_ns = int(self._reached.executed[index] - self._reached.executed[begin])
+            counted = int(self._reached.executed[index] - self._reached.executed[begin])
+            at_ns = entered_ns + counted
             if self._tells[index] == TruthKind.EXIT:
                 inside = False
                 yield Landmark(at_ns, GUEST_EXIT)

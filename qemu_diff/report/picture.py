@@ -224,6 +224,15 @@ _LABEL_X, _NAME_X, _PLOT_X, _PLOT_END = 12, 286, 294, 1136
 _BAR, _BAR_STEP, _NOTE, _ROW_GAP, _ROW_LEAST = 14, 17, 14, 7, 32
 _STRIP, _ANGLE, _LABEL_GAP = 134, -48, 15.0
 _HEAD, _AXIS, _LEGEND_LINE = 48, 44, 18
+_FARTHEST = 75
+"""In px: a name that stands farther from its moment is not read as its name."""
+
+_TELLING = (
+    *("kvm_arch_vcpu_ioctl_run", "kvm_vgic_flush_hwstate", "kvm_arch_vcpu_put", "__guest_enter"),
+    *("kvm_arm_setup_debug", "kvm_arm_clear_debug", "kvm_vcpu_load_debug", "__kvm_adjust_pc"),
+)
+"""Functions that tell where in a step L1 is, and those that make PSTATE.SS and MDSCR_EL1.SS."""
+
 _LABEL_CHARACTERS, _NAME_CHARACTERS = 30, 14
 _CHARACTER = 6.0
 """Width of a character in px, about: SVG can't measure text."""
@@ -366,10 +375,11 @@ def _bar(kernel: str, one: PlacementMap | None, scale: Scale, y: float) -> Itera
         sparse = " sparse" if is_sparse(span) else ""
         sentence = span_sentence(kernel, one.instruction, span)
         yield _rect(left, right, y, f"bar-{span.outcome}{sparse}", sentence)
-    for landmark in one.landmarks:
-        x = scale.x(landmark.at_ns)
-        looks = "guest" if landmark.name in (GUEST_ENTRY, GUEST_EXIT) else "tick"
-        yield _line(x, y, x, y + _BAR, looks)
+    for looks, chosen in (("tick", False), ("guest", True)):
+        moments = [mark.at_ns for mark in one.landmarks if _is_guest(mark.name) is chosen]
+        lines = "".join(f"M{scale.x(at_ns):.1f},{y:g}v{_BAR}" for at_ns in moments)
+        if lines:
+            yield f'<path class="{looks}" d="{lines}"/>'
     if one.window_ns:
         x = scale.x(one.window_ns)
         yield _line(x, y - 1.5, x, y + _BAR + 1.5, "end")
@@ -409,23 +419,36 @@ def _strip_of(
 
 
 def _strip(landmarks: tuple[Landmark, ...], scale: Scale, y: float) -> Iterator[str]:
-    shown = named(landmarks, int((_PLOT_END - _PLOT_X) / _LABEL_GAP))
-    wanted = [scale.x(one.at_ns) for one in shown]
-    places = spread(wanted, _LABEL_GAP, _PLOT_X + 2, _PLOT_END)
+    shown, places = _placed(landmarks, scale)
     bottom = y + _STRIP - 3
-    for one, x, place in zip(shown, wanted, places, strict=True):
+    for one, place in zip(shown, places, strict=True):
+        x = scale.x(one.at_ns)
         yield f'<path class="lead" d="M{x:.1f},{bottom:g}v-3L{place:.1f},{bottom - 12:g}v-3"/>'
-        looks = "small strong" if one.name.startswith("guest ") else "small"
+        looks = "small strong" if _is_guest(one.name) else "small"
         words = escape(printable(f"{one.at_ns:,} {one.name}"))
         turn = f"translate({place + 3:.1f} {bottom - 16:g})rotate({_ANGLE})"
         yield f'<text class="{looks}" transform="{turn}">{words}</text>'
 
 
+def _placed(
+    landmarks: tuple[Landmark, ...], scale: Scale
+) -> tuple[tuple[Landmark, ...], list[float]]:
+    """As many names as stay near to their moments, and where they go."""
+    most = int((_PLOT_END - _PLOT_X) / _LABEL_GAP)
+    for room in range(most, 0, -1):
+        shown = named(landmarks, room)
+        wanted = [scale.x(one.at_ns) for one in shown]
+        places = spread(wanted, _LABEL_GAP, _PLOT_X + 2, _PLOT_END)
+        if all(abs(x - place) <= _FARTHEST for x, place in zip(wanted, places, strict=True)):
+            break
+    return shown, places
+
+
 def named(landmarks: tuple[Landmark, ...], room: int) -> tuple[Landmark, ...]:
     """Those that get a name where there is room for so many, ascending in time.
 
-    The guest's entries and exits come first, then the functions that served an exit. An exit right
-    after its entry shares its name.
+    The guest's entries and exits come first, then the functions that served an exit, then those
+    that make the step's state. An exit right after its entry shares its name.
     """
     merged: list[Landmark] = []
     for one in landmarks:
@@ -440,9 +463,13 @@ def named(landmarks: tuple[Landmark, ...], room: int) -> tuple[Landmark, ...]:
 
 
 def _rank(name: str) -> int:
-    if name.startswith("guest "):
+    if _is_guest(name):
         return 0
-    return 1 if name in EXIT_HANDLERS else 2
+    return 1 if name in EXIT_HANDLERS else 2 if name in _TELLING else 3
+
+
+def _is_guest(name: str) -> bool:
+    return name.startswith("guest ")
 
 
 # --- legend --------------------------------------------------------------------------------------

@@ -98,9 +98,8 @@ def _edges(one: PlacementMap) -> str:
 
 def _pointers(entries: list[int], last_ns: int, kernels: int, columns: int) -> Text:
     """Where the guest is entered, under the bars."""
-    line = " " * (kernels + 2)
+    line = [" "] * columns
     for at_ns in entries:
-        begin = kernels + 2 + min(at_ns * columns // last_ns, columns - 1)
-        if begin >= len(line):
-            line = f"{line:<{begin}}^ guest {at_ns:,} "
-    return Text(line.rstrip(), style="dim")
+        line[min(at_ns * columns // last_ns, columns - 1)] = "^"
+    moments = ", ".join(f"{at_ns:,}" for at_ns in entries)
+    return Text(f"{'':{kernels + 2}}{''.join(line)}  guest entered at {moments}", style="dim")

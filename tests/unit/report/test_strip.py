@@ -26,7 +26,8 @@ def test_the_baseline_stands_above_with_its_window_in_ns() -> None:
     assert unpatched.startswith("unpatched |·")
     assert unpatched.endswith("| lost-step 3,159 to 3,624 ns")
     assert patched.endswith("| ok")
-    assert guest.split() == ["^", "guest", "2,399", "^", "guest", "3,618"]
+    assert guest.split() == ["^", "^", "guest", "entered", "at", "2,399,", "3,618"]
+    assert guest.index("^") == unpatched.index("|") + 1 + 2399 * (len(axis) - 11) // 4740
     assert axis.split() == ["0", "4,740", "ns"]
     assert others == "1 other instruction: ok wherever an interrupt came"
 
