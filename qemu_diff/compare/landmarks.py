@@ -30,7 +30,7 @@ def landmarks_of_steps(
 
     A step in which L1's own tick came is not quiet. Each KVM_RUN is tied to the clock by its two
     readings of the counter, and a step is not shown if the instructions counted between them are
-    not the ns: a clock that is wrong there is wrong in between.
+    not the ns, faults set aside: a clock that is wrong there is wrong in between.
 
     :param trace: of a boot that was asked for landmarks; without any, nothing is known.
     :param counter_reads: where the step VMM reads the counter; the last reading before the entry
@@ -96,7 +96,18 @@ class _Path:
 
     def keeps_time(self, first: int, last: int) -> bool:
         """Whether, in each KVM_RUN of these, the count agrees with the counter."""
-        return all(self._takes(run) == self._length_ns[run] for run in range(first, last + 1))
+        return all(self._faults(run) is not None for run in range(first, last + 1))
+
+    def _faults(self, run: int) -> int | None:
+        """Exits from L2 by an instruction that faulted: it is counted, but its ns is given back
+        (QEMU accel/tcg/translate-all.c, ``cpu_restore_state_from_tb()``). None: the count is wrong.
+        """
+        takes, begin = self._takes(run), np.searchsorted(self._run, [run, run + 1])
+        if takes is None:
+            return None
+        exits = int(np.sum(self._tells[begin[0] : begin[1]] == TruthKind.EXIT))
+        faults = takes - int(self._length_ns[run])
+        return faults if 0 <= faults <= exits else None
 
     def _takes(self, run: int) -> int | None:
         """Instructions from the reading of ``entered_at`` to that of ``returned_at``."""
@@ -113,8 +124,11 @@ class _Path:
     def _landmarks(self, run: int, entered_ns: int) -> Iterator[Landmark]:
         begin = int(self._reads_of(run)[-1])
         end = int(np.searchsorted(self._run, run, side="right"))
-        inside = False
+        inside, faults = False, self._faults(run) or 0
         for index in range(begin + 1, end):
+            if faults and self._tells[index] == TruthKind.EXIT:
+                faults -= 1
+                entered_ns -= 1
             counted = int(self._reached.executed[index] - self._reached.executed[begin])
             at_ns = entered_ns + counted
             if self._tells[index] == TruthKind.EXIT:

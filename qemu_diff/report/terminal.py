@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from qemu_diff.model import CampaignResult, CellResult, CellVerdict, PairOutcome, PairResult
+from qemu_diff.model import CampaignResult, Cell, CellResult, CellVerdict, PairOutcome, PairResult
 from qemu_diff.report.matrix import NOTHING, Entry, Matrix, matrix
 from qemu_diff.report.picture import Picture, pictures
 from qemu_diff.report.printable import printable
@@ -85,12 +85,14 @@ def _print_details(result: CampaignResult, console: Console, details: bool) -> N
     drawn = {picture.name: picture for picture in pictures(result)}
     for pair in result.pairs:
         _print_pair(pair, result, console)
-        if (picture := drawn.get(_point(pair))) is not None:
-            _print_strips(picture, pair, console, details)
+        kernels = pair.baseline.kernel, pair.candidate.kernel
+        _print_strips(drawn.get(_point(pair.candidate)), kernels, console, details)
     paired = {cell.id for pair in result.pairs for cell in (pair.baseline, pair.candidate)}
     for cell in result.cells:
         if cell.cell.id not in paired:
             _print_sentences(cell, console)
+            picture = drawn.get(_point(cell.cell))
+            _print_strips(picture, (cell.cell.kernel,), console, details)
 
 
 def _closing_colour(result: CampaignResult) -> str:
@@ -132,7 +134,7 @@ def _print_pair(pair: PairResult, result: CampaignResult, console: Console) -> N
     console.print()
     console.print(
         Text.assemble(
-            (_point(pair), "bold"), ": ", (pair.outcome.value, OUTCOME_STYLE[pair.outcome]),
+            (_point(pair.candidate), "bold"), ": ", (pair.outcome.value, OUTCOME_STYLE[pair.outcome]),
             f"   ({pair.baseline.kernel} → {pair.candidate.kernel})",
         )
     )  # fmt: skip
@@ -158,16 +160,19 @@ def _print_sentences(cell: CellResult, console: Console) -> None:
         console.print(Text(f"  • {printable(sentence)}"))
 
 
-def _point(pair: PairResult) -> str:
-    return pair.candidate.id.removeprefix(f"{pair.candidate.kernel}.")
+def _point(cell: Cell) -> str:
+    return cell.id.removeprefix(f"{cell.kernel}.")
 
 
-def _print_strips(picture: Picture, pair: PairResult, console: Console, details: bool) -> None:
-    """The picture of a pair, the baseline above the candidate."""
-    kernels = pair.baseline.kernel, pair.candidate.kernel
+def _print_strips(
+    picture: Picture | None, kernels: tuple[str, ...], console: Console, details: bool
+) -> None:
+    """The picture of these kernels, the baseline above the candidate; nothing where there is none."""
+    if picture is None:
+        return
     sides = tuple(side for kernel in kernels for side in picture.sides if side.kernel == kernel)
-    both = Picture(picture.name, sides)
-    lines = strips(both, console.width - 4, ascii_only=_ascii_only(console), details=details)
+    shown = Picture(picture.name, sides)
+    lines = strips(shown, console.width - 4, ascii_only=_ascii_only(console), details=details)
     for number, line in enumerate(lines):
         if not number:
             console.print()

@@ -147,8 +147,15 @@ def test_a_step_with_a_tick_of_l1_is_not_quiet() -> None:
     assert landmarks[1] == Landmark(207, GUEST_ENTRY)
 
 
-def test_where_the_count_is_not_the_clock_nothing_is_shown() -> None:
-    assert found(trace_of(SYSREG_STEP, clock_is_off_by=1)) == {}
+@pytest.mark.parametrize("off", [1, -3])
+def test_where_the_count_is_not_the_clock_nothing_is_shown(off: int) -> None:
+    assert found(trace_of(SYSREG_STEP, clock_is_off_by=off)) == {}
+
+
+def test_an_instruction_that_faults_costs_no_time() -> None:
+    """It is counted when it faults and when it is executed again; the clock sees it once."""
+    (landmarks,) = found(trace_of(SYSREG_STEP, clock_is_off_by=-1)).values()
+    assert [one.at_ns for one in landmarks] == [30, 200, 200, 209, 239, 299, 300, 329]
 
 
 def test_a_boot_that_was_not_asked_for_landmarks_has_none() -> None:
