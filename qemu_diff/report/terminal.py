@@ -134,7 +134,8 @@ def _print_pair(pair: PairResult, result: CampaignResult, console: Console) -> N
     console.print()
     console.print(
         Text.assemble(
-            (_point(pair.candidate), "bold"), ": ", (pair.outcome.value, OUTCOME_STYLE[pair.outcome]),
+            (_point(pair.candidate), "bold"), ": ",
+            (pair.outcome.value, OUTCOME_STYLE[pair.outcome]),
             f"   ({pair.baseline.kernel} → {pair.candidate.kernel})",
         )
     )  # fmt: skip
@@ -167,7 +168,7 @@ def _point(cell: Cell) -> str:
 def _print_strips(
     picture: Picture | None, kernels: tuple[str, ...], console: Console, details: bool
 ) -> None:
-    """The picture of these kernels, the baseline above the candidate; nothing where there is none."""
+    """The picture of these kernels, the baseline above the candidate; nothing if there is none."""
     if picture is None:
         return
     sides = tuple(side for kernel in kernels for side in picture.sides if side.kernel == kernel)
