@@ -11,7 +11,7 @@ from enum import IntEnum, IntFlag
 import numpy as np
 from numpy.typing import NDArray
 
-STEP_ABI_VERSION = 2
+STEP_ABI_VERSION = 3
 TRUTH_ABI_VERSION = 2
 
 JOB_MAGIC = int.from_bytes(b"QDIFFJOB", "little")
@@ -27,14 +27,21 @@ JOB_HEADER = np.dtype(
         ("version", "<u4"),
         ("crc32", "<u4"),
         ("operations", "<u4"),
-        ("delays", "<u4"),
+        ("placements", "<u4"),
         ("load_address", "<u8"),
         ("memory_bytes", "<u8"),
         ("stall_ns", "<u8"),
+        ("counters", "<u8"),
+        ("handler_begin", "<u8"),
+        ("handler_end", "<u8"),
+        ("from_cpu", "<u4"),
+        ("reserved", "<u4"),
     ]
 )
 
 OPERATION = np.dtype([("code", "<u2"), ("kind", "<u2"), ("n", "<u4"), ("a", "<u8"), ("b", "<u8")])
+
+PLACEMENT = np.dtype([("delay", "<u4"), ("kind", "<u4")])
 
 SHARED_HEADER = np.dtype(
     [
@@ -81,6 +88,9 @@ STEP_RECORD = np.dtype(
         ("branch_register", "<u8"),
         ("iteration", "<u8"),
         ("detail", "<u8", (4,)),
+        ("acted_at", "<u8"),
+        ("second_delay_ns", "<u4"),
+        ("timer_kind", "<u4"),
     ]
 )
 
@@ -138,6 +148,11 @@ class OperationCode(IntEnum):
     VCPU_INIT = 12
     WRITE = 13
     UNMAP = 14
+    TIMER_SECOND = 15
+    TIMER_BURST = 16
+    TIMER_PERIODIC = 17
+    CALL = 18
+    INTERRUPTS = 19
 
 
 class WriteKind(IntEnum):
@@ -173,10 +188,23 @@ class DebugControl(IntFlag):
 
 
 class TimerKind(IntEnum):
-    """``enum timer_kind``: what a one-shot timer does when it fires."""
+    """``enum timer_kind``: what a timer does when it fires."""
 
     INTERRUPT = 0
     SIGNAL = 1
+    SPI_EDGE = 2
+    SPI_LEVEL = 3
+    IRQFD = 4
+    PPI = 5
+    LPI = 6
+    VTIMER = 7
+    MEMSLOT = 8
+    DIRTY_LOG = 9
+
+    @property
+    def into_guest(self) -> bool:
+        """Whether L2's handler hears of it."""
+        return TimerKind.SPI_EDGE <= self <= TimerKind.VTIMER
 
 
 class SharedState(IntEnum):
@@ -202,6 +230,13 @@ class RecordKind(IntEnum):
     VCPU_INIT = 6
     WRITE = 7
     UNMAP = 8
+    SOURCE = 9
+    INTERRUPT = 10
+    GUEST = 11
+
+
+FROM_IPI = 1 << 32
+"""In an INTERRUPT record: what an IPI's number is added to."""
 
 
 class RecordFlag(IntFlag):
@@ -215,6 +250,9 @@ class RecordFlag(IntFlag):
     STALLED = 1 << 5
     BRANCH_REGISTER = 1 << 6
     KICKED = 1 << 7
+    AT_VECTOR = 1 << 8
+    PERIODIC = 1 << 9
+    OTHER_CPU = 1 << 10
 
 
 class TruthKind(IntEnum):

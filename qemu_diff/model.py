@@ -139,6 +139,19 @@ class FloodSource(StrEnum):
     """A device interrupt of L1, pended in its GIC from outside: not deterministic."""
 
 
+INTO_GUEST = frozenset(
+    {
+        FloodSource.SPI_EDGE,
+        FloodSource.SPI_LEVEL,
+        FloodSource.IRQFD,
+        FloodSource.PPI,
+        FloodSource.LPI,
+        FloodSource.VTIMER,
+    }
+)
+"""Virtual interrupts."""
+
+
 class Placement(StrEnum):
     """How interrupts are placed in virtual time."""
 
@@ -182,6 +195,7 @@ class MachineSpec:
 
     :param cpu: QEMU's ``-cpu`` model name.
     :param memory_mib: L1's memory.
+    :param cpus: of L1. L2's vCPU runs on the first.
     :param pending: of ``async_first``: what is pending when a step is redirected.
     :param redirects: of ``async_first``: at most so many in a row of the same step.
     :param redirect_at: of ``async_first``: labels of the instructions whose steps are redirected;
@@ -191,6 +205,7 @@ class MachineSpec:
     kvm_mode: KvmMode = KvmMode.VHE
     cpu: str = "max"
     memory_mib: int = 256
+    cpus: int = 1
     exception_order: ExceptionOrder = ExceptionOrder.TCG
     pending: Pending = Pending.SGI
     redirects: int = 1
@@ -222,6 +237,11 @@ class FloodSpec:
     period_ns: int = 0
     burst: int = 1
     from_cpu: int = 0
+
+    @property
+    def into_guest(self) -> bool:
+        """Whether L2's handler hears of it: then the payload is assembled with one."""
+        return any(source in INTO_GUEST for source in self.sources)
 
     @property
     def source(self) -> str:
@@ -325,6 +345,22 @@ class Campaign:
 
 
 @dataclass(frozen=True)
+class GuestInterrupts:
+    """Where a payload that takes interrupts has what belongs to them.
+
+    :param setup: PC from which L2 sets up its GIC; it then says that it is done.
+    :param handler: [begin, end) of the handler.
+    :param vectors: VBAR_EL1 after the set-up.
+    :param counters: ``struct guest_counters`` (guest_images/include/step_abi.h).
+    """
+
+    setup: int
+    handler: tuple[int, int]
+    vectors: int
+    counters: int
+
+
+@dataclass(frozen=True)
 class Payload:
     """An assembled L2 program.
 
@@ -334,6 +370,7 @@ class Payload:
     :param end: address after the stepping range; stepping stops when a report shows it.
     :param labels: (address, name), ascending.
     :param classes: the instruction classes that its source states for the range.
+    :param interrupts: None where L2 takes none.
     """
 
     name: str
@@ -344,6 +381,7 @@ class Payload:
     end: int
     labels: tuple[tuple[int, str], ...]
     classes: tuple[str, ...]
+    interrupts: GuestInterrupts | None = None
 
 
 # --- findings and verdicts -----------------------------------------------------------------------

@@ -9,9 +9,9 @@
 
 #include <stdint.h>
 
-#define STEP_ABI_VERSION	2
+#define STEP_ABI_VERSION	3
 
-/* --- the job: a header, the operations, the table of timer delays --- */
+/* --- the job: a header, the operations, the table of placements --- */
 
 #define JOB_MAGIC		0x424f4a4646494451ull	/* "QDIFFJOB" */
 
@@ -20,10 +20,15 @@ struct job_header {
 	uint32_t version;
 	uint32_t crc32;			/* of all that follows the header */
 	uint32_t operations;
-	uint32_t delays;		/* uint32_t each, ns, after the operations */
+	uint32_t placements;		/* struct placement each, after the operations */
 	uint64_t load_address;		/* IPA of the payload, page-aligned */
 	uint64_t memory_bytes;		/* of the memory slot there */
 	uint64_t stall_ns;		/* of virtual time without a return from KVM_RUN */
+	uint64_t counters;		/* IPA of struct guest_counters; 0: L2 has no handler */
+	uint64_t handler_begin;		/* L2's interrupt handler: [begin, end) */
+	uint64_t handler_end;
+	uint32_t from_cpu;		/* the CPU of L1 that interrupts come from */
+	uint32_t reserved;
 };
 
 enum operation_code {
@@ -33,14 +38,19 @@ enum operation_code {
 	OP_KICK = 4,		/* KVM_RUN with kvm_run.immediate_exit: it returns -EINTR */
 	OP_STEP = 5,		/* n: reports at most, a: PC at which to stop */
 	OP_RUN = 6,		/* one KVM_RUN; a: the exit reason expected */
-	OP_TIMER_SWEEP = 7,	/* before each step: a + b * iteration, ns; kind: enum timer_kind */
-	OP_TIMER_TABLE = 8,	/* before each step: the next of n delays from index a on; kind */
+	OP_TIMER_SWEEP = 7,	/* before each step: see struct grid in timer.h; kind: enum timer_kind */
+	OP_TIMER_TABLE = 8,	/* before each step: the next of n placements from index a on */
 	OP_TIMER_OFF = 9,
 	OP_REPEAT = 10,		/* the next a operations, n times */
 	OP_ON = 11,		/* the next a operations, whenever STEP meets kind: enum occasion */
 	OP_VCPU_INIT = 12,	/* KVM_ARM_VCPU_INIT again: resets the vCPU */
 	OP_WRITE = 13,		/* a: IPA, b: the 32-bit word for it */
 	OP_UNMAP = 14,		/* takes L2's memory slot away and gives it back: stage 2 is empty */
+	OP_TIMER_SECOND = 15,	/* a second interrupt in each step: as OP_TIMER_SWEEP */
+	OP_TIMER_BURST = 16,	/* each placement is followed by n more, a ns apart */
+	OP_TIMER_PERIODIC = 17,	/* from now on each a ns, whatever is stepped; kind: enum timer_kind */
+	OP_CALL = 18,		/* unstepped, from PC a, or from where L2 is, until it says VM_DONE */
+	OP_INTERRUPTS = 19,	/* a record for each line of /proc/interrupts, and of each source */
 };
 
 /* How SET_REG makes the register's new value from b. */
@@ -63,10 +73,34 @@ enum occasion {
 	ON_EXIT = 2,		/* another exit that user space serves: MMIO, a system event */
 };
 
-/* What a one-shot timer does when it fires. */
+/* What a timer does when it fires. From TIMER_SPI_EDGE on another thread of the VMM does it. */
 enum timer_kind {
 	TIMER_INTERRUPT = 0,	/* interrupts L1, and no more */
 	TIMER_SIGNAL = 1,	/* signals the vCPU thread, too: KVM_RUN returns -EINTR */
+	TIMER_SPI_EDGE = 2,	/* KVM_IRQ_LINE: an SPI, up and down */
+	TIMER_SPI_LEVEL = 3,	/* ... up: L2's handler has it lowered */
+	TIMER_IRQFD = 4,	/* an eventfd that KVM_IRQFD joins to an SPI */
+	TIMER_PPI = 5,		/* KVM_IRQ_LINE: a PPI, up */
+	TIMER_LPI = 6,		/* KVM_SIGNAL_MSI */
+	TIMER_VTIMER = 7,	/* nothing: it is L2's own virtual timer that fires */
+	TIMER_MEMSLOT = 8,	/* deletes a memory slot that L2 does not use, or sets it */
+	TIMER_DIRTY_LOG = 9,	/* KVM_MEM_LOG_DIRTY_PAGES of L2's memory, on or off */
+	TIMER_KINDS = 10,
+};
+
+/* One interrupt; a delay of 0 is none. */
+struct placement {
+	uint32_t delay;			/* ns from arming */
+	uint32_t kind;			/* enum timer_kind */
+};
+
+/* What L2's handler counts (payloads/payload.inc). */
+struct guest_counters {
+	uint64_t handled[TIMER_KINDS];
+	uint64_t sgis_sent;
+	uint64_t sgis_handled;
+	uint64_t spurious;		/* ICC_IAR1_EL1 gave 1023, or an INTID that nobody sends */
+	uint64_t nested;		/* taken while another was handled */
 };
 
 struct operation {
@@ -124,7 +158,12 @@ enum record_kind {
 	RECORD_VCPU_INIT = 6,
 	RECORD_WRITE = 7,		/* detail: IPA, the word before, the word after */
 	RECORD_UNMAP = 8,
+	RECORD_SOURCE = 9,		/* detail: enum timer_kind, sent, held back, handled by L2 */
+	RECORD_INTERRUPT = 10,		/* detail: INTID, or FROM_IPI + n; count; 16 bytes of name */
+	RECORD_GUEST = 11,		/* detail: guest_counters from sgis_sent on */
 };
+
+#define FROM_IPI	(1ull << 32)
 
 enum record_flag {
 	FLAG_STEPPING = 1 << 0,		/* single-step was on */
@@ -135,6 +174,9 @@ enum record_flag {
 	FLAG_STALLED = 1 << 5,
 	FLAG_BRANCH_REGISTER = 1 << 6,	/* branch_register is valid */
 	FLAG_KICKED = 1 << 7,		/* immediate_exit was set */
+	FLAG_AT_VECTOR = 1 << 8,	/* PC is at an IRQ vector's offset; detail: ELR_EL1, SPSR_EL1 */
+	FLAG_PERIODIC = 1 << 9,		/* a periodic timer runs: armed_at, delay_ns are its own */
+	FLAG_OTHER_CPU = 1 << 10,	/* the timer is another CPU's: acted_at is when it came */
 };
 
 struct step_record {
@@ -155,11 +197,14 @@ struct step_record {
 	uint64_t branch_register;	/* Xn of the BR, BLR or RET at the PC before; ELR_EL1 of an ERET */
 	uint64_t iteration;
 	uint64_t detail[4];		/* what else of kvm_run explains the exit */
+	uint64_t acted_at;		/* CNTVCT_EL0 when another thread acted; 0: it did not */
+	uint32_t second_delay_ns;	/* of the step's second placement; 0: none */
+	uint32_t timer_kind;		/* enum timer_kind of the first, where a timer was armed */
 };
 
-_Static_assert(sizeof(struct job_header) == 48, "job header");
+_Static_assert(sizeof(struct job_header) == 80, "job header");
 _Static_assert(sizeof(struct operation) == 24, "operation");
 _Static_assert(sizeof(struct shared_header) <= SHARED_HEADER_BYTES, "shared header");
-_Static_assert(sizeof(struct step_record) == 128, "record");
+_Static_assert(sizeof(struct step_record) == 144, "record");
 
 #endif

@@ -5,9 +5,8 @@
  * step exceptions; each is one step, to the vector or back.
  */
 	.include "payload.inc"
-	classes	alu, eret, sysreg, barrier, svc, undefined, nop
+	classes	alu, eret, sysreg, system, barrier, svc, undefined, nop
 
-	.equ	SPSR_EL0T_MASKED, 0x3c0
 	.equ	EC_SHIFT, 26
 	.equ	EC_UNKNOWN, 0
 
@@ -23,7 +22,8 @@ svc_el1:
 undefined_el1:
 	udf	#0
 	nop
-	mov	x0, #SPSR_EL0T_MASKED
+	msr	daifset, #2			/* an interrupt would write them, too */
+	mov	x0, #SPSR_EL0T
 	msr	spsr_el1, x0
 	adr	x0, user
 	msr	elr_el1, x0
@@ -56,6 +56,10 @@ undefined_el0:
 vectors:
 	.org	vectors + 0x200
 	handler
+	.org	vectors + 0x280
+	irq_vector
 	.org	vectors + 0x400
 	handler
+	.org	vectors + 0x480
+	irq_vector
 	.org	vectors + 0x600

@@ -10,11 +10,10 @@
  * has stepped L2 meanwhile, it sets X21 to the PC.
  */
 	.include "payload.inc"
-	classes	alu, eret, sysreg, barrier, store, nop
+	classes	alu, eret, sysreg, system, barrier, store, nop
 
 	.equ	NOBODY, 0x09000000
 	.equ	MDSCR_SS, 1 << 0
-	.equ	SPSR_EL0T_MASKED, 0x3c0
 	.equ	SPSR_SS, 1 << 21
 	.equ	EC_SHIFT, 26
 	.equ	EC_SOFTWARE_STEP, 0x32
@@ -30,7 +29,8 @@
 	msr	oslar_el1, xzr
 	mov	x0, #MDSCR_SS
 	msr	mdscr_el1, x0
-	mov	x0, #SPSR_EL0T_MASKED
+	msr	daifset, #2			/* an interrupt would write them, too */
+	mov	x0, #SPSR_EL0T
 	orr	x0, x0, #SPSR_SS
 	msr	spsr_el1, x0
 	adr	x21, user
@@ -63,6 +63,8 @@ end_of_user:
 	.balign	2048
 	.globl	vectors
 vectors:
+	.org	vectors + 0x280
+	irq_vector
 	.org	vectors + 0x400
 	mrs	x9, esr_el1
 	lsr	x9, x9, #EC_SHIFT
@@ -82,4 +84,6 @@ vectors:
 	eret
 done_from_el0:
 	b	done
+	.org	vectors + 0x480
+	irq_vector
 	.org	vectors + 0x600

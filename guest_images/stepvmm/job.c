@@ -13,6 +13,9 @@
 
 #include <crc32.h>
 
+#include "counter.h"
+#include "flood.h"
+#include "proc_interrupts.h"
 #include "job.h"
 #include "marks.h"
 #include "shared.h"
@@ -25,6 +28,19 @@
 #define MMIO_READS	0x5a		/* each byte that L2 reads where there is no device */
 #define ERET		0xd69f03e0	/* DDI 0487, C6.2.117 */
 #define STEPPING	(KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP)
+#define EL1H_MASKED	0x3c5		/* EL1h with D, A, I and F masked */
+
+/* Offsets of the IRQ vectors that an L2 with SP_ELx and AArch64 uses (DDI 0487, D1.4.2). */
+#define VECTOR_OFFSET	0x7ff
+#define IRQ_FROM_EL1H	0x280
+#define IRQ_FROM_EL0	0x480
+
+/*
+ * Interrupts that are sent into every step of their own handler leave L2 no
+ * time for anything else. One in so many steps still nests, and a handler is
+ * shorter than this.
+ */
+#define HANDLER_STRIDE	61
 
 struct repeat {
 	uint32_t begin, end;		/* operations [begin, end) */
@@ -43,8 +59,11 @@ struct runner {
 	struct repeat repeats[REPEAT_DEPTH];
 	int depth;
 	struct block blocks[OCCASIONS];
+	const struct operation *debug;	/* the last OP_DEBUG, or NULL */
 	int stepping;
 	int placed;			/* the step has had its one placement */
+	uint32_t handler_steps;
+	uint64_t periodic_since, period;
 	uint32_t operation;
 };
 
@@ -75,25 +94,17 @@ void job_load(struct job *job)
 	if (header->version != STEP_ABI_VERSION)
 		end(STATE_FAILED, "/job has version %u, not %u", header->version,
 		    STEP_ABI_VERSION);
-	body = header->operations * sizeof(struct operation) + header->delays * sizeof(uint32_t);
+	body = header->operations * sizeof(struct operation) +
+	       header->placements * sizeof(struct placement);
 	if (bytes != sizeof(*header) + body || crc32_of(0, header + 1, body) != header->crc32)
 		end(STATE_FAILED, "/job is damaged");
 	job->header = header;
 	job->operations = (const void *)(header + 1);
-	job->delays = (const void *)(job->operations + header->operations);
+	job->placements = (const void *)(job->operations + header->operations);
 	job->payload = map_file("/payload", &job->payload_bytes);
 	if (job->payload_bytes > header->memory_bytes)
 		end(STATE_FAILED, "the payload has %zu bytes, its memory %llu",
 		    job->payload_bytes, (unsigned long long)header->memory_bytes);
-}
-
-static uint64_t counter(void)
-{
-	uint64_t value;
-
-	/* The ISB keeps the read in program order (DDI 0487, CNTVCT_EL0). */
-	asm volatile("isb\n\tmrs %0, cntvct_el0" : "=r"(value) : : "memory");
-	return value;
 }
 
 /* The pass: the outermost repeat's iteration. */
@@ -136,13 +147,28 @@ static void note_register_branch(const struct runner *runner, struct step_record
 		record->branch_register = vm_get_register(&runner->vm, target);
 }
 
-static void note_exit(struct step_record *record, const struct kvm_run *run)
+/* What shows that L2 has taken an interrupt, and from where: at its vector nobody has changed it. */
+static void note_interrupt(const struct runner *runner, struct step_record *record)
 {
+	uint64_t offset = record->pc & VECTOR_OFFSET;
+
+	if (offset != IRQ_FROM_EL1H && offset != IRQ_FROM_EL0)
+		return;
+	record->flags |= FLAG_AT_VECTOR;
+	record->detail[0] = vm_get_register(&runner->vm, CORE_REGISTER(elr_el1));
+	record->detail[1] = vm_get_register(&runner->vm, CORE_REGISTER(spsr[KVM_SPSR_EL1]));
+}
+
+static void note_exit(const struct runner *runner, struct step_record *record)
+{
+	const struct kvm_run *run = runner->vm.run;
+
 	record->exit_reason = run->exit_reason;
 	switch (run->exit_reason) {
 	case KVM_EXIT_DEBUG:
 		record->esr = run->debug.arch.hsr;
 		record->far_ = run->debug.arch.far;
+		note_interrupt(runner, record);
 		break;
 	case KVM_EXIT_MMIO:
 		record->detail[0] = run->mmio.phys_addr;
@@ -184,30 +210,53 @@ static struct step_record *new_run(const struct runner *runner)
 	return record;
 }
 
-static void arm_timer(struct runner *runner, struct step_record *record)
+/* Whether L2 is in its interrupt handler, and this step of it gets no placement. */
+static int spares_handler(struct runner *runner)
 {
-	uint64_t delay;
+	const struct job_header *header = runner->job->header;
+	uint64_t pc;
 
+	if (!header->counters)
+		return 0;
+	pc = vm_get_register(&runner->vm, CORE_REGISTER(regs.pc));
+	if (pc < header->handler_begin || pc >= header->handler_end)
+		return 0;
+	return ++runner->handler_steps % HANDLER_STRIDE;
+}
+
+static void arm_timers(struct runner *runner, struct step_record *record)
+{
+	struct placement shots[MOST_SHOTS];
+	int count;
+
+	if (runner->period) {
+		record->flags |= FLAG_PERIODIC;
+		record->armed_at = runner->periodic_since;
+		record->delay_ns = runner->period;
+		record->timer_kind = runner->timer.kind;
+	}
 	if (runner->placed)
 		return;
 	runner->placed = 1;
-	delay = timer_next_delay(&runner->timer, iteration(runner));
-	if (!delay)
+	if (runner->timer.mode == TIMER_OFF || spares_handler(runner))
+		return;
+	count = timer_next(&runner->timer, iteration(runner), shots);
+	if (!count)
 		return;
 	record->flags |= FLAG_TIMER_ARMED;
-	record->delay_ns = delay;
+	if (runner->job->header->from_cpu)
+		record->flags |= FLAG_OTHER_CPU;
+	record->delay_ns = shots[0].delay;
+	record->timer_kind = shots[0].kind;
+	record->second_delay_ns = count > 1 ? shots[1].delay : 0;
 	record->armed_at = counter();
-	timer_set(&runner->timer, delay);
+	flood_arm(shots, count, record->armed_at);
 }
 
-static void disarm_timer(struct runner *runner, struct step_record *record)
+static void disarm_timers(struct step_record *record)
 {
-	if (!(record->flags & FLAG_TIMER_ARMED))
-		return;
-	if (timer_fired(&runner->timer))
+	if (record->flags & FLAG_TIMER_ARMED && flood_disarm(&record->acted_at))
 		record->flags |= FLAG_TIMER_FIRED;
-	else
-		timer_set(&runner->timer, 0);
 }
 
 static void enter(struct runner *runner, struct step_record *record)
@@ -231,16 +280,16 @@ static void note_return(const struct runner *runner, struct step_record *record)
 	if (record->error == EINTR)
 		record->flags |= FLAG_EINTR;
 	else
-		note_exit(record, runner->vm.run);
+		note_exit(runner, record);
 }
 
 static struct step_record *run_once(struct runner *runner)
 {
 	struct step_record *record = new_run(runner);
 
-	arm_timer(runner, record);
+	arm_timers(runner, record);
 	enter(runner, record);
-	disarm_timer(runner, record);
+	disarm_timers(record);
 	note_return(runner, record);
 	/* A report that came just before the watchdog's signal is no stall. */
 	if (watchdog_stalled() && record->flags & FLAG_EINTR) {
@@ -273,6 +322,8 @@ static int serve_exit(const struct runner *runner, const struct step_record *rec
 	case KVM_EXIT_MMIO:
 		if (!run->mmio.is_write)
 			memset(run->mmio.data, MMIO_READS, run->mmio.len);
+		else if (run->mmio.phys_addr == VM_DEVICE_ACKNOWLEDGE)
+			flood_acknowledge(*(const uint32_t *)run->mmio.data);
 		return 1;
 	case KVM_EXIT_SYSTEM_EVENT:
 		/* KVM has stopped the vCPU (kvm_prepare_system_event()): L2 goes on. */
@@ -302,14 +353,18 @@ static uint64_t value_to_write(const struct runner *runner, const struct operati
 	}
 }
 
-static void set_register(struct runner *runner, const struct operation *operation)
+static void write_register(struct runner *runner, uint64_t id, uint64_t value)
 {
 	struct step_record *record = new_record(runner, RECORD_SET_REGISTER);
-	uint64_t value = value_to_write(runner, operation);
 
-	record->detail[0] = operation->a;
+	record->detail[0] = id;
 	record->detail[1] = value;
-	vm_set_register(&runner->vm, operation->a, value);
+	vm_set_register(&runner->vm, id, value);
+}
+
+static void set_register(struct runner *runner, const struct operation *operation)
+{
+	write_register(runner, operation->a, value_to_write(runner, operation));
 }
 
 static void get_register(struct runner *runner, const struct operation *operation)
@@ -331,6 +386,7 @@ static void set_debug(struct runner *runner, const struct operation *operation)
 	record->detail[2] = operation->b;
 	vm_set_debug(&runner->vm, operation->n, operation->a, operation->b);
 	runner->stepping = (operation->n & STEPPING) == STEPPING;
+	runner->debug = operation;
 }
 
 /* KVM completes what the exit before has left to do, and returns without entering L2. */
@@ -365,11 +421,94 @@ static void run_to_exit(struct runner *runner, const struct operation *operation
 
 static void timer_from_table(struct runner *runner, const struct operation *operation)
 {
-	uint32_t delays = runner->job->header->delays;
+	uint32_t placements = runner->job->header->placements;
 
-	if (operation->n > delays || operation->a > delays - operation->n)
-		end(STATE_FAILED, "operation %u: delays beyond the table", runner->operation);
-	timer_table(&runner->timer, operation, runner->job->delays + operation->a);
+	if (operation->n > placements || operation->a > placements - operation->n)
+		end(STATE_FAILED, "operation %u: placements beyond the table", runner->operation);
+	runner->timer.mode = TIMER_TABLE;
+	runner->timer.next = runner->job->placements + operation->a;
+	runner->timer.left = operation->n;
+}
+
+static void set_grid(struct runner *runner, const struct operation *operation)
+{
+	runner->timer.mode = TIMER_SWEEP;
+	runner->timer.kind = operation->kind;
+	runner->timer.grid = timer_grid(operation);
+}
+
+static void set_period(struct runner *runner, const struct operation *operation)
+{
+	runner->timer.kind = operation->kind;
+	runner->period = operation->a;
+	runner->periodic_since = counter();
+	flood_periodic(operation->kind, operation->a);
+}
+
+static int says_done(const struct runner *runner, const struct step_record *record)
+{
+	const struct kvm_run *run = runner->vm.run;
+
+	return record->exit_reason == KVM_EXIT_MMIO && run->mmio.is_write &&
+	       run->mmio.phys_addr == VM_DEVICE_DONE;
+}
+
+/* Until L2 says that it is done; what else it asks of user space is served. */
+static void run_to_done(struct runner *runner)
+{
+	for (;;) {
+		struct step_record *record = run_once(runner);
+		int done;
+
+		if (record->flags & FLAG_EINTR)
+			continue;
+		done = says_done(runner, record);
+		if (!serve_exit(runner, record))
+			expect_exit(record, KVM_EXIT_MMIO);
+		if (done)
+			return;
+	}
+}
+
+/* Not stepped, and with no placements: how L2 sets itself up, and how it ends what it has begun. */
+static void call(struct runner *runner, const struct operation *operation)
+{
+	static const struct operation off = { .code = OP_DEBUG };
+	const struct operation *debug = runner->debug;
+	enum timer_mode mode = runner->timer.mode;
+
+	runner->timer.mode = TIMER_OFF;
+	set_debug(runner, &off);
+	if (operation->a) {
+		write_register(runner, CORE_REGISTER(regs.pc), operation->a);
+		write_register(runner, CORE_REGISTER(regs.pstate), EL1H_MASKED);
+	}
+	run_to_done(runner);
+	set_debug(runner, debug ? debug : &off);
+	runner->timer.mode = mode;
+}
+
+static void note_interrupts(struct runner *runner)
+{
+	const struct guest_counters *counters = flood_counters();
+	struct step_record *record;
+
+	for (int kind = 0; kind < TIMER_KINDS; kind++) {
+		struct flood_sent sent = flood_sent(kind);
+
+		if (!sent.sent && !sent.held_back)
+			continue;
+		record = new_record(runner, RECORD_SOURCE);
+		record->detail[0] = kind;
+		record->detail[1] = sent.sent;
+		record->detail[2] = sent.held_back;
+		record->detail[3] = counters ? counters->handled[kind] : 0;
+	}
+	if (counters) {
+		record = new_record(runner, RECORD_GUEST);
+		memcpy(record->detail, &counters->sgis_sent, sizeof(record->detail));
+	}
+	note_proc_interrupts(runner->operation);
 }
 
 static void init_vcpu(struct runner *runner)
@@ -414,7 +553,17 @@ static void perform_simple(struct runner *runner, const struct operation *operat
 		run_to_exit(runner, operation);
 		break;
 	case OP_TIMER_SWEEP:
-		timer_sweep(&runner->timer, operation);
+		set_grid(runner, operation);
+		break;
+	case OP_TIMER_SECOND:
+		runner->timer.second = timer_grid(operation);
+		break;
+	case OP_TIMER_BURST:
+		runner->timer.burst = operation->n;
+		runner->timer.spacing = operation->a;
+		break;
+	case OP_TIMER_PERIODIC:
+		set_period(runner, operation);
 		break;
 	case OP_TIMER_TABLE:
 		timer_from_table(runner, operation);
@@ -430,6 +579,12 @@ static void perform_simple(struct runner *runner, const struct operation *operat
 		break;
 	case OP_UNMAP:
 		unmap(runner);
+		break;
+	case OP_CALL:
+		call(runner, operation);
+		break;
+	case OP_INTERRUPTS:
+		note_interrupts(runner);
 		break;
 	default:
 		end(STATE_FAILED, "operation %u: code %u is unknown, or has no place in a block",
@@ -583,9 +738,11 @@ void job_run(const struct job *job)
 	static struct runner runner;
 
 	runner.job = job;
-	timer_create_both(&runner.timer);
 	vm_create(&runner.vm, job->header->load_address, job->header->memory_bytes);
+	if (job->header->counters)
+		vm_create_interrupts(&runner.vm);
 	load_payload(&runner);
+	flood_start(&runner.vm, job->header);
 	watchdog_start(runner.vm.run, job->header->stall_ns);
 	mark_job_begin();
 	while (runner.operation < job->header->operations) {

@@ -8,7 +8,7 @@
 struct job {
 	const struct job_header *header;
 	const struct operation *operations;
-	const uint32_t *delays;
+	const struct placement *placements;
 	const uint8_t *payload;
 	size_t payload_bytes;
 };

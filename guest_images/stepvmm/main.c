@@ -27,6 +27,7 @@ int main(void)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	mount_at("sysfs", "/sys");
 	mount_at("devtmpfs", "/dev");
+	mount_at("proc", "/proc");
 	shared_open();
 	/* The default slack of 50 us would move a placement by as much (prctl(2)). */
 	if (prctl(PR_SET_TIMERSLACK, 1))

@@ -1,96 +1,57 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#define _GNU_SOURCE	/* gettid() */
-#include <errno.h>
-#include <signal.h>
-#include <string.h>
-#include <sys/timerfd.h>
-#include <unistd.h>
+#include <limits.h>
 
-#include "shared.h"
 #include "timer.h"
-#include "vm.h"
 
-#define NS_PER_S	1000000000ull
-
-void timer_create_both(struct timer *timer)
+struct grid timer_grid(const struct operation *operation)
 {
-	struct sigevent event = {
-		.sigev_notify = SIGEV_THREAD_ID,
-		.sigev_signo = SIGUSR2,
-		._sigev_un._tid = gettid(),
+	uint64_t size = operation->b >> 32;
+
+	return (struct grid){
+		.first = operation->a,
+		.stride = operation->b & UINT32_MAX,
+		.size = size ? size : ULONG_MAX,
+		.hold = operation->n ? operation->n : 1,
 	};
-
-	timer->fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-	if (timer->fd < 0)
-		end(STATE_FAILED, "timerfd_create: %s", strerror(errno));
-	vm_interruptible_by(SIGUSR2);
-	if (timer_create(CLOCK_MONOTONIC, &event, &timer->signal))
-		end(STATE_FAILED, "timer_create: %s", strerror(errno));
 }
 
-void timer_sweep(struct timer *timer, const struct operation *operation)
+static uint32_t delay_of(const struct grid *grid, uint64_t iteration)
 {
-	timer->mode = TIMER_SWEEP;
-	timer->kind = operation->kind;
-	timer->first = operation->a;
-	timer->stride = operation->b;
+	return grid->first + grid->stride * (iteration / grid->hold % grid->size);
 }
 
-void timer_table(struct timer *timer, const struct operation *operation, const uint32_t *first)
+static int from_grids(const struct timer *timer, uint64_t iteration, struct placement *shots)
 {
-	timer->mode = TIMER_TABLE;
-	timer->kind = operation->kind;
-	timer->next = first;
-	timer->left = operation->n;
+	int count = 0;
+
+	shots[count++] = (struct placement){ delay_of(&timer->grid, iteration), timer->kind };
+	if (timer->second.first)
+		shots[count++] = (struct placement){ delay_of(&timer->second, iteration),
+						     timer->kind };
+	return count;
 }
 
-uint64_t timer_next_delay(struct timer *timer, uint64_t iteration)
+static int from_table(struct timer *timer, struct placement *shots)
 {
-	switch (timer->mode) {
-	case TIMER_SWEEP:
-		return timer->first + timer->stride * iteration;
-	case TIMER_TABLE:
-		if (!timer->left)
-			return 0;
-		timer->left--;
-		return *timer->next++;
-	default:
+	if (!timer->left)
 		return 0;
-	}
+	timer->left--;
+	shots[0] = *timer->next++;
+	return 1;
 }
 
-void timer_set(const struct timer *timer, uint64_t delay)
+int timer_next(struct timer *timer, uint64_t iteration, struct placement shots[MOST_SHOTS])
 {
-	struct itimerspec one_shot = {
-		.it_value = { .tv_sec = delay / NS_PER_S, .tv_nsec = delay % NS_PER_S },
-	};
-	int failed = timer->kind == TIMER_SIGNAL
-			     ? timer_settime(timer->signal, 0, &one_shot, NULL)
-			     : timerfd_settime(timer->fd, 0, &one_shot, NULL);
+	int count = 0;
 
-	if (failed)
-		end(STATE_FAILED, "a timer of %llu ns: %s", (unsigned long long)delay,
-		    strerror(errno));
-}
-
-static int signal_timer_fired(const struct timer *timer)
-{
-	struct itimerspec left;
-
-	if (timer_gettime(timer->signal, &left))
-		end(STATE_FAILED, "timer_gettime: %s", strerror(errno));
-	return !left.it_value.tv_sec && !left.it_value.tv_nsec;
-}
-
-int timer_fired(const struct timer *timer)
-{
-	uint64_t expirations;
-
-	if (timer->kind == TIMER_SIGNAL)
-		return signal_timer_fired(timer);
-	if (read(timer->fd, &expirations, sizeof(expirations)) == sizeof(expirations))
-		return 1;
-	if (errno != EAGAIN)
-		end(STATE_FAILED, "reading the timerfd: %s", strerror(errno));
-	return 0;
+	if (timer->mode == TIMER_SWEEP)
+		count = from_grids(timer, iteration, shots);
+	else if (timer->mode == TIMER_TABLE)
+		count = from_table(timer, shots);
+	if (!count || !shots[0].delay)
+		return 0;
+	for (uint32_t i = 0; i < timer->burst && count < MOST_SHOTS; i++, count++)
+		shots[count] = (struct placement){ shots[0].delay + (i + 1) * timer->spacing,
+						   shots[0].kind };
+	return count;
 }

@@ -4,34 +4,34 @@
 
 #include <stdint.h>
 #include <step_abi.h>
-#include <time.h>
+
+#define MOST_SHOTS	8
 
 enum timer_mode { TIMER_OFF, TIMER_SWEEP, TIMER_TABLE };
 
-/* The flood: one shot of L1's timer before each step. */
-struct timer {
-	enum timer_mode mode;
-	enum timer_kind kind;
-	int fd;				/* TIMER_INTERRUPT: a timerfd */
-	timer_t signal;			/* TIMER_SIGNAL */
-	uint64_t first, stride;		/* TIMER_SWEEP, ns */
-	const uint32_t *next;		/* TIMER_TABLE */
-	uint32_t left;
+/*
+ * Delays over the passes: first + stride * (iteration / hold % size). One grid
+ * goes through all of another's delays for each of its own.
+ */
+struct grid {
+	uint64_t first, stride, size, hold;
 };
 
-void timer_create_both(struct timer *timer);
+/* The placements of a flood: what comes before each step. */
+struct timer {
+	enum timer_mode mode;
+	enum timer_kind kind;		/* TIMER_SWEEP */
+	struct grid grid, second;	/* TIMER_SWEEP; a first delay of 0 is none */
+	const struct placement *next;	/* TIMER_TABLE */
+	uint32_t left;
+	uint32_t burst;			/* placements that follow each one ... */
+	uint64_t spacing;		/* ... so many ns apart */
+};
 
-/* From now on: OP_TIMER_SWEEP, and OP_TIMER_TABLE with its first delay. */
-void timer_sweep(struct timer *timer, const struct operation *operation);
-void timer_table(struct timer *timer, const struct operation *operation, const uint32_t *first);
+/* OP_TIMER_SWEEP and OP_TIMER_SECOND: a first, b stride and, above 32 bits, size; n hold. */
+struct grid timer_grid(const struct operation *operation);
 
-/* The delay of the next step, ns; 0: none. */
-uint64_t timer_next_delay(struct timer *timer, uint64_t iteration);
-
-/* Arms the timer; 0 disarms it. */
-void timer_set(const struct timer *timer, uint64_t delay);
-
-/* Whether it has expired since it was armed. */
-int timer_fired(const struct timer *timer);
+/* The placements of the next step. Returns how many there are. */
+int timer_next(struct timer *timer, uint64_t iteration, struct placement shots[MOST_SHOTS]);
 
 #endif

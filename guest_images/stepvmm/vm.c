@@ -9,7 +9,7 @@
 #include "shared.h"
 #include "vm.h"
 
-static int checked_ioctl(int fd, unsigned long request, void *argument, const char *what)
+int vm_ioctl(int fd, unsigned long request, void *argument, const char *what)
 {
 	int result = ioctl(fd, request, argument);
 
@@ -29,8 +29,8 @@ static int open_kvm(void)
 	return kvm;
 }
 
-static void set_device_attribute(int device, uint32_t group, uint64_t attribute, uint64_t *value,
-				 const char *what)
+void vm_set_device_attribute(int device, uint32_t group, uint64_t attribute, uint64_t *value,
+			     const char *what)
 {
 	struct kvm_device_attr request = {
 		.group = group,
@@ -38,7 +38,7 @@ static void set_device_attribute(int device, uint32_t group, uint64_t attribute,
 		.addr = (uintptr_t)value,
 	};
 
-	checked_ioctl(device, KVM_SET_DEVICE_ATTR, &request, what);
+	vm_ioctl(device, KVM_SET_DEVICE_ATTR, &request, what);
 }
 
 /* The order is the KVM API's: device, vCPUs, addresses, init (devices/arm-vgic-v3.rst). */
@@ -46,7 +46,7 @@ static void create_vgic(int vm, int *device)
 {
 	struct kvm_create_device request = { .type = KVM_DEV_TYPE_ARM_VGIC_V3 };
 
-	checked_ioctl(vm, KVM_CREATE_DEVICE, &request, "KVM_CREATE_DEVICE(vgic v3)");
+	vm_ioctl(vm, KVM_CREATE_DEVICE, &request, "KVM_CREATE_DEVICE(vgic v3)");
 	*device = request.fd;
 }
 
@@ -54,11 +54,11 @@ static void init_vgic(int device)
 {
 	uint64_t distributor = VM_DISTRIBUTOR, redistributor = VM_REDISTRIBUTOR;
 
-	set_device_attribute(device, KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_V3_ADDR_TYPE_DIST,
+	vm_set_device_attribute(device, KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_V3_ADDR_TYPE_DIST,
 			     &distributor, "vgic distributor address");
-	set_device_attribute(device, KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_V3_ADDR_TYPE_REDIST,
+	vm_set_device_attribute(device, KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_V3_ADDR_TYPE_REDIST,
 			     &redistributor, "vgic redistributor address");
-	set_device_attribute(device, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_CTRL_INIT, NULL,
+	vm_set_device_attribute(device, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_CTRL_INIT, NULL,
 			     "vgic init");
 }
 
@@ -66,32 +66,35 @@ void vm_init_vcpu(const struct vm *vm)
 {
 	struct kvm_vcpu_init init;
 
-	checked_ioctl(vm->fd, KVM_ARM_PREFERRED_TARGET, &init, "KVM_ARM_PREFERRED_TARGET");
+	vm_ioctl(vm->fd, KVM_ARM_PREFERRED_TARGET, &init, "KVM_ARM_PREFERRED_TARGET");
 	init.features[0] |= 1u << KVM_ARM_VCPU_PSCI_0_2;
-	checked_ioctl(vm->vcpu, KVM_ARM_VCPU_INIT, &init, "KVM_ARM_VCPU_INIT");
+	vm_ioctl(vm->vcpu, KVM_ARM_VCPU_INIT, &init, "KVM_ARM_VCPU_INIT");
 }
 
 static void create_vcpu(struct vm *vm, int kvm)
 {
 	int size;
 
-	vm->vcpu = checked_ioctl(vm->fd, KVM_CREATE_VCPU, 0, "KVM_CREATE_VCPU");
+	vm->vcpu = vm_ioctl(vm->fd, KVM_CREATE_VCPU, 0, "KVM_CREATE_VCPU");
 	vm_init_vcpu(vm);
-	size = checked_ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0, "KVM_GET_VCPU_MMAP_SIZE");
+	size = vm_ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0, "KVM_GET_VCPU_MMAP_SIZE");
 	vm->run = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, vm->vcpu, 0);
 	if (vm->run == MAP_FAILED)
 		end(STATE_FAILED, "mapping kvm_run: %s", strerror(errno));
 }
 
-static void set_memory_slot(const struct vm *vm, uint64_t bytes)
+void vm_set_memory_slot(const struct vm *vm, uint32_t slot, uint64_t address, void *memory,
+			uint64_t bytes)
 {
-	struct kvm_userspace_memory_region slot = {
-		.guest_phys_addr = vm->load_address,
+	struct kvm_userspace_memory_region region = {
+		.slot = slot,
+		.flags = slot ? 0 : vm->memory_flags,
+		.guest_phys_addr = address,
 		.memory_size = bytes,
-		.userspace_addr = (uintptr_t)vm->memory,
+		.userspace_addr = (uintptr_t)memory,
 	};
 
-	checked_ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &slot, "KVM_SET_USER_MEMORY_REGION");
+	vm_ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &region, "KVM_SET_USER_MEMORY_REGION");
 }
 
 static void create_memory(struct vm *vm)
@@ -101,13 +104,13 @@ static void create_memory(struct vm *vm)
 			  MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	if (vm->memory == MAP_FAILED)
 		end(STATE_FAILED, "%zu bytes for L2: %s", vm->memory_bytes, strerror(errno));
-	set_memory_slot(vm, vm->memory_bytes);
+	vm_set_memory_slot(vm, 0, vm->load_address, vm->memory, vm->memory_bytes);
 }
 
 void vm_unmap(const struct vm *vm)
 {
-	set_memory_slot(vm, 0);	/* a slot of no size is deleted (KVM API, 4.35) */
-	set_memory_slot(vm, vm->memory_bytes);
+	vm_set_memory_slot(vm, 0, vm->load_address, vm->memory, 0);
+	vm_set_memory_slot(vm, 0, vm->load_address, vm->memory, vm->memory_bytes);
 }
 
 void vm_create(struct vm *vm, uint64_t load_address, size_t memory_bytes)
@@ -116,7 +119,7 @@ void vm_create(struct vm *vm, uint64_t load_address, size_t memory_bytes)
 
 	vm->load_address = load_address;
 	vm->memory_bytes = memory_bytes;
-	vm->fd = checked_ioctl(kvm, KVM_CREATE_VM, 0, "KVM_CREATE_VM");
+	vm->fd = vm_ioctl(kvm, KVM_CREATE_VM, 0, "KVM_CREATE_VM");
 	create_memory(vm);
 	create_vgic(vm->fd, &vgic);
 	create_vcpu(vm, kvm);
@@ -150,14 +153,14 @@ void vm_set_debug(const struct vm *vm, uint32_t control, uint64_t bvr, uint64_t 
 		.arch = { .dbg_bvr = { bvr }, .dbg_bcr = { bcr } },
 	};
 
-	checked_ioctl(vm->vcpu, KVM_SET_GUEST_DEBUG, &debug, "KVM_SET_GUEST_DEBUG");
+	vm_ioctl(vm->vcpu, KVM_SET_GUEST_DEBUG, &debug, "KVM_SET_GUEST_DEBUG");
 }
 
 void vm_make_runnable(const struct vm *vm)
 {
 	struct kvm_mp_state state = { .mp_state = KVM_MP_STATE_RUNNABLE };
 
-	checked_ioctl(vm->vcpu, KVM_SET_MP_STATE, &state, "KVM_SET_MP_STATE");
+	vm_ioctl(vm->vcpu, KVM_SET_MP_STATE, &state, "KVM_SET_MP_STATE");
 }
 
 static void interrupt(int signal)
@@ -173,19 +176,27 @@ void vm_interruptible_by(int signal)
 		end(STATE_FAILED, "sigaction: %s", strerror(errno));
 }
 
-/* Where L1 sees an IPA of L2; NULL if the word there is not wholly inside the memory slot. */
-static uint8_t *word_at(const struct vm *vm, uint64_t address)
+static uint8_t *memory_at(const struct vm *vm, uint64_t address, size_t bytes)
 {
 	uint64_t offset = address - vm->load_address;
 
-	if (offset > vm->memory_bytes - sizeof(uint32_t))
+	if (bytes > vm->memory_bytes || offset > vm->memory_bytes - bytes)
 		return NULL;
 	return vm->memory + offset;
 }
 
+void *vm_at(const struct vm *vm, uint64_t address, size_t bytes)
+{
+	void *there = memory_at(vm, address, bytes);
+
+	if (!there)
+		end(STATE_FAILED, "no memory of L2 is at %#llx", (unsigned long long)address);
+	return there;
+}
+
 uint32_t vm_instruction(const struct vm *vm, uint64_t address)
 {
-	const uint8_t *there = word_at(vm, address);
+	const uint8_t *there = memory_at(vm, address, sizeof(uint32_t));
 	uint32_t word = 0;
 
 	if (there)
@@ -195,10 +206,8 @@ uint32_t vm_instruction(const struct vm *vm, uint64_t address)
 
 void vm_write(const struct vm *vm, uint64_t address, uint32_t word)
 {
-	uint8_t *there = word_at(vm, address);
+	char *there = vm_at(vm, address, sizeof(word));
 
-	if (!there)
-		end(STATE_FAILED, "no memory of L2 is at %#llx", (unsigned long long)address);
 	memcpy(there, &word, sizeof(word));
-	__builtin___clear_cache((char *)there, (char *)there + sizeof(word));
+	__builtin___clear_cache(there, there + sizeof(word));
 }

@@ -28,11 +28,21 @@ from qemu_diff.compare.placement_map import (
 from qemu_diff.compare.placements import place
 from qemu_diff.compare.verdict import NOT_REDIRECTED, judged_cell, unjudged_cell
 from qemu_diff.drive.in_guest import RECORDS, TIMER_LOG, TRUTH, Boot, Tools, boot
-from qemu_diff.drive.job import Job, Routine, alone_job, fill_job, quiet_job, sweep_job, table_job
+from qemu_diff.drive.job import (
+    Job,
+    Routine,
+    alone_job,
+    fill_job,
+    pairs_job,
+    periodic_job,
+    quiet_job,
+    sweep_job,
+    table_job,
+)
 from qemu_diff.errors import InfrastructureError, LostGuestError
 from qemu_diff.events import Stage
 from qemu_diff.flood import adaptive
-from qemu_diff.flood.placement import Sweep, random_delays, sweep
+from qemu_diff.flood.placement import Sweep, pair_grid, random_placements, sweep
 from qemu_diff.guest.process import Ending
 from qemu_diff.guest.shared import RECORD_CAPACITY, SharedHeader
 from qemu_diff.kernels.symbols import step_functions
@@ -59,6 +69,10 @@ LEARNING_DELAY_NS = 1_000_000
 ASSUMED_RUNS, ASSUMED_INSTRUCTIONS, ASSUMED_RECORDS = 4, 16, 4
 """Where nothing is learnt: returns of each instruction of a payload with so many more, as loops,
 handlers and signals make them; and records of each return, as blocks of a job make them."""
+
+HANDLED_STEPS = 50
+"""Steps that come with one of the mainline where each is interrupted: the handler's 40, and what
+nests."""
 
 FILL_ROUNDS = 3
 FILL_SPREAD_NS = 12
@@ -154,8 +168,12 @@ class _CellRunner:
             yield self._observe("run", quiet_job(self._context.routine, passes))
             return
         learnt = self._learn()
-        if placement is Placement.RANDOM:
-            yield self._random(learnt)
+        if placement is Placement.PERIODIC:
+            yield self._observe("periodic", self._periodic())
+        elif placement in (Placement.RANDOM, Placement.BURST):
+            yield from self._random(learnt)
+        elif placement is Placement.PAIRS:
+            yield self._observe("pairs", self._pairs(learnt))
         elif placement is Placement.ADAPTIVE:
             yield from self._adaptive(learnt)
         else:
@@ -169,7 +187,9 @@ class _CellRunner:
         if last_ns is not None:
             return assumed(self._context.payload, last_ns)
         quiet = Sweep(LEARNING_DELAY_NS, 0, LEARNING_PASSES)
-        job = sweep_job(self._context.routine, self._cell.flood.sources[0], quiet)
+        job = sweep_job(
+            self._context.routine, self._cell.flood.sources[0], quiet, self._cell.flood.from_cpu
+        )
         trace = self._boot("learn", job, self._landmark_addresses())
         steps = judge(trace.records, trace.truth, trace.phantom, self._program)
         placements = place(trace.records, trace.deliveries, steps)
@@ -183,16 +203,54 @@ class _CellRunner:
     def _landmark_addresses(self) -> tuple[int, ...]:
         return (*self._context.tools.stepvmm.counter_reads, *self._functions)
 
-    def _random(self, learnt: Learnt) -> Observation:
-        flood, seed = self._cell.flood, self._cell.seed
-        steps = int(learnt.runs_per_pass * flood.count * RANDOM_SLACK)
-        delays = random_delays(flood, learnt.longest_ns, steps, seed)
-        job = table_job(self._context.routine, flood.sources[0], flood.count, delays)
-        return self._observe("random", job)
+    def _random(self, learnt: Learnt) -> Iterator[Observation]:
+        flood = self._cell.flood
+        most = self._most_passes(learnt)
+        steps = int(learnt.runs_per_pass * flood.count * self._longer * RANDOM_SLACK)
+        placements = random_placements(flood, learnt.longest_ns, steps, self._cell.seed)
+        parts = range(0, flood.count, most)
+        each = -(-steps // len(parts))
+        for number, begin in enumerate(parts):
+            job = table_job(
+                self._context.routine,
+                min(most, flood.count - begin),
+                placements[number * each : (number + 1) * each],
+                burst=flood.burst,
+                spacing_ns=flood.period_ns,
+                from_cpu=flood.from_cpu,
+            )
+            yield self._observe(f"{flood.placement}-{number}", job)
+
+    def _periodic(self) -> Job:
+        flood = self._cell.flood
+        return periodic_job(
+            self._context.routine, flood.sources[0], flood.period_ns, flood.count, flood.from_cpu
+        )
+
+    def _pairs(self, learnt: Learnt) -> Job:
+        flood = self._cell.flood
+        grid = pair_grid(flood, learnt.longest_ns)
+        most = self._most_passes(learnt)
+        if grid.passes > most:
+            reason = (
+                f"{grid.side} delays make {grid.passes:,} pairs, a boot has room for {most:,}: "
+                "raise step_ns, or narrow first_ns to last_ns"
+            )
+            raise _Ended(CellVerdict.LOST, reason)
+        return pairs_job(self._context.routine, flood.sources[0], grid, flood.from_cpu)
+
+    @property
+    def _longer(self) -> int:
+        """So many more steps a pass has than a quiet one."""
+        return HANDLED_STEPS if self._cell.flood.into_guest else 1
+
+    def _most_passes(self, learnt: Learnt) -> int:
+        """How many a boot's records have room for."""
+        return max(1, int(USABLE_CAPACITY / (learnt.records_per_pass * self._longer)))
 
     def _sweep(self, learnt: Learnt) -> Iterator[Observation]:
         whole = sweep(self._cell.flood, learnt.longest_ns)
-        most = max(1, int(USABLE_CAPACITY / learnt.records_per_pass))
+        most = self._most_passes(learnt)
         observed = []
         for number, begin in enumerate(range(0, whole.passes, most)):
             part = replace(
@@ -200,7 +258,9 @@ class _CellRunner:
                 first_ns=whole.first_ns + begin * whole.step_ns,
                 passes=min(most, whole.passes - begin),
             )
-            job = sweep_job(self._context.routine, self._cell.flood.sources[0], part)
+            job = sweep_job(
+                self._context.routine, self._cell.flood.sources[0], part, self._cell.flood.from_cpu
+            )
             observed.append(self._observe(f"sweep-{number}", job))
             yield observed[-1]
         if whole.step_ns == 1:
@@ -230,11 +290,12 @@ class _CellRunner:
 
     def _placed(self, name: str, delays: tuple[int, ...], learnt: Learnt) -> Iterator[Observation]:
         """One pass for each delay, in as many boots as it takes."""
-        room = min(int(USABLE_CAPACITY / learnt.records_per_pass), self._context.routine.most_fills)
-        for begin in range(0, len(delays), max(1, room)):
-            part = delays[begin : begin + max(1, room)]
-            job = fill_job(self._context.routine, self._cell.flood.sources[0], part)
-            yield self._observe(f"{name}-{begin // max(1, room)}", job)
+        flood, routine = self._cell.flood, self._context.routine
+        room = min(self._most_passes(learnt), routine.most_fills)
+        for begin in range(0, len(delays), room):
+            part = delays[begin : begin + room]
+            job = fill_job(routine, flood.sources[0], part, flood.from_cpu)
+            yield self._observe(f"{name}-{begin // room}", job)
 
     def _fill(self, observed: list[Observation], most: int) -> Iterator[Observation]:
         """Place again what an interrupt of L1's own had displaced.
@@ -247,7 +308,12 @@ class _CellRunner:
             delays = missed_delays(whole.steps, whole.placements, spread_ns)
             if not delays:
                 return
-            job = fill_job(self._context.routine, self._cell.flood.sources[0], delays[:most])
+            job = fill_job(
+                self._context.routine,
+                self._cell.flood.sources[0],
+                delays[:most],
+                self._cell.flood.from_cpu,
+            )
             observed.append(self._observe(f"fill-{number}", job))
             yield observed[-1]
 
@@ -274,7 +340,8 @@ class _CellRunner:
             chosen = chosen[:most]
             asked.update(chosen)
             placements = [(learnt.turns[pc], delay) for pc, delay in chosen if pc in learnt.turns]
-            job = alone_job(self._context.routine, self._cell.flood.sources[0], placements)
+            flood = self._cell.flood
+            job = alone_job(self._context.routine, flood.sources[0], placements, flood.from_cpu)
             latest = self._observe(f"alone-{number}", job)
             observed.append(latest)
             yield latest

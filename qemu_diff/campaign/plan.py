@@ -99,6 +99,8 @@ def _point_parts(
     yield from _flood_parts(flood)
     if machine.cpu != MachineSpec.cpu:
         yield f"cpu-{machine.cpu}"
+    if machine.cpus != MachineSpec.cpus:
+        yield f"cpus-{machine.cpus}"
     if machine.memory_mib != MachineSpec.memory_mib:
         yield f"mem-{machine.memory_mib}"
     if machine.exception_order is not ExceptionOrder.TCG:
@@ -121,7 +123,9 @@ def _flood_parts(flood: FloodSpec) -> Iterator[str]:
         return
     yield f"{flood.source}-{flood.placement}"
     interval = f"{flood.first_ns}-{'end' if flood.last_ns is None else flood.last_ns}"
-    if flood.placement is Placement.SWEEP:
+    if flood.from_cpu:
+        yield f"from-{flood.from_cpu}"
+    if flood.placement in (Placement.SWEEP, Placement.PAIRS):
         if (flood.first_ns, flood.last_ns, flood.step_ns) != (0, None, 1):
             yield f"{interval}-{flood.step_ns}"
         return
@@ -133,6 +137,10 @@ def _flood_parts(flood: FloodSpec) -> Iterator[str]:
         return
     if (flood.first_ns, flood.last_ns) != (0, None):
         yield interval
+    if flood.period_ns:
+        yield f"each-{flood.period_ns}"
+    if flood.burst != FloodSpec.burst:
+        yield f"burst-{flood.burst}"
     yield f"x{flood.count}"
 
 

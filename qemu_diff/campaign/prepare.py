@@ -57,19 +57,35 @@ class Kernels:
     left_out: dict[str, str]
 
 
+PayloadKey = tuple[str, bool]
+"""A payload's name, and whether it is assembled to take interrupts."""
+
+
+def _key(cell: Cell) -> PayloadKey:
+    return cell.payload, cell.flood.into_guest
+
+
 @dataclass(frozen=True)
 class Prepared:
     """What is ready before the first cell boots.
 
     :param peer: what the kernels' own selftests need.
-    :param routines: (job, payload) → what the job comes to on it.
+    :param routines: what each job comes to on each payload.
     """
 
     tools: Tools
     peer: PeerTools
-    payloads: dict[str, Payload]
-    routines: dict[tuple[str, str], Routine]
+    payloads: dict[PayloadKey, Payload]
+    routines: dict[tuple[str, PayloadKey], Routine]
     kernels: Kernels
+
+    def payload_of(self, cell: Cell) -> Payload:
+        """What L2 runs."""
+        return self.payloads[_key(cell)]
+
+    def routine_of(self, cell: Cell) -> Routine:
+        """The cell's job, for its payload."""
+        return self.routines[cell.job, _key(cell)]
 
     @property
     def provenance(self) -> Provenance:
@@ -103,18 +119,18 @@ def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepar
     )
     ours = [cell for cell in cells if cell.driver is Driver.IN_GUEST]
     payloads = {
-        name: build_payload(name, places.guest_images, places.cache)
-        for name in sorted({cell.payload for cell in ours})
+        (name, interrupts): build_payload(
+            name, places.guest_images, places.cache, interrupts=interrupts
+        )
+        for name, interrupts in sorted({_key(cell) for cell in ours})
     }
     for payload in payloads.values():
         program_of(payload)
     for cell in ours:
-        plan_of(cell.machine, payloads[cell.payload], places.guest_images, places.cache)
+        plan_of(cell.machine, payloads[_key(cell)], places.guest_images, places.cache)
     routines = {
-        (job, payload): compiled(
-            read_script(script_path(places.guest_images, job)), payloads[payload]
-        )
-        for job, payload in sorted({(cell.job, cell.payload) for cell in ours})
+        (job, key): compiled(read_script(script_path(places.guest_images, job)), payloads[key])
+        for job, key in sorted({(cell.job, _key(cell)) for cell in ours})
     }
     peer = prepare_peer(qemu, places.guest_images, places.cache)
     return Prepared(tools, peer, payloads, routines, _kernels(campaign, cells))

@@ -135,8 +135,8 @@ class _Run:
             return run_peer_cell(cell, peer)
         context = CellContext(
             build=build,
-            payload=prepared.payloads[cell.payload],
-            routine=prepared.routines[cell.job, cell.payload],
+            payload=prepared.payload_of(cell),
+            routine=prepared.routine_of(cell),
             tools=prepared.tools,
             directory=directory,
             budget_s=budget_s,
@@ -158,7 +158,7 @@ class _Run:
         found = [*baseline.findings[:1], *candidate.findings[:1]]
         if not found:
             return None
-        payload = self._prepared.payloads[baseline.cell.payload]
+        payload = self._prepared.payload_of(baseline.cell)
         listing, program = Listing(payload), program_of(payload)
         around = found[0].missed[0] if found[0].missed else found[0].reported_pc
         try:

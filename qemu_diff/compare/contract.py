@@ -20,6 +20,11 @@ or ERET raises no exception to EL2 of its own, a BRK's is reported, and an entry
 raises none but the step exception: after these, a synchronous exit excuses nothing. Nor does one
 that was redirected to the interrupt vector, for that is the step exception.
 
+An IRQ that L2 takes is a stop of its own: taking the exception goes to Active-pending (D2.12.3),
+so the report is the vector's address, with nothing executed there. Before it the step's instruction
+was executed, or not at all, or it faulted and will be executed again; ELR_EL1, which is read while
+L2 stands at the vector, says where the interrupt came, and SPSR_EL1 that IRQs were not masked.
+
 SVC and UDF take their exception inside L2: the step is spent, and the Software Step exception due,
 at the vector's first instruction (DDI 0487, D2.12.3: taking an exception to an Exception level at
 which software step is enabled goes from Active-not-pending to Active-pending).
@@ -140,8 +145,13 @@ def judge(
     executed = np.bincount(done.group, minlength=len(number)).astype(np.int64)
     reported = runs["pc"][groups.run].astype(np.int64)
     last = _last_executions(runs, done, number, modes_before_runs(records))
+    begins = _begins(truth, slices.group, number)
+    took_irq = program.is_irq_vector(begins) & (begins != groups.previous_pc)
     outcome = _outcomes(runs, groups, executed, last, program)
-    _check_continuity(outcome, groups, truth, slices.group, number)
+    first = _first_of_group(done.pc, done.group, number)
+    # The interrupt came first, and its vector's first instruction ran without a stop there.
+    outcome[took_irq & (first == begins)] = Judged.LOST_STEP
+    _check_continuity(outcome, groups, np.where(took_irq, UNKNOWN_PC, begins), number)
     keep = groups.closed & groups.stepping & ~groups.unfinished & ~_spent(runs, groups, done)
     entered = _entered_pending(truth, phantom)
     redirects = truth["kind"] == TruthKind.REDIRECT
@@ -151,7 +161,7 @@ def judge(
         previous_pc=groups.previous_pc[keep],
         reported_pc=reported[keep],
         executed=executed[keep],
-        first_executed=_first_of_group(done.pc, done.group, number)[keep],
+        first_executed=first[keep],
         active_pending=_count(entered, slices.group, number)[keep] > 0,
         irq_exits=_count(exits_through(truth, VectorSlot.IRQ), slices.group, number)[keep],
         redirects=_count(redirects, slices.group, number)[keep],
@@ -204,8 +214,10 @@ class _LastExecutions:
     :param pc: or ``UNKNOWN_PC``.
     :param register: the branch register before it, where ``recorded``.
     :param mode: PSTATE.M before it, or ``UNKNOWN_MODE``.
+    :param faulted: see :class:`Executions`.
     """
 
+    faulted: NDArray[np.bool_]
     pc: NDArray[np.int64]
     register: NDArray[np.int64]
     recorded: NDArray[np.bool_]
@@ -221,6 +233,7 @@ def _last_executions(
     flags = runs["flags"][run] if len(runs) else np.zeros(0, dtype=np.uint32)
     register = runs["branch_register"][run] if len(runs) else np.zeros(0, dtype=np.uint64)
     return _LastExecutions(
+        faulted=np.asarray(some & np.append(done.faulted, False)[end - 1]),
         pc=np.where(some, np.append(done.pc, UNKNOWN_PC)[end - 1], UNKNOWN_PC),
         register=register.astype(np.int64),
         recorded=np.asarray(some & ((flags & RecordFlag.BRANCH_REGISTER) != 0)),
@@ -246,11 +259,13 @@ def _outcomes(
     breakpoint_hit = ec == ExceptionClass.BREAKPOINT
     stands_still = (groups.previous_pc == reported) | (groups.previous_pc == UNKNOWN_PC)
     follows = program.follows(last.pc, reported, last.register, last.recorded, last.mode)
+    irq = _takes_irq(runs, groups, executed, last, program) & (ec == ExceptionClass.SOFTWARE_STEP)
     cases = [
         (breakpoint_hit & (executed > 0), Judged.LOST_STEP),
         (breakpoint_hit & stands_still, Judged.OK),
         (breakpoint_hit, Judged.WRONG_PC),
         (executed >= 2, Judged.LOST_STEP),
+        (irq, Judged.OK),
         (executed == 0, Judged.SPURIOUS_STEP),
         (itself & (last.pc == reported), Judged.OK),
         ((ec == ExceptionClass.SOFTWARE_STEP) & follows, Judged.OK),
@@ -260,20 +275,46 @@ def _outcomes(
     return np.select(conditions, outcomes, default=Judged.WRONG_PC).astype(np.int64)
 
 
+def _takes_irq(
+    runs: StepRecords,
+    groups: Groups,
+    executed: NDArray[np.int64],
+    last: _LastExecutions,
+    program: Program,
+) -> NDArray[np.bool_]:
+    """Groups that end at the vector of an IRQ that L2 could take, after one instruction at most."""
+    closing = runs[groups.run]
+    reported, elr, spsr = (
+        values.astype(np.int64)
+        for values in (closing["pc"], closing["detail"][:, 0], closing["detail"][:, 1])
+    )
+    seen = (closing["flags"] & RecordFlag.AT_VECTOR) != 0
+    from_previous = (elr == groups.previous_pc) | (groups.previous_pc == UNKNOWN_PC)
+    after_one = program.follows(last.pc, elr, last.register, last.recorded, last.mode)
+    again = last.faulted & (elr == last.pc)
+    where = np.where(executed == 0, from_previous, after_one | again)
+    return np.asarray(seen & program.takes_irq(reported, spsr) & where)
+
+
+def _begins(
+    truth: TruthRecords, row_group: NDArray[np.int64], number: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Where each group goes on, or ``UNKNOWN_PC``: a phantom says it just as an executed
+    instruction does. Shape (g,)."""
+    rows = np.flatnonzero((truth["kind"] == TruthKind.INSTRUCTION) & (row_group >= 0))
+    return _first_of_group(truth["pc"][rows].astype(np.int64), row_group[rows], number)
+
+
 def _check_continuity(
     outcome: NDArray[np.int64],
     groups: Groups,
-    truth: TruthRecords,
-    row_group: NDArray[np.int64],
+    begins: NDArray[np.int64],
     number: NDArray[np.int64],
 ) -> None:
     """L2 must go on at the PC before; if it does not, the report that named that PC is wrong.
 
-    Where no report named it, but the job or a return for a signal, the new step is. A phantom says
-    where L2 stands just as an executed instruction does.
+    Where no report named it, but the job or a return for a signal, the new step is.
     """
-    rows = np.flatnonzero((truth["kind"] == TruthKind.INSTRUCTION) & (row_group >= 0))
-    begins = _first_of_group(truth["pc"][rows].astype(np.int64), row_group[rows], number)
     known = (begins != UNKNOWN_PC) & (groups.previous_pc != UNKNOWN_PC)
     broken = known & (begins != groups.previous_pc)
     blamed = np.where(groups.after_report & ~groups.pc_written, number - 1, number)[broken]

@@ -73,6 +73,15 @@ VECTOR_OF_MODE = {
 """PSTATE.M → offset from VBAR_EL1 of the synchronous exception's vector (DDI 0487, D1.4.2, table
 D1-6)."""
 
+IRQ_OFFSET_OF_MODE = {
+    0b00000: 0x480,
+    0b00101: 0x280,
+}
+"""PSTATE.M → offset from VBAR_EL1 of the IRQ's vector, for the modes that payloads use (ibid.)."""
+
+PSTATE_MODE = 0xF
+PSTATE_I = 1 << 7
+
 CLASSES = (
     InstructionClass("branch", 0xFC000000, 0x14000000, (0, 26), falls_through=False),
     InstructionClass("branch-link", 0xFC000000, 0x94000000, (0, 26), falls_through=False),
@@ -162,6 +171,7 @@ class Program:
     :param writes: shape (n,), int64: the KVM id of the system register that MSR writes, or
         ``NO_REGISTER``.
     :param vectors: VBAR_EL1, or None where the payload does not say.
+    :param irq_vectors: what VBAR_EL1 may be while L2 takes interrupts; none where it takes none.
     """
 
     load_address: int
@@ -173,6 +183,23 @@ class Program:
     kind: NDArray[np.int64]
     writes: NDArray[np.int64]
     vectors: int | None = None
+    irq_vectors: tuple[int, ...] = ()
+
+    def takes_irq(self, pc: NDArray[np.int64], spsr: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether ``pc`` is where an IRQ goes that interrupted PSTATE ``spsr``. Shape (n,).
+
+        An IRQ is taken while PSTATE.I is 0 (DDI 0487, D1.3.6).
+        """
+        found = np.zeros(len(pc), dtype=bool)
+        for base in self.irq_vectors:
+            for mode, offset in IRQ_OFFSET_OF_MODE.items():
+                found |= ((spsr & PSTATE_MODE) == mode) & (pc == base + offset)
+        return np.asarray(found & ((spsr & PSTATE_I) == 0))
+
+    def is_irq_vector(self, pc: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which PCs are an IRQ's vector. Shape (n,)."""
+        offsets = IRQ_OFFSET_OF_MODE.values()
+        return np.isin(pc, [base + offset for base in self.irq_vectors for offset in offsets])
 
     @cached_property
     def end(self) -> int:
@@ -284,7 +311,14 @@ def program_of(payload: Payload) -> Program:
         kind=np.array([_number(one) for one in classes], dtype=np.int64),
         writes=np.array([NO_REGISTER if one is None else one for one in written], dtype=np.int64),
         vectors=vectors,
+        irq_vectors=_irq_vectors(payload, vectors),
     )
+
+
+def _irq_vectors(payload: Payload, vectors: int | None) -> tuple[int, ...]:
+    if payload.interrupts is None:
+        return ()
+    return (payload.interrupts.vectors, *(() if vectors is None else (vectors,)))
 
 
 def _number(one: InstructionClass) -> int:

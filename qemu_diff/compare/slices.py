@@ -71,11 +71,14 @@ class Executions:
     """Executed instructions, repeats collapsed: ascending in ``group``. Shape (e,).
 
     :param run: number of the RUN record of the slice that an instruction was executed in.
+    :param faulted: a synchronous exit that is not the step exception followed, before anything else
+        was executed: the instruction may have completed nothing.
     """
 
     pc: NDArray[np.int64]
     group: NDArray[np.int64]
     run: NDArray[np.int64]
+    faulted: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -164,8 +167,9 @@ def executions(
     faulted = left[row] & ~program.executes_once(pc[row])
     again = np.zeros(len(row), dtype=bool)
     again[:-1] = (pc[row[1:]] == pc[row[:-1]]) & (group[row[1:]] == group[row[:-1]])
-    row = row[~(again & faulted)]
-    return Executions(pc[row], group[row], slices.run[row])
+    last = ~(again & faulted)
+    row = row[last]
+    return Executions(pc[row], group[row], slices.run[row], faulted[last])
 
 
 def executed_in(done: Executions, group: int) -> tuple[int, ...]:

@@ -268,10 +268,30 @@ def _unused_expectation(
 # --- floods --------------------------------------------------------------------------------------
 
 _MEANINGLESS = {
-    Placement.NONE: ("first_ns", "last_ns", "step_ns"),
-    Placement.SWEEP: ("count",),
-    Placement.RANDOM: ("step_ns",),
+    Placement.NONE: ("first_ns", "last_ns", "step_ns", "period_ns", "burst", "from_cpu"),
+    Placement.SWEEP: ("count", "period_ns", "burst"),
+    Placement.ADAPTIVE: ("period_ns", "burst"),
+    Placement.PAIRS: ("count", "period_ns", "burst"),
+    Placement.RANDOM: ("step_ns", "period_ns", "burst"),
+    Placement.PERIODIC: ("first_ns", "last_ns", "step_ns", "burst"),
+    Placement.BURST: ("step_ns",),
 }
+
+_NEEDED = {
+    Placement.RANDOM: {"count": "count is the number of passes over the payload"},
+    Placement.PERIODIC: {
+        "count": "count is the number of passes over the payload",
+        "period_ns": "period_ns is from one interrupt to the next",
+    },
+    Placement.BURST: {
+        "count": "count is the number of passes over the payload",
+        "burst": "burst is the number of interrupts of one burst",
+        "period_ns": "period_ns is from one interrupt of a burst to the next",
+    },
+}
+
+_MIXED = (Placement.RANDOM, Placement.BURST)
+"""Placements that may draw from several sources."""
 
 
 def _flood_problems(path: KeyPath, flood: FloodTable) -> Iterator[Problem]:
@@ -283,9 +303,19 @@ def _flood_problems(path: KeyPath, flood: FloodTable) -> Iterator[Problem]:
         if key in flood.model_fields_set:
             text = f"{label((*path, key))}: means nothing when placement is {flood.placement}"
             yield Problem((*path, key), text, f"remove {key}")
-    if flood.placement is Placement.RANDOM and flood.count is None:
-        text = f"{label(path)}: placement random needs count"
-        yield Problem(path, text, "count is the number of passes over the payload")
+    for key, remedy in _NEEDED.get(flood.placement, {}).items():
+        if getattr(flood, key) is None:
+            text = f"{label(path)}: placement {flood.placement} needs {key}"
+            yield Problem(path, text, remedy)
+    if len(flood.source) > 1 and flood.placement not in _MIXED:
+        text = f"{label((*path, 'source'))}: placement {flood.placement} takes one source"
+        yield Problem((*path, "source"), text, f"mix with {' or '.join(_MIXED)}")
+    if FloodSource.NONE in flood.source and len(flood.source) > 1:
+        text = f"{label((*path, 'source'))}: none stands beside others"
+        yield Problem((*path, "source"), text, "remove none")
+    if flood.placement is Placement.PERIODIC and flood.source == [FloodSource.VTIMER]:
+        text = f"{label((*path, 'source'))}: L2's virtual timer is set at each step"
+        yield Problem((*path, "source"), text, "set placement to random or burst")
     if flood.placement is Placement.ADAPTIVE and flood.step_ns == 1:
         text = f"{label((*path, 'step_ns'))}: a grid of 1 ns leaves nothing to be refined"
         yield Problem((*path, "step_ns"), text, "set placement to sweep, or step_ns to 2 or more")

@@ -69,7 +69,7 @@ def scenario_spec(table: ScenarioTable) -> ScenarioSpec:
 
 def _machines(table: MachineTable) -> Iterator[MachineSpec]:
     for mode, cpu, order in product(table.kvm_mode, table.cpu, table.exception_order):
-        machine = MachineSpec(mode, cpu, table.memory_mib, order)
+        machine = MachineSpec(mode, cpu, table.memory_mib, table.cpus, order)
         if order is ExceptionOrder.TCG:
             yield machine
             continue
@@ -93,6 +93,9 @@ def _flood(table: FloodTable) -> FloodSpec:
         last_ns=table.last_ns,
         step_ns=step_ns if table.step_ns is None else table.step_ns,
         count=count if table.count is None else table.count,
+        period_ns=table.period_ns or FloodSpec.period_ns,
+        burst=table.burst or FloodSpec.burst,
+        from_cpu=table.from_cpu,
     )
 
 

@@ -49,6 +49,12 @@ MOST_PASSES = 10_000
 MOST_SWEPT = 1_000_000
 """Passes of a sweep: more would take days, and the longest step that is known has 60,000 ns."""
 
+MOST_CPUS = 8
+"""CONFIG_NR_CPUS of guest_images/kconfig/l1.config."""
+
+MOST_BURST = 8
+"""``MOST_SHOTS`` of guest_images/stepvmm/timer.h."""
+
 MOST_REDIRECTS = 1000
 """More than any case needs: a correct kernel makes no progress while its step is redirected."""
 
@@ -167,6 +173,9 @@ class FloodTable(Table):
     last_ns: Annotated[int, Field(ge=0, le=LONGEST_NS)] | None = None
     step_ns: Annotated[int, Field(ge=1)] | None = None
     count: Annotated[int, Field(ge=1, le=MOST_PASSES)] | None = None
+    period_ns: Annotated[int, Field(ge=1, le=LONGEST_NS)] | None = None
+    burst: Annotated[int, Field(ge=2, le=MOST_BURST)] | None = None
+    from_cpu: Annotated[int, Field(ge=0, le=MOST_CPUS - 1)] = 0
 
 
 class MachineTable(Table):
@@ -175,6 +184,7 @@ class MachineTable(Table):
     kvm_mode: Annotated[list[KvmModeName], Field(min_length=1), OneOrMany] = [KvmMode.VHE]
     cpu: Annotated[list[Name], Field(min_length=1), OneOrMany] = ["max"]
     memory_mib: Annotated[int, Field(ge=64, le=65_536)] = 256
+    cpus: Annotated[int, Field(ge=1, le=MOST_CPUS)] = 1
     exception_order: Annotated[list[ExceptionOrderName], Field(min_length=1), OneOrMany] = [
         ExceptionOrder.TCG
     ]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qemu_diff.abi import (
     JOB_HEADER,
     JOB_MAGIC,
     OPERATION,
+    PLACEMENT,
     PSTATE_EL1H_MASKED,
     PSTATE_SS,
     STEP_ABI_VERSION,
@@ -27,6 +27,7 @@ from qemu_diff.drive.registers import REGISTERS
 from qemu_diff.drive.script import (
     LARGEST_VALUE,
     NOWHERE,
+    STEPS_PER_PASS,
     Debug,
     Expect,
     Get,
@@ -47,7 +48,7 @@ from qemu_diff.drive.script import (
     Write,
     mistakes_error,
 )
-from qemu_diff.flood.placement import Sweep
+from qemu_diff.flood.placement import TIMER_KINDS, PairGrid, Placements, Sweep
 from qemu_diff.guest.image import MEMORY_BYTES
 from qemu_diff.model import FloodSource, Payload
 
@@ -65,6 +66,12 @@ _FRAME = 2
 
 WORD_BYTES = 4
 LARGEST_WORD = (1 << 32) - 1
+
+PSTATE_I = 1 << 7
+"""IRQs are masked (DDI 0487, SPSR_EL2)."""
+
+LONGER_WITH_INTERRUPTS = 8
+"""So many more reports a pass has where L2's handler is stepped, too."""
 
 CONSTANTS = {
     "el1h": PSTATE_EL1H_MASKED,
@@ -92,29 +99,25 @@ class Operation:
     kind: TimerKind | WriteKind | ReadKind | Occasion = TimerKind.INTERRUPT
 
 
-TIMER_KINDS = {
-    FloodSource.HOST_TIMER: TimerKind.INTERRUPT,
-    FloodSource.SIGNAL: TimerKind.SIGNAL,
-}
-
-
 _WITH_BODY = (OperationCode.REPEAT, OperationCode.ON)
 """Operations whose ``a`` counts those that belong to them."""
 
 
-def _no_delays() -> NDArray[np.uint32]:
-    return np.zeros(0, dtype=np.uint32)
+def _no_placements() -> Placements:
+    return np.zeros(0, dtype=PLACEMENT)
 
 
 @dataclass(frozen=True)
 class Job:
-    """Operations, and the table of delays (ns) that ``TIMER_TABLE`` reads.
+    """Operations, and the table of placements that ``TIMER_TABLE`` reads.
 
+    :param from_cpu: the CPU of L1 that interrupts come from.
     :raises ValueError: more operations than a record can name.
     """
 
     operations: tuple[Operation, ...]
-    delays: NDArray[np.uint32] = field(default_factory=_no_delays)
+    placements: Placements = field(default_factory=_no_placements)
+    from_cpu: int = 0
 
     def __post_init__(self) -> None:
         if len(self.operations) > MOST_OPERATIONS:
@@ -134,13 +137,17 @@ class Job:
     def encode(self, payload: Payload) -> bytes:
         """The bytes of ``/job``."""
         rows = [(one.code, one.kind, one.n, one.a, one.b) for one in self.operations]
-        body = np.array(rows, dtype=OPERATION).tobytes() + self.delays.astype("<u4").tobytes()
+        body = np.array(rows, dtype=OPERATION).tobytes() + self.placements.tobytes()
         header = np.zeros(1, JOB_HEADER)
         header["magic"] = JOB_MAGIC
         header["version"] = STEP_ABI_VERSION
         header["crc32"] = zlib.crc32(body)
         header["operations"] = len(self.operations)
-        header["delays"] = len(self.delays)
+        header["placements"] = len(self.placements)
+        header["from_cpu"] = self.from_cpu
+        if payload.interrupts:
+            header["counters"] = payload.interrupts.counters
+            header["handler_begin"], header["handler_end"] = payload.interrupts.handler
         header["load_address"] = payload.load_address
         header["memory_bytes"] = MEMORY_BYTES
         header["stall_ns"] = STALL_NS
@@ -160,7 +167,7 @@ class Routine:
     @property
     def most_fills(self) -> int:
         """How many delays one :func:`fill_job` has room for."""
-        return (MOST_OPERATIONS - len(self.once)) // (len(self.each_pass) + _FRAME)
+        return (MOST_OPERATIONS - len(self.once) - 1) // (len(self.each_pass) + _FRAME)
 
 
 def quiet_job(routine: Routine, passes: int) -> Job:
@@ -168,18 +175,31 @@ def quiet_job(routine: Routine, passes: int) -> Job:
 
     :param passes: how often, over the payload.
     """
-    return Job((*routine.once, *_repeated(routine, passes)))
+    return Job((*routine.once, *_repeated(routine, passes), _COUNT))
 
 
-def sweep_job(routine: Routine, source: FloodSource, sweep: Sweep) -> Job:
+def sweep_job(routine: Routine, source: FloodSource, sweep: Sweep, from_cpu: int = 0) -> Job:
     """One pass for each placement; within a pass every step has the same requested delay."""
     flood = Operation(
         OperationCode.TIMER_SWEEP, a=sweep.first_ns, b=sweep.step_ns, kind=TIMER_KINDS[source]
     )
-    return Job((*routine.once, flood, *_repeated(routine, sweep.passes)))
+    return _flooded(routine, (flood,), sweep.passes, from_cpu)
 
 
-def fill_job(routine: Routine, source: FloodSource, delays: Sequence[int]) -> Job:
+def pairs_job(routine: Routine, source: FloodSource, grid: PairGrid, from_cpu: int = 0) -> Job:
+    """One pass for each two placements: every step has both."""
+    kind = TIMER_KINDS[source]
+    size = grid.side << _SIZE_SHIFT
+    first = Operation(
+        OperationCode.TIMER_SWEEP, grid.side, grid.first_ns, grid.step_ns | size, kind
+    )
+    second = Operation(OperationCode.TIMER_SECOND, 1, grid.first_ns, grid.step_ns | size, kind)
+    return _flooded(routine, (first, second), grid.passes, from_cpu)
+
+
+def fill_job(
+    routine: Routine, source: FloodSource, delays: Sequence[int], from_cpu: int = 0
+) -> Job:
     """One pass for each of the given delays (ns): placements that a sweep missed.
 
     :raises ValueError: more delays than :attr:`Routine.most_fills`.
@@ -189,10 +209,12 @@ def fill_job(routine: Routine, source: FloodSource, delays: Sequence[int]) -> Jo
         kind = TIMER_KINDS[source]
         operations.append(Operation(OperationCode.TIMER_SWEEP, a=delay, kind=kind))
         operations.extend(_repeated(routine, 1))
-    return Job(tuple(operations))
+    return Job((*operations, _COUNT), from_cpu=from_cpu)
 
 
-def alone_job(routine: Routine, source: FloodSource, placements: Sequence[tuple[int, int]]) -> Job:
+def alone_job(
+    routine: Routine, source: FloodSource, placements: Sequence[tuple[int, int]], from_cpu: int = 0
+) -> Job:
     """One pass for each of the given placements, which is the only one of its pass.
 
     :param placements: (how many steps of the pass come before, delay in ns).
@@ -201,19 +223,54 @@ def alone_job(routine: Routine, source: FloodSource, placements: Sequence[tuple[
     operations = [*routine.once]
     delays: list[int] = []
     for before, delay in placements:
-        begin, kind = len(delays), TIMER_KINDS[source]
+        begin = len(delays)
         delays += [*[NO_DELAY] * before, delay]
-        operations.append(Operation(OperationCode.TIMER_TABLE, n=before + 1, a=begin, kind=kind))
+        operations.append(Operation(OperationCode.TIMER_TABLE, n=before + 1, a=begin))
         operations.extend(_repeated(routine, 1))
-    return Job(tuple(operations), np.array(delays, dtype=np.uint32))
+    table = np.zeros(len(delays), dtype=PLACEMENT)
+    table["delay"], table["kind"] = delays, TIMER_KINDS[source]
+    return Job((*operations, _COUNT), table, from_cpu)
 
 
 def table_job(
-    routine: Routine, source: FloodSource, passes: int, delays: NDArray[np.uint32]
+    routine: Routine,
+    passes: int,
+    placements: Placements,
+    *,
+    burst: int = 1,
+    spacing_ns: int = 0,
+    from_cpu: int = 0,
 ) -> Job:
-    """Every step takes the next of ``delays`` (ns); after the last there is no flood."""
-    flood = Operation(OperationCode.TIMER_TABLE, n=len(delays), kind=TIMER_KINDS[source])
-    return Job((*routine.once, flood, *_repeated(routine, passes)), delays)
+    """Every step takes the next of ``placements``; after the last there is no flood.
+
+    :param burst: so many interrupts for each, ``spacing_ns`` apart.
+    """
+    flood = [Operation(OperationCode.TIMER_TABLE, n=len(placements))]
+    if burst > 1:
+        flood.append(Operation(OperationCode.TIMER_BURST, n=burst - 1, a=spacing_ns))
+    return replace(_flooded(routine, flood, passes, from_cpu), placements=placements)
+
+
+def periodic_job(
+    routine: Routine, source: FloodSource, period_ns: int, passes: int, from_cpu: int = 0
+) -> Job:
+    """An interrupt each ``period_ns``, from the first pass to the last."""
+    kind = TIMER_KINDS[source]
+    begin = Operation(OperationCode.TIMER_PERIODIC, a=period_ns, kind=kind)
+    end = Operation(OperationCode.TIMER_PERIODIC, kind=kind)
+    whole = _flooded(routine, (begin,), passes, from_cpu)
+    return replace(whole, operations=(*whole.operations[:-1], end, _COUNT))
+
+
+_COUNT = Operation(OperationCode.INTERRUPTS)
+
+_SIZE_SHIFT = 32
+"""In ``b`` of a grid's operation: the size stands above the stride (stepvmm/timer.h)."""
+
+
+def _flooded(routine: Routine, flood: Sequence[Operation], passes: int, from_cpu: int) -> Job:
+    operations = (*routine.once, *flood, *_repeated(routine, passes), _COUNT)
+    return Job(operations, from_cpu=from_cpu)
 
 
 def _repeated(routine: Routine, passes: int) -> tuple[Operation, ...]:
@@ -231,7 +288,7 @@ def compiled(script: Script, payload: Payload) -> Routine:
         ``str()`` has one line for each mistake.
     """
     compiler = _Compiler(payload)
-    routine = Routine(compiler.operations(script.once), compiler.operations(script.each_pass))
+    routine = compiler.routine(script)
     if not compiler.mistakes and routine.most_fills < 1:
         operations = len(routine.once) + len(routine.each_pass) + _FRAME
         most = f"a job has at most {MOST_OPERATIONS}"
@@ -248,6 +305,21 @@ class _Compiler:
         labels = {name: address for address, name in payload.labels}
         places = {"entry": payload.entry, "begin": payload.begin, "end": payload.end}
         self._names = {**labels, **places, **CONSTANTS}
+        if payload.interrupts:
+            for name in ("el1h", "el0t"):
+                self._names[name] &= ~PSTATE_I
+
+    def routine(self, script: Script) -> Routine:
+        """With interrupts: L2's own set-up first, and after each pass what it has begun to handle.
+
+        A pass may end in the midst of a handler, and the next sets PC.
+        """
+        once, each_pass = self.operations(script.once), self.operations(script.each_pass)
+        interrupts = self._payload.interrupts
+        if interrupts is None:
+            return Routine(once, each_pass)
+        setup = Operation(OperationCode.CALL, a=interrupts.setup)
+        return Routine((setup, *once), (*each_pass, Operation(OperationCode.CALL)))
 
     def operations(self, statements: Iterable[Statement]) -> tuple[Operation, ...]:
         return tuple(operation for one in statements for operation in self._operations(one))
@@ -292,7 +364,9 @@ class _Compiler:
                 return Operation(OperationCode.RUN, a=reason)
             case Step(reports, until):
                 end = self._payload.end if until is None else self._value(until)
-                return Operation(OperationCode.STEP, n=reports, a=end)
+                longer = reports == STEPS_PER_PASS and self._payload.interrupts is not None
+                most = reports * LONGER_WITH_INTERRUPTS if longer else reports
+                return Operation(OperationCode.STEP, n=most, a=end)
         return Operation(_BARE[type(statement)])
 
     def _value(self, value: Value) -> int:

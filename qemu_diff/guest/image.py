@@ -14,16 +14,19 @@ from qemu_diff.abi import Mark
 from qemu_diff.errors import CompileError
 from qemu_diff.guest.initramfs import pack
 from qemu_diff.guest.toolchain import CROSS_COMPILER, compile_cached
-from qemu_diff.model import Payload
+from qemu_diff.model import GuestInterrupts, Payload
 
 LOAD_ADDRESS = 0x5A5A_0000
 """IPA of every payload: no L1 program and no L1 kernel runs at this virtual address."""
 
-MEMORY_BYTES = 0x1_0000
+MEMORY_BYTES = 0x8_0000
 """Size of L2's only memory slot; the truth plugin's range is the whole slot."""
 
 _MRS_CNTVCT_EL0 = 0xD53B_E040
 _RT = np.uint32(0x1F)
+_BL = 0x9400_0000
+_IMM26 = np.uint32(0x03FF_FFFF)
+"""A64 words and their fields (DDI 0487, C6.2)."""
 
 _MARK_SYMBOLS = {
     Mark.RETURNED: "mark_returned",
@@ -38,8 +41,8 @@ class StepVmm:
 
     :param program: a static aarch64 ELF file, linked at a fixed address.
     :param marks: address of each :class:`~qemu_diff.abi.Mark`, by number.
-    :param counter_reads: addresses of its instructions that read the counter: they tie the
-        records' times to those of a landmark.
+    :param counter_reads: addresses of the instructions that read the counter for ``entered_at``
+        and ``returned_at``: they tie the records' times to those of landmarks.
     """
 
     program: Path
@@ -67,12 +70,15 @@ def build_stepvmm(guest_images: Path, cache: Path) -> StepVmm:
     )  # fmt: skip
     symbols = {name: address for address, name in _symbols(program)}
     marks = tuple(symbols[_MARK_SYMBOLS[mark]] for mark in Mark)
-    return StepVmm(program, marks, _counter_reads(program))
+    return StepVmm(program, marks, _counter_reads(program, marks[Mark.RETURNED]))
 
 
-def build_payload(name: str, guest_images: Path, cache: Path) -> Payload:
+def build_payload(
+    name: str, guest_images: Path, cache: Path, *, interrupts: bool = False
+) -> Payload:
     """Assemble a payload and read what it states about itself (payloads/payload.inc).
 
+    :param interrupts: with a GIC set up, and a handler (payloads/interrupts.inc).
     :raises MissingToolError: the cross compiler is missing.
     :raises CompileError: it refuses, or the payload does not state its entry and its range.
     """
@@ -81,6 +87,7 @@ def build_payload(name: str, guest_images: Path, cache: Path) -> Payload:
         [
             CROSS_COMPILER, "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none",
             f"-Wl,-Ttext={LOAD_ADDRESS:#x}", "-Wl,-e,entry", f"-Wa,-I{folder}",
+            *(("-Wa,--defsym,INTERRUPTS=1",) if interrupts else ()),
         ],
         sources=[folder / f"{name}.S"],
         inputs=sorted(folder.glob("*.inc")),
@@ -102,6 +109,7 @@ def build_payload(name: str, guest_images: Path, cache: Path) -> Payload:
         end=addresses["step_end"],
         labels=tuple((address, label) for address, label in symbols if label in _labels(addresses)),
         classes=tuple(one.decode() for one in classes.split(b"\0") if one),
+        interrupts=_interrupts(addresses),
     )
 
 
@@ -110,13 +118,32 @@ def initramfs(stepvmm: StepVmm, job: bytes, payload: Payload) -> bytes:
     return pack({"init": stepvmm.program.read_bytes(), "job": job, "payload": payload.blob})
 
 
-def _counter_reads(program: Path) -> tuple[int, ...]:
+def _counter_reads(program: Path, mark_returned: int) -> tuple[int, ...]:
+    """The readings around each call of ``mark_returned()``; other threads read the counter, too."""
     text = ELFFile(BytesIO(program.read_bytes())).get_section_by_name(".text")
     if text is None:
         raise CompileError(f"{program} holds no code")
     words = np.frombuffer(text.data(), "<u4", len(text.data()) // 4)
-    found = np.flatnonzero((words & ~_RT) == _MRS_CNTVCT_EL0)
-    return tuple(text["sh_addr"] + 4 * index for index in found.tolist())
+    address = text["sh_addr"] + 4 * np.arange(len(words), dtype=np.int64)
+    reads = address[(words & ~_RT) == _MRS_CNTVCT_EL0].tolist()
+    offset = ((words & _IMM26).astype(np.int64) ^ 1 << 25) - (1 << 25)
+    calls = address[((words & ~_IMM26) == _BL) & (address + 4 * offset == mark_returned)].tolist()
+    around: set[int] = set()
+    for call in calls:
+        around.update([one for one in reads if one < call][-1:])
+        around.update([one for one in reads if one > call][:1])
+    return tuple(sorted(around))
+
+
+def _interrupts(addresses: dict[str, int]) -> GuestInterrupts | None:
+    if "irq_setup" not in addresses:
+        return None
+    return GuestInterrupts(
+        setup=addresses["irq_setup"],
+        handler=(addresses["irq_handler"], addresses["irq_handler_end"]),
+        vectors=addresses["irq_vectors"],
+        counters=addresses["irq_counters"],
+    )
 
 
 def _labels(addresses: dict[str, int]) -> set[str]:

@@ -89,7 +89,7 @@ def argv(qemu: Qemu, machine: MachineSpec, files: MachineFiles, seed: int) -> li
         # --- the machine: EL2 for L1's KVM, a GICv3 for its vgic v3, no random DTB properties
         *("-M", "virt,virtualization=on,gic-version=3,dtb-randomness=off"),
         *("-cpu", cpu_option(machine.cpu)),
-        *("-m", str(machine.memory_mib), "-smp", "1"),
+        *("-m", str(machine.memory_mib), "-smp", str(machine.cpus)),
         # --- nothing that was not asked for: no network device, no ROM, no display, no TCP port
         *("-nodefaults", "-display", "none", "-no-reboot"),
         *("-serial", "stdio"),

@@ -228,10 +228,9 @@ def test_a_fill_job_has_one_pass_for_each_delay(delays: Sequence[int]) -> None:
 def test_an_alone_job_has_one_placement_in_each_pass(placements: list[tuple[int, int]]) -> None:
     job = alone_job(ROUTINE, TIMER, placements)
     assert job.passes == len(placements)
-    read = decoded(job)
-    timers = read.operations[read.operations["code"] == OperationCode.TIMER_TABLE]
-    begins = [(int(one["a"]), int(one["n"])) for one in timers]
-    tables = [read.delays[begin : begin + number] for begin, number in begins]
+    delays = job.placements["delay"].tolist()
+    timers = [one for one in job.operations if one.code is OperationCode.TIMER_TABLE]
+    tables = [delays[one.a : one.a + one.n] for one in timers]
     assert tables == [[*[0] * before, delay] for before, delay in placements]
 
 

@@ -198,7 +198,7 @@ def test_a_cell_s_flat_keys(tmp_path: Path) -> None:
             "redirect_at": [],
         },
         "flood": {
-            "source": "host_timer",
+            "sources": ["host_timer"],
             "placement": "sweep",
             "first_ns": 1200,
             "last_ns": None,

@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#define _GNU_SOURCE	/* gettid(), CPU_SET() */
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "counter.h"
+#include "flood.h"
+#include "shared.h"
+
+#define NS_PER_S	1000000000ull
+#define MOST_EVENTS	(MOST_SHOTS + 2)
+
+/* Tags of epoll_data beside the shots' numbers. */
+#define PERIODIC	MOST_SHOTS
+#define REQUEST		(MOST_SHOTS + 1)
+
+struct shot {
+	struct placement placement;
+	int alone;		/* a timerfd that nobody waits for: its interrupt is all */
+	int watched;		/* a timerfd that the thread waits for */
+	int armed;		/* which one is: alone, watched, or -1 for the signal's timer */
+	int fired;		/* the thread saw it */
+	uint64_t acted_at;
+};
+
+static struct {
+	struct vm *vm;
+	const struct guest_counters *counters;
+	struct shot shots[MOST_SHOTS];
+	int count;
+	uint64_t armed_at;
+	timer_t signal;
+	pthread_t vcpu;
+	int epoll, periodic, request, done;
+	enum timer_kind periodic_kind;
+	uint32_t cpu;
+	struct flood_sent sent[TIMER_KINDS];
+	uint64_t virtual_expiry;	/* of L2's virtual timer, in its own count */
+	int virtual_armed;
+} flood;
+
+static void failed(const char *what)
+{
+	end(STATE_FAILED, "%s: %s", what, strerror(errno));
+}
+
+/* --- what is done when a timer has fired --- */
+
+/* Whether L2 has handled all that was sent: another one now would not merge with the last. */
+static int all_handled(enum timer_kind kind)
+{
+	if (!flood.counters || !vm_reaches_guest(kind))
+		return 1;
+	return __atomic_load_n(&flood.counters->handled[kind], __ATOMIC_ACQUIRE) ==
+	       flood.sent[kind].sent;
+}
+
+static uint64_t act(enum timer_kind kind)
+{
+	if (!all_handled(kind)) {
+		flood.sent[kind].held_back++;
+		return 0;
+	}
+	flood.sent[kind].sent++;
+	if (kind == TIMER_SIGNAL)
+		pthread_kill(flood.vcpu, SIGUSR2);
+	else if (kind != TIMER_INTERRUPT)
+		vm_send(flood.vm, kind);
+	return counter();
+}
+
+/* --- timers --- */
+
+static void set_timerfd(int fd, uint64_t delay, uint64_t period)
+{
+	struct itimerspec time = {
+		.it_value = { .tv_sec = delay / NS_PER_S, .tv_nsec = delay % NS_PER_S },
+		.it_interval = { .tv_sec = period / NS_PER_S, .tv_nsec = period % NS_PER_S },
+	};
+
+	if (timerfd_settime(fd, 0, &time, NULL))
+		failed("timerfd_settime");
+}
+
+static void set_signal(uint64_t delay)
+{
+	struct itimerspec time = {
+		.it_value = { .tv_sec = delay / NS_PER_S, .tv_nsec = delay % NS_PER_S },
+	};
+
+	if (timer_settime(flood.signal, 0, &time, NULL))
+		failed("timer_settime");
+}
+
+static int signal_fired(void)
+{
+	struct itimerspec left;
+
+	if (timer_gettime(flood.signal, &left))
+		failed("timer_gettime");
+	return !left.it_value.tv_sec && !left.it_value.tv_nsec;
+}
+
+static int expired(int fd)
+{
+	uint64_t expirations;
+
+	if (read(fd, &expirations, sizeof(expirations)) == sizeof(expirations))
+		return 1;
+	if (errno != EAGAIN)
+		failed("reading a timerfd");
+	return 0;
+}
+
+static int new_timerfd(int tag)
+{
+	int fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+	struct epoll_event event = { .events = EPOLLIN, .data.u32 = tag };
+
+	if (fd < 0)
+		failed("timerfd_create");
+	if (tag >= 0 && epoll_ctl(flood.epoll, EPOLL_CTL_ADD, fd, &event))
+		failed("epoll_ctl");
+	return fd;
+}
+
+/* --- L2's virtual timer: no other thread, and no other clock --- */
+
+static void arm_virtual(uint64_t delay)
+{
+	if (!all_handled(TIMER_VTIMER)) {
+		flood.sent[TIMER_VTIMER].held_back++;
+		return;
+	}
+	flood.virtual_expiry = vm_get_register(flood.vm, KVM_REG_ARM_TIMER_CNT) + delay;
+	flood.virtual_armed = 1;
+	vm_set_register(flood.vm, KVM_REG_ARM_TIMER_CVAL, flood.virtual_expiry);
+	vm_set_register(flood.vm, KVM_REG_ARM_TIMER_CTL, 1);	/* ENABLE */
+}
+
+static int disarm_virtual(void)
+{
+	if (!flood.virtual_armed)
+		return 0;
+	flood.virtual_armed = 0;
+	if (vm_get_register(flood.vm, KVM_REG_ARM_TIMER_CNT) >= flood.virtual_expiry) {
+		flood.sent[TIMER_VTIMER].sent++;
+		return 1;
+	}
+	vm_set_register(flood.vm, KVM_REG_ARM_TIMER_CTL, 0);
+	return 0;
+}
+
+/* --- one step's placements --- */
+
+static uint64_t left_of(const struct shot *shot)
+{
+	uint64_t past = counter() - flood.armed_at;
+
+	return shot->placement.delay > past ? shot->placement.delay - past : 1;
+}
+
+static void arm_shot(struct shot *shot, int first)
+{
+	shot->fired = 0;
+	shot->acted_at = 0;
+	if (shot->placement.kind == TIMER_VTIMER) {
+		arm_virtual(shot->placement.delay);
+	} else if (shot->placement.kind == TIMER_SIGNAL && first && !flood.cpu) {
+		shot->armed = -1;
+		set_signal(shot->placement.delay);
+	} else {
+		shot->armed = shot->placement.kind == TIMER_INTERRUPT && !flood.cpu
+				      ? shot->alone
+				      : shot->watched;
+		set_timerfd(shot->armed, first ? shot->placement.delay : left_of(shot), 0);
+	}
+}
+
+static void arm_all(void)
+{
+	for (int i = 0; i < flood.count; i++)
+		arm_shot(&flood.shots[i], !i);
+}
+
+/* A timer fires on the CPU that arms it (hrtimers are per CPU): the thread's, if it has its own. */
+static void ask_thread(void)
+{
+	uint64_t one = 1;
+
+	if (write(flood.request, &one, sizeof(one)) != sizeof(one) ||
+	    read(flood.done, &one, sizeof(one)) != sizeof(one))
+		failed("asking the flood's thread");
+}
+
+void flood_arm(const struct placement *shots, int count, uint64_t armed_at)
+{
+	flood.count = count;
+	flood.armed_at = armed_at;
+	for (int i = 0; i < count; i++)
+		flood.shots[i].placement = shots[i];
+	if (flood.cpu)
+		ask_thread();
+	else
+		arm_all();
+}
+
+static int disarm_shot(struct shot *shot)
+{
+	if (shot->placement.kind == TIMER_VTIMER)
+		return disarm_virtual();
+	if (shot->armed < 0) {
+		if (signal_fired()) {
+			flood.sent[TIMER_SIGNAL].sent++;
+			return 1;
+		}
+		set_signal(0);
+		return 0;
+	}
+	if (shot->armed == shot->watched) {
+		set_timerfd(shot->armed, 0, 0);
+		return __atomic_load_n(&shot->fired, __ATOMIC_ACQUIRE);
+	}
+	if (expired(shot->armed)) {
+		flood.sent[TIMER_INTERRUPT].sent++;
+		return 1;
+	}
+	set_timerfd(shot->armed, 0, 0);
+	return 0;
+}
+
+int flood_disarm(uint64_t *acted_at)
+{
+	int first = 0;
+
+	for (int i = 0; i < flood.count; i++) {
+		int fired = disarm_shot(&flood.shots[i]);
+
+		if (!i)
+			first = fired;
+	}
+	*acted_at = flood.shots[0].acted_at;
+	return first;
+}
+
+void flood_periodic(enum timer_kind kind, uint64_t period_ns)
+{
+	flood.periodic_kind = kind;
+	set_timerfd(flood.periodic, period_ns, period_ns);
+}
+
+/* --- the thread --- */
+
+static void serve(uint32_t tag)
+{
+	uint64_t one = 1;
+
+	if (tag == REQUEST) {
+		if (read(flood.request, &one, sizeof(one)) != sizeof(one))
+			failed("the flood's thread");
+		arm_all();
+		one = 1;
+		if (write(flood.done, &one, sizeof(one)) != sizeof(one))
+			failed("the flood's thread");
+	} else if (tag == PERIODIC) {
+		if (expired(flood.periodic))
+			act(flood.periodic_kind);
+	} else if (expired(flood.shots[tag].watched)) {
+		struct shot *shot = &flood.shots[tag];
+
+		shot->acted_at = act(shot->placement.kind);
+		__atomic_store_n(&shot->fired, 1, __ATOMIC_RELEASE);
+	}
+}
+
+static void *flood_thread(void *unused)
+{
+	struct epoll_event events[MOST_EVENTS];
+
+	for (;;) {
+		int count = epoll_wait(flood.epoll, events, MOST_EVENTS, -1);
+
+		if (count < 0 && errno != EINTR)
+			failed("epoll_wait");
+		for (int i = 0; i < count; i++)
+			serve(events[i].data.u32);
+	}
+	return unused;
+}
+
+static void pin(pthread_t thread, uint32_t cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	errno = pthread_setaffinity_np(thread, sizeof(set), &set);
+	if (errno)
+		end(STATE_FAILED, "L1 has no CPU %u: %s", cpu, strerror(errno));
+}
+
+static void start_thread(void)
+{
+	struct sched_param priority = { .sched_priority = 1 };
+	struct epoll_event event = { .events = EPOLLIN, .data.u32 = REQUEST };
+	pthread_t thread;
+
+	flood.request = eventfd(0, EFD_CLOEXEC);
+	flood.done = eventfd(0, EFD_CLOEXEC);
+	if (flood.request < 0 || flood.done < 0 ||
+	    epoll_ctl(flood.epoll, EPOLL_CTL_ADD, flood.request, &event))
+		failed("eventfd");
+	errno = pthread_create(&thread, NULL, flood_thread, NULL);
+	if (!errno)
+		errno = pthread_setschedparam(thread, SCHED_FIFO, &priority);
+	if (errno)
+		failed("the flood's thread");
+	pin(thread, flood.cpu);
+}
+
+static void create_signal_timer(void)
+{
+	struct sigevent event = {
+		.sigev_notify = SIGEV_THREAD_ID,
+		.sigev_signo = SIGUSR2,
+		._sigev_un._tid = gettid(),
+	};
+
+	vm_interruptible_by(SIGUSR2);
+	if (timer_create(CLOCK_MONOTONIC, &event, &flood.signal))
+		failed("timer_create");
+}
+
+void flood_start(struct vm *vm, const struct job_header *header)
+{
+	flood.vm = vm;
+	flood.cpu = header->from_cpu;
+	flood.vcpu = pthread_self();
+	if (header->counters)
+		flood.counters = vm_at(vm, header->counters, sizeof(*flood.counters));
+	pin(flood.vcpu, 0);
+	flood.epoll = epoll_create1(EPOLL_CLOEXEC);
+	if (flood.epoll < 0)
+		failed("epoll_create1");
+	create_signal_timer();
+	for (int i = 0; i < MOST_SHOTS; i++) {
+		flood.shots[i].alone = new_timerfd(-1);
+		flood.shots[i].watched = new_timerfd(i);
+	}
+	flood.periodic = new_timerfd(PERIODIC);
+	start_thread();
+}
+
+void flood_acknowledge(uint32_t intid)
+{
+	vm_lower(flood.vm, intid);
+}
+
+struct flood_sent flood_sent(enum timer_kind kind)
+{
+	return flood.sent[kind];
+}
+
+const struct guest_counters *flood_counters(void)
+{
+	return flood.counters;
+}
