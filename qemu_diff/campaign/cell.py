@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qemu_diff.abi import RecordFlag, RecordKind, SharedState, TruthKind
-from qemu_diff.compare.contract import judge
+from qemu_diff.compare.contract import Steps, judge
 from qemu_diff.compare.decode import Program, program_of
 from qemu_diff.compare.landmarks import landmarks_of_steps, with_landmarks
 from qemu_diff.compare.observation import Observation, merge, observe
@@ -25,7 +25,7 @@ from qemu_diff.compare.placement_map import (
     quiet_windows,
     turns,
 )
-from qemu_diff.compare.placements import place
+from qemu_diff.compare.placements import Placements, place
 from qemu_diff.compare.verdict import NOT_REDIRECTED, judged_cell, unjudged_cell
 from qemu_diff.drive.in_guest import RECORDS, TIMER_LOG, TRUTH, Boot, Tools, boot
 from qemu_diff.drive.job import (
@@ -153,6 +153,8 @@ class _CellRunner:
     def judge(self) -> CellResult:
         seen = merge(list(self._observations()))
         judged = judged_cell(self._cell, seen, self._listing, self._windows)
+        if judged.maps and self._functions and self._cell.flood.last_ns is not None:
+            self._landmarks = self._look()
         maps = with_landmarks(judged.maps, self._landmarks)
         result = replace(judged, maps=maps, fingerprint=self._fingerprint.hexdigest())
         if not self._cell.machine.redirect_at:
@@ -186,19 +188,40 @@ class _CellRunner:
         last_ns = self._cell.flood.last_ns
         if last_ns is not None:
             return assumed(self._context.payload, last_ns)
-        quiet = Sweep(LEARNING_DELAY_NS, 0, LEARNING_PASSES)
-        job = sweep_job(
-            self._context.routine, self._cell.flood.sources[0], quiet, self._cell.flood.from_cpu
-        )
-        trace = self._boot("learn", job, self._landmark_addresses())
+        trace = self._boot("learn", self._learning_job(), self._landmark_addresses())
         steps = judge(trace.records, trace.truth, trace.phantom, self._program)
         placements = place(trace.records, trace.deliveries, steps)
         self._windows = quiet_windows(steps, placements)
-        self._landmarks = landmarks_of_steps(
-            trace, steps, placements, self._context.tools.stepvmm.counter_reads, self._functions
-        )
+        self._landmarks = self._landmarks_of(trace, steps, placements)
         order = turns(trace.records, steps)
         return replace(learnt_from(trace), windows_ns=self._windows, turns=order)
+
+    def _learning_job(self) -> Job:
+        flood = self._cell.flood
+        quiet = Sweep(LEARNING_DELAY_NS, 0, LEARNING_PASSES)
+        return sweep_job(self._context.routine, flood.sources[0], quiet, flood.from_cpu)
+
+    def _look(self) -> dict[int, tuple[Landmark, ...]]:
+        """Landmarks of a cell whose campaign names the interval, so that it learns nothing.
+
+        It tells nothing of the kernel: what goes wrong here costs the picture its landmarks only.
+        """
+        job, addresses = self._learning_job(), self._landmark_addresses()
+        try:
+            done = self._boot_once("landmarks", job, addresses)
+            if _unjudged(done, self._context.budget_s) is not None:
+                return {}
+            trace = read_boot(done.directory, self._context.tools)
+            steps = judge(trace.records, trace.truth, trace.phantom, self._program)
+            return self._landmarks_of(trace, steps, place(trace.records, trace.deliveries, steps))
+        except InfrastructureError:
+            return {}
+
+    def _landmarks_of(
+        self, trace: Trace, steps: Steps, placements: Placements
+    ) -> dict[int, tuple[Landmark, ...]]:
+        reads = self._context.tools.stepvmm.counter_reads
+        return landmarks_of_steps(trace, steps, placements, reads, self._functions)
 
     def _landmark_addresses(self) -> tuple[int, ...]:
         return (*self._context.tools.stepvmm.counter_reads, *self._functions)
