@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -154,8 +155,8 @@ class _CellRunner:
         seen = merge(list(self._observations()))
         judged = judged_cell(self._cell, seen, self._listing, self._windows)
         if judged.maps and self._functions and self._cell.flood.last_ns is not None:
-            self._landmarks = self._look()
-        maps = with_landmarks(judged.maps, self._landmarks)
+            self._look()
+        maps = with_landmarks(judged.maps, self._landmarks, self._windows)
         result = replace(judged, maps=maps, fingerprint=self._fingerprint.hexdigest())
         if not self._cell.machine.redirect_at:
             return result
@@ -201,21 +202,21 @@ class _CellRunner:
         quiet = Sweep(LEARNING_DELAY_NS, 0, LEARNING_PASSES)
         return sweep_job(self._context.routine, flood.sources[0], quiet, flood.from_cpu)
 
-    def _look(self) -> dict[int, tuple[Landmark, ...]]:
-        """Landmarks of a cell whose campaign names the interval, so that it learns nothing.
+    def _look(self) -> None:
+        """Landmarks and quiet windows of a cell that learns nothing: its campaign names the interval.
 
         It tells nothing of the kernel: what goes wrong here costs the picture its landmarks only.
         """
         job, addresses = self._learning_job(), self._landmark_addresses()
-        try:
+        with suppress(InfrastructureError):
             done = self._boot_once("landmarks", job, addresses)
             if _unjudged(done, self._context.budget_s) is not None:
-                return {}
+                return
             trace = read_boot(done.directory, self._context.tools)
             steps = judge(trace.records, trace.truth, trace.phantom, self._program)
-            return self._landmarks_of(trace, steps, place(trace.records, trace.deliveries, steps))
-        except InfrastructureError:
-            return {}
+            placements = place(trace.records, trace.deliveries, steps)
+            self._landmarks = self._landmarks_of(trace, steps, placements)
+            self._windows = quiet_windows(steps, placements)
 
     def _landmarks_of(
         self, trace: Trace, steps: Steps, placements: Placements

@@ -53,10 +53,23 @@ def landmarks_of_steps(
 
 
 def with_landmarks(
-    maps: tuple[PlacementMap, ...], landmarks: Mapping[int, tuple[Landmark, ...]]
+    maps: tuple[PlacementMap, ...],
+    landmarks: Mapping[int, tuple[Landmark, ...]],
+    windows_ns: Mapping[int, int],
 ) -> tuple[PlacementMap, ...]:
-    """The maps, each with its instruction's landmarks."""
-    return tuple(replace(one, landmarks=landmarks.get(one.instruction.address, ())) for one in maps)
+    """The maps, each with its instruction's landmarks.
+
+    :param windows_ns: address → step window of the boot that showed the landmarks; where it has
+        none, a map keeps its own.
+    """
+    return tuple(
+        replace(
+            one,
+            landmarks=landmarks.get(one.instruction.address, ()),
+            window_ns=windows_ns.get(one.instruction.address, one.window_ns),
+        )
+        for one in maps
+    )
 
 
 def exit_function(landmarks: tuple[Landmark, ...]) -> str:

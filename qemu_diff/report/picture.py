@@ -224,6 +224,9 @@ _LABEL_X, _NAME_X, _PLOT_X, _PLOT_END = 12, 286, 294, 1136
 _BAR, _BAR_STEP, _NOTE, _ROW_GAP, _ROW_LEAST = 14, 17, 14, 7, 32
 _STRIP, _ANGLE, _LABEL_GAP = 134, -48, 15.0
 _HEAD, _AXIS, _LEGEND_LINE = 48, 44, 18
+_LEAST_BROKEN = 4.0
+"""In px: what is broken is never thinner than can be seen."""
+
 _FARTHEST = 75
 """In px: a name that stands farther from its moment is not read as its name."""
 
@@ -366,20 +369,24 @@ def _bar(kernel: str, one: PlacementMap | None, scale: Scale, y: float) -> Itera
         return
     end = one.window_ns or (one.spans[-1].last_ns + 1 if one.spans else scale.last_ns)
     yield _rect(scale.x(0), scale.x(end), y, UNTRIED)
-    # What is broken is drawn last, and never thinner than can be seen.
+    narrow: list[str] = []
     for span in sorted(one.spans, key=lambda span: span.outcome != OK):
         left, right = scale.x(span.first_ns), scale.x(span.last_ns + 1)
-        least = 1.0 if span.outcome == OK else 3.0
-        if right - left < least:
-            left, right = (left + right - least) / 2, (left + right + least) / 2
-        sparse = " sparse" if is_sparse(span) else ""
+        least = 1.0 if span.outcome == OK else _LEAST_BROKEN
+        looks = f"bar-{span.outcome} sparse" if is_sparse(span) else f"bar-{span.outcome}"
         sentence = span_sentence(kernel, one.instruction, span)
-        yield _rect(left, right, y, f"bar-{span.outcome}{sparse}", sentence)
+        if right - left >= least:
+            yield _rect(left, right, y, looks, sentence)
+        else:
+            middle = (left + right) / 2
+            narrow.append(_rect(middle - least / 2, middle + least / 2, y, looks, sentence))
     for looks, chosen in (("tick", False), ("guest", True)):
         moments = [mark.at_ns for mark in one.landmarks if _is_guest(mark.name) is chosen]
         lines = "".join(f"M{scale.x(at_ns):.1f},{y:g}v{_BAR}" for at_ns in moments)
         if lines:
             yield f'<path class="{looks}" d="{lines}"/>'
+    # No landmark may hide a window of some ns.
+    yield from narrow
     if one.window_ns:
         x = scale.x(one.window_ns)
         yield _line(x, y - 1.5, x, y + _BAR + 1.5, "end")

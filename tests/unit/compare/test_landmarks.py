@@ -202,7 +202,9 @@ def test_an_exit_that_nothing_known_served_has_no_name(names: tuple[str, ...], s
 
 def test_maps_get_the_landmarks_of_their_instruction() -> None:
     maps = tuple(
-        PlacementMap(Instruction(address, "label", "nop"), 0, ()) for address in (L2, L2 + 4)
+        PlacementMap(Instruction(address, "label", "nop"), 5, ()) for address in (L2, L2 + 4)
     )
     path = (Landmark(3, GUEST_ENTRY),)
-    assert [one.landmarks for one in with_landmarks(maps, {L2: path})] == [path, ()]
+    shown = with_landmarks(maps, {L2: path}, {L2: 9})
+    assert [one.landmarks for one in shown] == [path, ()]
+    assert [one.window_ns for one in shown] == [9, 5]
