@@ -203,7 +203,7 @@ class _CellRunner:
         return sweep_job(self._context.routine, flood.sources[0], quiet, flood.from_cpu)
 
     def _look(self) -> None:
-        """Landmarks and quiet windows of a cell that learns nothing: its campaign names the interval.
+        """Landmarks and quiet windows of a cell that learns nothing: its campaign says how long.
 
         It tells nothing of the kernel: what goes wrong here costs the picture its landmarks only.
         """
