@@ -44,6 +44,7 @@ from qemu_diff.report.words import (
 PICTURE_BYTES = 1_100_000
 FINDING_BYTES = 250_000
 WINDOW_ROWS = 300
+MISSES = 5
 UNMET_ROWS = 200
 """Bounds of the page's parts. With the table, a page of 500 cells stays below 2 MB."""
 
@@ -154,12 +155,19 @@ def _environment() -> Environment:
 
 
 def _within(ones: Iterable[Any], most: int, size: Any) -> Iterator[Any]:
-    """The first ones that together are no larger; a later, smaller one may still fit."""
-    left = most
+    """The first ones that together are no larger; a later, smaller one may still fit.
+
+    Making them takes time: after ``MISSES`` that did not fit nobody looks for another.
+    """
+    left, misses = most, 0
     for one in ones:
         if size(one) <= left:
             left -= size(one)
             yield one
+        else:
+            misses += 1
+            if misses == MISSES:
+                return
 
 
 def _drawn(picture: Picture) -> DrawnPicture:

@@ -7,10 +7,14 @@ from typing import Any
 from xml.etree import ElementTree
 
 import html5lib
+import numpy as np
 import pytest
 from integration.cli_run import QUICKSTART, CliRun, qemu_diff, run_campaign
 
-from qemu_diff.model import Build
+from qemu_diff.abi import TruthKind
+from qemu_diff.compare.landmarks import exit_function
+from qemu_diff.model import Build, Landmark
+from qemu_diff.truth.reader import read_truth
 
 pytestmark = pytest.mark.integration
 
@@ -78,6 +82,26 @@ def test_landmarks_are_the_same_again(quickstart: CliRun, tmp_path: Path) -> Non
     for label in ("trapped_read", "trapped_read+0x4"):
         first, second = (map_of(one, "unpatched", label) for one in (quickstart, again))
         assert first["landmarks"] == second["landmarks"]
+
+
+def test_no_other_boot_counts(quickstart: CliRun) -> None:
+    boots = quickstart.results / "cells" / f"unpatched.{TRAPPED}"
+    asked = {
+        boot.name: bool(np.any(read_truth(boot / "truth.bin")["kind"] == TruthKind.LANDMARK))
+        for boot in boots.iterdir()
+    }
+    assert asked.pop("learn")
+    assert asked
+    assert not any(asked.values())
+
+
+@pytest.mark.parametrize(
+    ("label", "function"),
+    [("trapped_read", "kvm_handle_sys_reg"), ("entry", "kvm_handle_guest_debug")],
+)
+def test_what_served_the_exit_is_known(quickstart: CliRun, label: str, function: str) -> None:
+    landmarks = map_of(quickstart, "unpatched", label)["landmarks"]
+    assert exit_function(tuple(Landmark(**one) for one in landmarks)) == function
 
 
 def test_a_run_leaves_a_page_with_its_pictures(quickstart: CliRun) -> None:
