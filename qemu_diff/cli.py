@@ -32,22 +32,31 @@ from qemu_diff.doctor import all_needed, checks, print_checks
 from qemu_diff.errors import QemuDiffError, UnavailableSourceError, UserError
 from qemu_diff.kernels import build_kernel, cache_directory, cached_kernels, prune
 from qemu_diff.model import Campaign, CampaignResult, Cell
+from qemu_diff.report.html import html
 from qemu_diff.report.junit import junit
 from qemu_diff.report.matrix import markdown, matrix
+from qemu_diff.report.picture import Picture, pictures, svg
+from qemu_diff.report.png import png
 from qemu_diff.report.progress import show_progress
 from qemu_diff.report.results import (
     CELLS,
     JUNIT,
+    REPORT,
     VerdictsFile,
     check_results,
+    in_directory,
     open_results,
     read_results,
+    stored_findings,
     write_whole,
 )
 from qemu_diff.report.sequence import render
 from qemu_diff.report.terminal import print_matrix, print_result
 
 MarkdownFile = Annotated[Path | None, Parameter(name="--markdown")]
+HtmlFile = Annotated[Path | None, Parameter(name="--html")]
+SvgDirectory = Annotated[Path | None, Parameter(name="--svg")]
+PngDirectory = Annotated[Path | None, Parameter(name="--png")]
 
 app = App(
     name="qemu-diff",
@@ -124,13 +133,15 @@ def run(
 
 
 JUNIT_SHARE = 20
-"""JUnit's text is made anew each time: of a run's time, one part in so many may go into it."""
+"""JUnit's text and the page are made anew each time: of a run's time, one part in so many may go
+into them."""
 
 
 class _Publisher:
     """Writes the results after each cell, and at the end."""
 
     def __init__(self, directory: Path, junit_file: Path | None) -> None:
+        self._directory = directory
         self._verdicts = VerdictsFile(directory)
         self._junit_files = tuple(filter(None, (directory / JUNIT, junit_file)))
         self._next_junit = 0.0
@@ -149,6 +160,7 @@ class _Publisher:
         text = junit(result)
         for path in self._junit_files:
             write_whole(path, text)
+        write_whole(self._directory / REPORT, html(result, stored_findings(self._directory)))
 
 
 @app.command(name="list")
@@ -192,23 +204,59 @@ def show(results: Path, /, *, details: bool = False) -> int:
 
 
 @app.command
-def report(results: Path, /, *, markdown_file: MarkdownFile = None) -> int:
-    """Show the table of a run: scenario and order of exceptions, kernel by kernel.
+def report(
+    results: Path,
+    /,
+    *,
+    markdown_file: MarkdownFile = None,
+    html_file: HtmlFile = None,
+    svg_directory: SvgDirectory = None,
+    png_directory: PngDirectory = None,
+) -> int:
+    """Show the table of a run, scenario and order of exceptions by kernel; or write a report.
 
     Parameters
     ----------
     results
         A results directory.
     markdown_file
-        Where to write it as Markdown instead.
+        Write the table there, as Markdown.
+    html_file
+        Write the whole result there, as one page that needs no other file and no network.
+    svg_directory
+        Write a picture of each scenario there: what came of an interrupt at each ns of each
+        instruction's step, kernel above kernel.
+    png_directory
+        The same as PNG.
     """
     result = read_results(results)
     if markdown_file is not None:
         write_whole(markdown_file, markdown(matrix(result)))
-        return exit_code(result)
-    with _reader_may_leave():
-        print_matrix(matrix(result), result.name, _console())
+    if html_file is not None:
+        write_whole(html_file, html(result, stored_findings(results)))
+    _write_pictures(pictures(result), svg_directory, png_directory)
+    if not any((markdown_file, html_file, svg_directory, png_directory)):
+        with _reader_may_leave():
+            print_matrix(matrix(result), result.name, _console())
     return exit_code(result)
+
+
+def _write_pictures(
+    found: tuple[Picture, ...], svg_directory: Path | None, png_directory: Path | None
+) -> None:
+    """:raises UserError: there is nothing to draw, or nothing to draw words with."""
+    if (svg_directory or png_directory) and not found:
+        raise UserError("there is no picture to draw: no cell has placed an interrupt")
+    for picture in found:
+        drawn = svg(picture)
+        if svg_directory is not None:
+            write_whole(_picture_file(svg_directory, picture, "svg"), drawn)
+        if png_directory is not None:
+            write_whole(_picture_file(png_directory, picture, "png"), png(drawn))
+
+
+def _picture_file(directory: Path, picture: Picture, kind: str) -> Path:
+    return in_directory(directory, f"{picture.name}.{kind}")
 
 
 @app.command

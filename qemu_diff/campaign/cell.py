@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qemu_diff.abi import RecordFlag, RecordKind, SharedState, TruthKind
-from qemu_diff.compare.contract import judge
+from qemu_diff.compare.contract import Steps, judge
 from qemu_diff.compare.decode import Program, program_of
+from qemu_diff.compare.landmarks import landmarks_of_steps, with_landmarks
 from qemu_diff.compare.observation import Observation, merge, observe
 from qemu_diff.compare.placement_map import (
     common_offsets,
@@ -24,7 +26,7 @@ from qemu_diff.compare.placement_map import (
     quiet_windows,
     turns,
 )
-from qemu_diff.compare.placements import place
+from qemu_diff.compare.placements import Placements, place
 from qemu_diff.compare.verdict import NOT_REDIRECTED, judged_cell, unjudged_cell
 from qemu_diff.drive.in_guest import RECORDS, TIMER_LOG, TRUTH, Boot, Tools, boot
 from qemu_diff.drive.job import (
@@ -44,6 +46,7 @@ from qemu_diff.flood import adaptive
 from qemu_diff.flood.placement import Sweep, pair_grid, random_placements, sweep
 from qemu_diff.guest.process import Ending
 from qemu_diff.guest.shared import RECORD_CAPACITY, SharedHeader
+from qemu_diff.kernels.symbols import step_functions
 from qemu_diff.model import (
     Build,
     Cell,
@@ -51,6 +54,7 @@ from qemu_diff.model import (
     CellVerdict,
     FloodSource,
     KvmMode,
+    Landmark,
     Payload,
     Placement,
     SourceCount,
@@ -143,6 +147,7 @@ class _CellRunner:
         self._stage = stage
         self._listing = Listing(context.payload)
         self._program: Program = program_of(context.payload)
+        self._functions = step_functions(context.build.vmlinux)
         self.attempts = 1
         self.warnings: dict[str, None] = {}
         self._redirects = 0
@@ -150,12 +155,16 @@ class _CellRunner:
         self._device_held_back = 0
         self._records_per_pass = 0.0
         self._windows: dict[int, int] = {}
+        self._landmarks: dict[int, tuple[Landmark, ...]] = {}
         self._fingerprint = hashlib.blake2b(digest_size=16)
 
     def judge(self) -> CellResult:
         seen = merge(list(self._observations()))
         judged = judged_cell(self._cell, seen, self._listing, self._windows)
-        result = replace(judged, fingerprint=self._fingerprint.hexdigest())
+        if judged.maps and self._functions and self._cell.flood.last_ns is not None:
+            self._look()
+        maps = with_landmarks(judged.maps, self._landmarks, self._windows)
+        result = replace(judged, maps=maps, fingerprint=self._fingerprint.hexdigest())
         if FloodSource.DEVICE in self._cell.flood.sources:
             sent = SourceCount(
                 FloodSource.DEVICE, self._device_interrupts, self._device_held_back, None
@@ -195,13 +204,43 @@ class _CellRunner:
         last_ns = self._cell.flood.last_ns
         if last_ns is not None:
             return assumed(self._context.payload, last_ns)
-        quiet = Sweep(LEARNING_DELAY_NS, 0, LEARNING_PASSES)
-        job = sweep_job(self._context.routine, self._cell.flood.sources[0], quiet)
-        trace = self._boot("learn", job)
+        trace = self._boot("learn", self._learning_job(), self._landmark_addresses())
         steps = judge(trace.records, trace.truth, trace.phantom, self._program)
-        self._windows = quiet_windows(steps, place(trace.records, trace.deliveries, steps))
+        placements = place(trace.records, trace.deliveries, steps)
+        self._windows = quiet_windows(steps, placements)
+        self._landmarks = self._landmarks_of(trace, steps, placements)
         order = turns(trace.records, steps)
         return replace(learnt_from(trace), windows_ns=self._windows, turns=order)
+
+    def _learning_job(self) -> Job:
+        flood = self._cell.flood
+        quiet = Sweep(LEARNING_DELAY_NS, 0, LEARNING_PASSES)
+        return sweep_job(self._context.routine, flood.sources[0], quiet)
+
+    def _look(self) -> None:
+        """Landmarks and quiet windows of a cell that learns nothing: its campaign says how long.
+
+        It tells nothing of the kernel: what goes wrong here costs the picture its landmarks only.
+        """
+        job, addresses = self._learning_job(), self._landmark_addresses()
+        with suppress(InfrastructureError):
+            done = self._boot_once("landmarks", job, addresses)
+            if _unjudged(done, self._context.budget_s) is not None:
+                return
+            trace = read_boot(done.directory, self._context.tools)
+            steps = judge(trace.records, trace.truth, trace.phantom, self._program)
+            placements = place(trace.records, trace.deliveries, steps)
+            self._landmarks = self._landmarks_of(trace, steps, placements)
+            self._windows = quiet_windows(steps, placements)
+
+    def _landmarks_of(
+        self, trace: Trace, steps: Steps, placements: Placements
+    ) -> dict[int, tuple[Landmark, ...]]:
+        reads = self._context.tools.stepvmm.counter_reads
+        return landmarks_of_steps(trace, steps, placements, reads, self._functions)
+
+    def _landmark_addresses(self) -> tuple[int, ...]:
+        return (*self._context.tools.stepvmm.counter_reads, *self._functions)
 
     def _random(self, learnt: Learnt) -> Iterator[Observation]:
         flood = self._cell.flood
@@ -351,7 +390,7 @@ class _CellRunner:
             self._records_per_pass = len(trace.records) / max(1, job.passes)
         return observe(trace, self._program, self._listing, name, self._cell.flood.burst)
 
-    def _boot(self, name: str, job: Job) -> Trace:
+    def _boot(self, name: str, job: Job, landmarks: tuple[int, ...] = ()) -> Trace:
         """Boot, and again if nothing could be judged; believe what repeats itself.
 
         :raises _Ended: the cell's verdict is known.
@@ -359,7 +398,7 @@ class _CellRunner:
         endings: list[_Unjudged] = []
         for attempt in range(1, ATTEMPTS + 1):
             self.attempts = max(self.attempts, attempt)
-            done = self._boot_once(name, job)
+            done = self._boot_once(name, job, landmarks)
             self.warnings.update(dict.fromkeys(done.exit.warnings))
             unjudged = _unjudged(done, self._context.budget_s)
             if unjudged is None:
@@ -387,7 +426,7 @@ class _CellRunner:
             )
         return trace
 
-    def _boot_once(self, name: str, job: Job) -> Boot:
+    def _boot_once(self, name: str, job: Job, landmarks: tuple[int, ...]) -> Boot:
         context = self._context
         return boot(
             context.tools,
@@ -401,6 +440,7 @@ class _CellRunner:
             cancel=context.cancel,
             device=FloodSource.DEVICE in self._cell.flood.sources,
             progress=self._progress(name, job),
+            landmarks=landmarks,
         )
 
     def _progress(self, name: str, job: Job) -> Callable[[int], None]:

@@ -66,7 +66,7 @@ def place(
     """
     runs = records[records["kind"] == RecordKind.RUN]
     fired = deliveries.astype(np.int64)
-    first = _first_entries(runs, steps)
+    first = first_entries(runs, steps)
     entered = runs["entered_at"][first].astype(np.int64)
     returned = runs["returned_at"][steps.run].astype(np.int64)
     inside = np.searchsorted(fired, returned, side="right") - np.searchsorted(fired, entered)
@@ -103,7 +103,7 @@ def place(
     )
 
 
-def _first_entries(runs: StepRecords, steps: Steps) -> NDArray[np.int64]:
+def first_entries(runs: StepRecords, steps: Steps) -> NDArray[np.int64]:
     """The first KVM_RUN of each step that is no kick: the one that its placement was armed for.
 
     The last one never is a kick: a report closes it. Shape (g,).

@@ -110,6 +110,7 @@ def boot(
     cancel: threading.Event,
     device: bool = False,
     progress: Callable[[int], None] = lambda _: None,
+    landmarks: tuple[int, ...] = (),
 ) -> Boot:
     """Boot a kernel, let it run a job, and collect what is left.
 
@@ -118,6 +119,7 @@ def boot(
     :param cancel: set it to call the boot off.
     :param device: whether a device of L1 interrupts it, from outside.
     :param progress: called a few times a second with the returns from KVM_RUN so far.
+    :param landmarks: addresses of L1's that the truth tells of as well; the boot is slower for it.
     :raises InfrastructureError: no room on the disk, or QEMU can't be started.
     :raises Cancelled: ``cancel`` was set.
     """
@@ -139,7 +141,7 @@ def boot(
             shared=directory / RECORDS,
             timer_log=directory / TIMER_LOG,
             qmp_socket=qmp_socket,
-            plugin=_plugin_argument(tools, directory / TRUTH),
+            plugin=_plugin_argument(tools, directory / TRUTH, landmarks),
             gdb_socket=redirector.socket,
             qtest_socket=pender.listens_at,
         )
@@ -203,9 +205,11 @@ def _write_inputs(directory: Path, job: bytes, archive: bytes) -> None:
         raise
 
 
-def _plugin_argument(tools: Tools, truth: Path) -> str:
-    end = LOAD_ADDRESS + MEMORY_BYTES
-    return tools.plugin.argument(truth, TRUTH_CAPACITY, LOAD_ADDRESS, end, tools.stepvmm.marks)
+def _plugin_argument(tools: Tools, truth: Path, landmarks: tuple[int, ...]) -> str:
+    end, marks = LOAD_ADDRESS + MEMORY_BYTES, tools.stepvmm.marks
+    return tools.plugin.argument(
+        truth, TRUTH_CAPACITY, LOAD_ADDRESS, end, marks, landmarks=landmarks
+    )
 
 
 def _final_header(shared: Path) -> SharedHeader | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
@@ -21,6 +22,12 @@ LOAD_ADDRESS = 0x5A5A_0000
 MEMORY_BYTES = 0x8_0000
 """Size of L2's only memory slot; the truth plugin's range is the whole slot."""
 
+_MRS_CNTVCT_EL0 = 0xD53B_E040
+_RT = np.uint32(0x1F)
+_BL = 0x9400_0000
+_IMM26 = np.uint32(0x03FF_FFFF)
+"""A64 words and their fields (DDI 0487, C6.2)."""
+
 _MARK_SYMBOLS = {
     Mark.RETURNED: "mark_returned",
     Mark.JOB_BEGIN: "mark_job_begin",
@@ -34,10 +41,13 @@ class StepVmm:
 
     :param program: a static aarch64 ELF file, linked at a fixed address.
     :param marks: address of each :class:`~qemu_diff.abi.Mark`, by number.
+    :param counter_reads: addresses of the instructions that read the counter for ``entered_at``
+        and ``returned_at``: they tie the records' times to those of landmarks.
     """
 
     program: Path
     marks: tuple[int, ...]
+    counter_reads: tuple[int, ...] = ()
 
 
 def build_stepvmm(guest_images: Path, cache: Path) -> StepVmm:
@@ -59,7 +69,8 @@ def build_stepvmm(guest_images: Path, cache: Path) -> StepVmm:
         name="stepvmm",
     )  # fmt: skip
     symbols = {name: address for address, name in _symbols(program)}
-    return StepVmm(program, tuple(symbols[_MARK_SYMBOLS[mark]] for mark in Mark))
+    marks = tuple(symbols[_MARK_SYMBOLS[mark]] for mark in Mark)
+    return StepVmm(program, marks, _counter_reads(program, marks[Mark.RETURNED]))
 
 
 def build_payload(
@@ -105,6 +116,23 @@ def build_payload(
 def initramfs(stepvmm: StepVmm, job: bytes, payload: Payload) -> bytes:
     """The archive that L1 boots: the step VMM as PID 1, its job, and L2's bytes."""
     return pack({"init": stepvmm.program.read_bytes(), "job": job, "payload": payload.blob})
+
+
+def _counter_reads(program: Path, mark_returned: int) -> tuple[int, ...]:
+    """The readings around each call of ``mark_returned()``; other threads read the counter, too."""
+    text = ELFFile(BytesIO(program.read_bytes())).get_section_by_name(".text")
+    if text is None:
+        raise CompileError(f"{program} holds no code")
+    words = np.frombuffer(text.data(), "<u4", len(text.data()) // 4)
+    address = text["sh_addr"] + 4 * np.arange(len(words), dtype=np.int64)
+    reads = address[(words & ~_RT) == _MRS_CNTVCT_EL0].tolist()
+    offset = ((words & _IMM26).astype(np.int64) ^ 1 << 25) - (1 << 25)
+    calls = address[((words & ~_IMM26) == _BL) & (address + 4 * offset == mark_returned)].tolist()
+    around: set[int] = set()
+    for call in calls:
+        around.update([one for one in reads if one < call][-1:])
+        around.update([one for one in reads if one > call][:1])
+    return tuple(sorted(around))
 
 
 def _interrupts(addresses: dict[str, int]) -> GuestInterrupts | None:
