@@ -12,14 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from qemu_diff.campaign.cell import CellContext, read_boot, run_cell
+from qemu_diff.campaign.confirm import Confirmer, confirmed
+from qemu_diff.campaign.fresh_boot import Bench
 from qemu_diff.campaign.peer_cell import PeerContext, run_peer_cell
 from qemu_diff.campaign.plan import pairs
 from qemu_diff.campaign.prepare import Places, Prepared
 from qemu_diff.compare.decode import program_of
 from qemu_diff.compare.pair import pair_result, pass_of_steps, side_by_side
 from qemu_diff.compare.verdict import unjudged_cell
+from qemu_diff.drive.script import script_path
 from qemu_diff.errors import InfrastructureError
 from qemu_diff.events import Stage, stage
+from qemu_diff.guest.image import PAYLOADS, payload_source
 from qemu_diff.guest.process import Cancelled
 from qemu_diff.model import (
     Campaign,
@@ -142,7 +146,39 @@ class _Run:
             budget_s=budget_s,
             cancel=self._cancel,
         )
-        return run_cell(cell, context, running)
+        result = run_cell(cell, context, running)
+        if not (self._campaign.findings and result.breakdown):
+            return result
+        running.progress("confirming what was found")
+        return confirmed(result, self._confirmer(cell, context))
+
+    def _confirmer(self, cell: Cell, context: CellContext) -> Confirmer:
+        """What it takes to see a cell's findings again, from a fresh boot."""
+        beside, ours = self._campaign.path.parent, self._places.guest_images
+        source = payload_source(cell.payload, ours, beside)
+        builds = self._prepared.kernels.builds
+        names = next(
+            (
+                (baseline.kernel, candidate.kernel)
+                for baseline, candidate in pairs(self._campaign, self._cells)
+                if cell.id in (baseline.id, candidate.id)
+            ),
+            (),
+        )
+        return Confirmer(
+            bench=Bench(
+                cell, context.build, context.payload, context.tools, context.budget_s, self._cancel
+            ),
+            routine=context.routine,
+            boots=context.directory,
+            findings=self._places.findings,
+            source=source,
+            includes=(source.parent, ours / PAYLOADS),
+            script=script_path(ours, cell.job, beside),
+            spec=next(one for one in self._campaign.kernels if one.name == cell.kernel),
+            pair=tuple((name, builds[name]) for name in names if name in builds),
+            provenance=self._prepared.provenance,
+        )
 
     def _add(self, result: CellResult) -> None:
         self._done[result.cell.id] = result

@@ -44,6 +44,7 @@ def resolved(file: CampaignFile, path: Path, paths: SearchPath) -> Campaign:
         kernels=tuple(_kernel(name, table, paths) for name, table in file.kernels.items()),
         pairs=tuple(PairSpec(pair.baseline, pair.candidate) for pair in file.pair),
         scenarios=tuple(scenario_spec(table) for table in file.scenario),
+        findings=file.campaign.findings,
     )
 
 

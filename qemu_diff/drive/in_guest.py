@@ -12,6 +12,7 @@ from pathlib import Path
 
 from qemu_diff.drive.async_first import Redirector, plan_of
 from qemu_diff.drive.job import Job
+from qemu_diff.drive.recorded_job import RecordedJob
 from qemu_diff.errors import CorruptDataError, InfrastructureError
 from qemu_diff.guest.image import LOAD_ADDRESS, MEMORY_BYTES, StepVmm, initramfs
 from qemu_diff.guest.machine import SHARED_BYTES, MachineFiles, argv
@@ -94,7 +95,7 @@ def boot(
     tools: Tools,
     build: Build,
     payload: Payload,
-    job: Job,
+    job: Job | RecordedJob,
     *,
     machine: MachineSpec,
     seed: int,

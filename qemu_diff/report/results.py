@@ -22,9 +22,10 @@ SCHEMA_VERSION = 3
 VERDICTS = "verdicts.json"
 JUNIT = "junit.xml"
 CELLS = "cells"
+FINDINGS = "findings"
 LOCK = ".lock"
 
-OWN_NAMES = (VERDICTS, JUNIT, CELLS)
+OWN_NAMES = (VERDICTS, JUNIT, CELLS, FINDINGS)
 """What a run writes into its results directory."""
 
 _One = TypeVar("_One", CellResult, PairResult)
