@@ -22,9 +22,12 @@ from rich.console import Console
 from rich.table import Table
 
 from qemu_diff.campaign.cell_sequence import cell_sequence
+from qemu_diff.campaign.finding_directory import read_finding
 from qemu_diff.campaign.outcome import ExitCode, exit_code
 from qemu_diff.campaign.plan import plan
 from qemu_diff.campaign.prepare import Places, prepare
+from qemu_diff.campaign.replay import KernelChoice, Outcome, replay_sentences
+from qemu_diff.campaign.replay import replay as replay_finding
 from qemu_diff.campaign.runner import run_campaign
 from qemu_diff.config import load_campaign
 from qemu_diff.config.project import project_root
@@ -46,6 +49,7 @@ from qemu_diff.report.results import (
 )
 from qemu_diff.report.sequence import render
 from qemu_diff.report.terminal import print_matrix, print_result
+from qemu_diff.report.words import finding_lines
 
 MarkdownFile = Annotated[Path | None, Parameter(name="--markdown")]
 
@@ -250,6 +254,56 @@ def sequence(
         for line in render(rows):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     return ExitCode.AS_EXPECTED
+
+
+@app.command
+def replay(
+    finding: Path,
+    /,
+    *,
+    out: Path | None = None,
+    image: Path | None = None,
+    vmlinux: Path | None = None,
+    build: bool = False,
+) -> int:
+    """Boot a finding's job again: exit status 0 if the same comes out, 1 if it does not.
+
+    Parameters
+    ----------
+    finding
+        A finding's directory: RESULTS/findings/ID, wherever it lies now.
+    out
+        A directory that gets what the boot leaves; default: nothing is kept.
+    image
+        The kernel to boot; default: the finding's own, from the cache.
+    vmlinux
+        What belongs to --image.
+    build
+        Build the finding's kernel from its source and its patches where the cache lacks it.
+    """
+    stored, choice = read_finding(finding), KernelChoice(image, vmlinux, build)
+    guest_images, cache = project_root() / "guest_images", cache_directory("guest")
+    console = _console()
+    with _kept(out) as directory, show_progress(console):
+        done = replay_finding(stored, choice, directory, guest_images, cache)
+    with _reader_may_leave():
+        for line in replay_sentences(stored, done):
+            console.print(line, markup=False, soft_wrap=True)
+        for line in finding_lines(done.finding) if done.finding else ():
+            console.print(f"    {line}", markup=False, soft_wrap=True)
+    lost = done.outcome is Outcome.NOT_REPRODUCED
+    return ExitCode.UNEXPECTED if lost else ExitCode.AS_EXPECTED
+
+
+@contextmanager
+def _kept(out: Path | None) -> Iterator[Path]:
+    """A directory for a boot's files: one that the user named, or one that goes when we do."""
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix="qemu-diff-") as scratch:
+            yield Path(scratch) / "boot"
+        return
+    check_results(out.absolute())
+    yield out.absolute()
 
 
 @app.command

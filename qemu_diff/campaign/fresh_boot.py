@@ -21,7 +21,7 @@ from qemu_diff.model import Build, Cell, Finding, Payload, Signature
 from qemu_diff.trace.listing import Listing
 from qemu_diff.trace.trace import Trace
 
-FRESH = "boot"
+FRESH = "fresh"
 """What findings of a fresh boot call it."""
 
 
