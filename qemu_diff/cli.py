@@ -23,16 +23,19 @@ from rich.table import Table
 
 from qemu_diff.campaign.cell_sequence import cell_sequence
 from qemu_diff.campaign.finding_directory import read_finding
+from qemu_diff.campaign.minimize import minimize as minimize_finding
+from qemu_diff.campaign.minimize import minimize_sentences
 from qemu_diff.campaign.outcome import ExitCode, exit_code
 from qemu_diff.campaign.plan import plan
 from qemu_diff.campaign.prepare import Places, prepare
-from qemu_diff.campaign.replay import KernelChoice, Outcome, replay_sentences
+from qemu_diff.campaign.replay import KernelChoice, Outcome, bench_of, replay_sentences
 from qemu_diff.campaign.replay import replay as replay_finding
 from qemu_diff.campaign.runner import run_campaign
 from qemu_diff.config import load_campaign
 from qemu_diff.config.project import project_root
 from qemu_diff.doctor import all_needed, checks, print_checks
 from qemu_diff.errors import QemuDiffError, UnavailableSourceError, UserError
+from qemu_diff.events import stage
 from qemu_diff.kernels import build_kernel, cache_directory, cached_kernels, prune
 from qemu_diff.model import Campaign, CampaignResult, Cell
 from qemu_diff.report.junit import junit
@@ -293,6 +296,48 @@ def replay(
             console.print(f"    {line}", markup=False, soft_wrap=True)
     lost = done.outcome is Outcome.NOT_REPRODUCED
     return ExitCode.UNEXPECTED if lost else ExitCode.AS_EXPECTED
+
+
+@app.command
+def minimize(
+    finding: Path,
+    /,
+    *,
+    out: Path | None = None,
+    image: Path | None = None,
+    vmlinux: Path | None = None,
+    build: bool = False,
+) -> int:
+    """Shrink a finding to a payload of few instructions, and a campaign that shows it.
+
+    Parameters
+    ----------
+    finding
+        A finding's directory.
+    out
+        The directory that is made; default: minimized/ID.
+    image
+        The kernel to boot; default: the finding's own, from the cache.
+    vmlinux
+        What belongs to --image.
+    build
+        Build the finding's kernel from its source and its patches where the cache lacks it.
+    """
+    stored, choice = read_finding(finding), KernelChoice(image, vmlinux, build)
+    guest_images, cache = project_root() / "guest_images", cache_directory("guest")
+    directory = out or Path("minimized") / stored.record.id
+    console = _console()
+    with tempfile.TemporaryDirectory(prefix="qemu-diff-") as scratch, show_progress(console):
+        bench = bench_of(stored, choice, guest_images, cache)
+        with stage("minimize", stored.record.id) as running:
+            done = minimize_finding(stored, bench, directory, Path(scratch), running.progress)
+    with _reader_may_leave():
+        if done is None:
+            console.print(f"{stored.record.id}: not reproduced", markup=False, soft_wrap=True)
+            return ExitCode.UNEXPECTED
+        for line in minimize_sentences(stored.record, done, directory):
+            console.print(line, markup=False, soft_wrap=True)
+    return ExitCode.AS_EXPECTED
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def _signature_sentences(result: CellResult) -> Iterator[str]:
         if group.confirmation is not None:
             name, often = signature_name(group.signature), confirmation_words(group.confirmation)
             where = f" (findings/{group.finding_id})" if group.finding_id else ""
-            yield f"{result.cell.kernel}: {group.count:,} times {name}: {often}{where}"
+            yield f"{result.cell.kernel}: {name}, {group.count:,} of them: {often}{where}"
     untried = sum(group.confirmation is None for group in result.signatures)
     if untried:
         yield f"{result.cell.kernel}: {untried} more signatures are not confirmed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def test_thousands_of_lost_steps_are_one_entry_with_a_count(found: CliRun) -> No
     (placed,) = found.cell(SYSREG)["result"]["signatures"]
     assert placed["finding_id"] == SYSREG_FINDING
     assert 3000 < placed["first_ns"] < placed["last_ns"] < 3800
-    assert "40 times lost-step of hvc in step/tcg: confirmed from a fresh boot" in found.said
+    assert "lost-step of hvc in step/tcg, 40 of them: confirmed from a fresh boot" in found.said
 
 
 def test_a_finding_shows_three_columns(found: CliRun) -> None:
@@ -160,3 +161,38 @@ def test_a_campaign_may_keep_no_findings(found: CliRun, tmp_path: Path) -> None:
     assert done.status == 0
     assert done.cell(HVC)["result"]["signatures"] == []
     assert not (done.results / "findings").exists()
+
+
+def test_a_placed_interrupt_comes_down_to_one_instruction(found: CliRun, tmp_path: Path) -> None:
+    out = tmp_path / "small"
+    began = time.monotonic()
+    done = qemu_diff("minimize", found.results / "findings" / SYSREG_FINDING, "--out", out)
+    assert (done.status, done.stderr) == (0, "")
+    assert time.monotonic() - began < 60
+    assert "1 of 4 instructions are left, and none of them can go: mrs x0, id_aa64pfr0_el1" in (
+        done.said
+    )
+    assert "1 pass, 1 step reported, 1 placed interrupt" in done.said
+    again = subprocess.run(
+        command("run", "campaign.toml", "--out", "results"), capture_output=True, text=True,
+        check=False, cwd=out, env=environment(),
+    )  # fmt: skip
+    assert again.returncode == 0, again.stdout + again.stderr
+    (cell,) = json.loads((out / "results" / "verdicts.json").read_text())["cells"]
+    expected = json.loads((out / "expected-verdict.json").read_text())
+    assert expected["violations"] == {"lost-step": 1}
+    assert (cell["verdict"], cell["steps"], cell["lost_steps"]) == (
+        expected["verdict"], expected["steps"], 1,
+    )  # fmt: skip
+
+
+def test_a_finding_of_another_kernel_is_not_made_small(
+    found: CliRun, builds: dict[str, Build], tmp_path: Path
+) -> None:
+    finding, out = found.results / "findings" / SYSREG_FINDING, tmp_path / "small"
+    done = qemu_diff("minimize", finding, "--out", out, "--image", builds["patched"].image)
+    assert done.status == 1
+    assert not out.exists()
+    there = qemu_diff("minimize", finding, "--out", tmp_path.parent)
+    assert there.status == 2
+    assert "is there already" in there.said
