@@ -22,6 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from qemu_diff.campaign.cell_sequence import cell_sequence
+from qemu_diff.campaign.debugger import Session
+from qemu_diff.campaign.debugger import debug as debug_finding
 from qemu_diff.campaign.finding_directory import read_finding
 from qemu_diff.campaign.minimize import minimize as minimize_finding
 from qemu_diff.campaign.minimize import minimize_sentences
@@ -338,6 +340,53 @@ def minimize(
         for line in minimize_sentences(stored.record, done, directory):
             console.print(line, markup=False, soft_wrap=True)
     return ExitCode.AS_EXPECTED
+
+
+@app.command
+def debug(
+    finding: Path,
+    /,
+    *,
+    command: Path | None = None,
+    batch: bool = False,
+    reverse: bool = False,
+    out: Path | None = None,
+    image: Path | None = None,
+    vmlinux: Path | None = None,
+    build: bool = False,
+) -> int:
+    """Hand a finding over to gdb, stopped just before the step that goes wrong.
+
+    Parameters
+    ----------
+    finding
+        A finding's directory.
+    command
+        A file of gdb commands, executed first.
+    batch
+        End gdb after its commands; exit status 1 if one of them fails.
+    reverse
+        Let gdb go backwards, too: QEMU keeps a snapshot of the machine's begin.
+    out
+        A directory that gets WHERE.txt, gdb's first commands and the recording; default: nothing
+        is kept.
+    image
+        The kernel to boot; default: the finding's own, from the cache.
+    vmlinux
+        What belongs to --image.
+    build
+        Build the finding's kernel from its source and its patches where the cache lacks it.
+    """
+    stored, choice = read_finding(finding), KernelChoice(image, vmlinux, build)
+    guest_images, cache = project_root() / "guest_images", cache_directory("guest")
+    session = Session(command, batch, reverse)
+    with _kept(out) as directory:
+        bench = bench_of(stored, choice, guest_images, cache)
+        status = debug_finding(stored, bench, session, directory)
+    if status is None:
+        _console().print(f"{stored.record.id}: not reproduced", markup=False, soft_wrap=True)
+        return ExitCode.UNEXPECTED
+    return ExitCode.UNEXPECTED if batch and status else ExitCode.AS_EXPECTED
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from qemu_diff.drive.in_guest import RECORDS, TIMER_LOG, TRUTH, Tools, boot
 from qemu_diff.drive.job import Job
 from qemu_diff.drive.recorded_job import RecordedJob
 from qemu_diff.errors import LostGuestError
+from qemu_diff.guest.machine import Recording
 from qemu_diff.guest.process import Ending
 from qemu_diff.model import Build, Cell, Finding, Payload, Signature
 from qemu_diff.trace.listing import Listing
@@ -59,10 +60,13 @@ class FreshBoot:
         return next((one for one in found if signature_of(cell, payload, one) == wanted), None)
 
 
-def fresh_boot(bench: Bench, job: Job | RecordedJob, directory: Path) -> FreshBoot:
+def fresh_boot(
+    bench: Bench, job: Job | RecordedJob, directory: Path, recording: Recording | None = None
+) -> FreshBoot:
     """Boot, and judge.
 
     :param directory: gets the boot's files.
+    :param recording: what QEMU is to record of it.
     :raises LostGuestError: it did not come to its end: died, hung, oopsed, ran out of its budget.
     :raises InfrastructureError: QEMU can't be started, or the files contradict themselves.
     :raises Cancelled: it was called off.
@@ -77,6 +81,7 @@ def fresh_boot(bench: Bench, job: Job | RecordedJob, directory: Path) -> FreshBo
         directory=directory,
         budget_s=bench.budget_s,
         cancel=bench.cancel,
+        recording=recording,
     )
     ended, state = done.exit, done.header.state if done.header else SharedState.EMPTY
     if ended.death or done.redirector or ended.ending is not Ending.EXITED:

@@ -15,7 +15,7 @@ from qemu_diff.drive.job import Job
 from qemu_diff.drive.recorded_job import RecordedJob
 from qemu_diff.errors import CorruptDataError, InfrastructureError
 from qemu_diff.guest.image import LOAD_ADDRESS, MEMORY_BYTES, StepVmm, initramfs
-from qemu_diff.guest.machine import SHARED_BYTES, MachineFiles, argv
+from qemu_diff.guest.machine import SHARED_BYTES, MachineFiles, Recording, argv
 from qemu_diff.guest.process import GuestExit, private_socket, run_guest
 from qemu_diff.guest.qemu import Qemu
 from qemu_diff.guest.shared import (
@@ -103,6 +103,8 @@ def boot(
     budget_s: float,
     cancel: threading.Event,
     progress: Callable[[int], None] = lambda _: None,
+    recording: Recording | None = None,
+    debugger: Path | None = None,
 ) -> Boot:
     """Boot a kernel, let it run a job, and collect what is left.
 
@@ -110,13 +112,18 @@ def boot(
     :param budget_s: wall-clock seconds for the boot.
     :param cancel: set it to call the boot off.
     :param progress: called a few times a second with the returns from KVM_RUN so far.
+    :param recording: what QEMU records, or replays.
+    :param debugger: a Unix socket: the machine waits there for a debugger, which also has to do
+        what ``async_first`` takes.
     :raises InfrastructureError: no room on the disk, or QEMU can't be started.
     :raises Cancelled: ``cancel`` was set.
     """
     with private_socket() as qmp_socket:
         encoded = job.encode(payload)
         _write_inputs(directory, encoded, initramfs(tools.stepvmm, encoded, payload))
-        plan = plan_of(machine, payload, tools.guest_images, tools.cache)
+        plan = None
+        if debugger is None:
+            plan = plan_of(machine, payload, tools.guest_images, tools.cache)
         redirector = Redirector(plan, qmp_socket.with_name("gdb"), budget_s, cancel)
         files = MachineFiles(
             kernel=build.image,
@@ -125,7 +132,8 @@ def boot(
             timer_log=directory / TIMER_LOG,
             qmp_socket=qmp_socket,
             plugin=_plugin_argument(tools, directory / TRUTH),
-            gdb_socket=redirector.socket,
+            gdb_socket=debugger or redirector.socket,
+            recording=recording,
         )
         command = argv(tools.qemu, machine, files, seed)
         (directory / "argv").write_text(shlex.join(command) + "\n")
