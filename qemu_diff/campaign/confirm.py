@@ -135,7 +135,8 @@ def _confirmed(result: CellResult, group: SignatureGroup, confirmer: Confirmer) 
         done = replace(group, confirmation=confirmation)
         if kept is None:
             return done
-        name = finding_id(bench.cell, wanted, found)
+        shown = kept.finding(bench.cell, bench.payload, wanted) or found
+        name = finding_id(bench.cell, wanted, shown)
         with suppress(OSError):  # a full disk: the next to be written says so
             _keep(kept, replace(done, finding_id=name), confirmer)
             return replace(done, finding_id=name)

@@ -40,7 +40,7 @@ from qemu_diff.guest.image import LOAD_ADDRESS, assemble
 from qemu_diff.guest.machine import Recording
 from qemu_diff.guest.process import Cancelled, private_socket
 from qemu_diff.guest.qcow2 import empty_image
-from qemu_diff.model import ExceptionOrder, Finding, Instruction
+from qemu_diff.model import ExceptionOrder, Finding, Instruction, KvmMode
 from qemu_diff.trace.listing import Listing
 from qemu_diff.trace.symbols import Symbols, read_symbols
 
@@ -350,6 +350,8 @@ def _useful(
     if symbols is None:
         yield "(no vmlinux: L1's kernel has no names here; give it with --image and --vmlinux)"
     else:
+        if stored.record.cell.machine.kvm_mode is KvmMode.NVHE:
+            yield "(nVHE: names are of L1's kernel at EL1; what runs at EL2 has other addresses)"
         wanted = (*SERVING.get(stored.record.signature.instruction, ()), *EVERY_STEP)
         for name in filter(symbols.holds, wanted):
             yield f"hbreak {name}"

@@ -12,6 +12,9 @@ from elftools.elf.sections import SymbolTableSection
 
 from qemu_diff.errors import SourceError
 
+LARGEST_FUNCTION = 1 << 16
+"""Bytes; what lies further from a symbol is no part of it."""
+
 
 @dataclass(frozen=True)
 class Symbols:
@@ -20,11 +23,13 @@ class Symbols:
     entries: tuple[tuple[int, str], ...]
 
     def name(self, address: int) -> str:
-        """``kvm_handle_sys_reg+0x4``; empty where nothing stands before it."""
+        """``kvm_handle_sys_reg+0x4``; empty where nothing near stands before it."""
         index = bisect_right(self.entries, address, key=lambda entry: entry[0]) - 1
         if index < 0:
             return ""
         start, name = self.entries[index]
+        if address - start >= LARGEST_FUNCTION:
+            return ""
         return f"{name}+{address - start:#x}" if address != start else name
 
     def holds(self, name: str) -> bool:
