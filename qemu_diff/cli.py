@@ -335,7 +335,9 @@ def minimize(
             done = minimize_finding(stored, bench, directory, Path(scratch), running.progress)
     with _reader_may_leave():
         if done is None:
-            console.print(f"{stored.record.id}: not reproduced", markup=False, soft_wrap=True)
+            console.print(
+                f"{stored.record.id}: not reproduced by one pass", markup=False, soft_wrap=True
+            )
             return ExitCode.UNEXPECTED
         for line in minimize_sentences(stored.record, done, directory):
             console.print(line, markup=False, soft_wrap=True)

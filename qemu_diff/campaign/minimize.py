@@ -45,7 +45,7 @@ from qemu_diff.model import (
     CellResult,
     DebianSource,
     ExceptionOrder,
-    FloodSpec,
+    FloodSource,
     MachineSpec,
     Payload,
     Placement,
@@ -59,8 +59,11 @@ MOST_CANDIDATES = 60
 
 CANDIDATE_BUDGET_S = 15.0
 
-NARROWEST_NS = 16
-"""Where nothing is known of the window's width."""
+ASSUMED_WIDTH_NS = 128
+"""Where nothing is known of the window."""
+
+ASSUMED_DELAY_NS = 4000
+"""Where no interrupt was placed, but L1's own tick broke the step: the middle of what is swept."""
 
 SWEEP_REACH_NS = 3000
 """How far the placement may move when instructions go."""
@@ -134,7 +137,8 @@ def minimize(
         return None
     final, passes, boot = settled
     result = judged_cell(bench.cell, boot.observation, Listing(final.payload))
-    _write(out, stored, final, passes, result)
+    source = FloodSource.NONE if final.delay_ns is None else minimizer.source
+    _write(out, stored, final, flood_text(source, final.delay_ns, passes), result)
     return Shrunk(
         before=(bench.payload.end - bench.payload.begin) // 4,
         lines=tuple(" ".join(final.source.lines[one].split()) for one in final.source.instructions),
@@ -157,7 +161,8 @@ class _Minimizer:
         self._progress = progress
         self._candidates: dict[str, Candidate] = {}
         self._text = (stored.directory / SCRIPT).read_text(encoding="utf-8", errors="replace")
-        self._quiet = not bench.cell.flood.sources
+        self._quiet = False
+        self.source = next(iter(bench.cell.flood.sources), FloodSource.HOST_TIMER)
         self._steps = _steps_of_pass(stored)
         self.boots = 0
 
@@ -213,7 +218,7 @@ class _Minimizer:
 
     def _width(self) -> int:
         first, last = self._record.first_ns, self._record.last_ns
-        return NARROWEST_NS if first is None or last is None else max(1, last - first)
+        return ASSUMED_WIDTH_NS if first is None or last is None else max(1, last - first)
 
     # --- candidates ---
 
@@ -236,12 +241,11 @@ class _Minimizer:
         return [[first], [*places], [first, first + 1], [first - 1, *places]]
 
     def _find_mode(self, source: PayloadSource, whole: Payload) -> None:
-        """A flood's cell may hold what needs no interrupt."""
-        if not self._quiet:
-            done = self._booted(whole, quiet_job(self._routine(whole), 1))
-            self._quiet = done is not None
-            if done:
-                self._candidates[source.text] = Candidate(source, whole, None)
+        """A flood's cell may hold what needs no interrupt; a quiet cell, what L1's tick did."""
+        done = self._booted(whole, quiet_job(self._routine(whole), 1))
+        self._quiet = done is not None
+        if done:
+            self._candidates[source.text] = Candidate(source, whole, None)
 
     def _judged(self, source: PayloadSource) -> Candidate | None:
         """The candidate, if a boot shows the signature."""
@@ -267,7 +271,7 @@ class _Minimizer:
 
     def _swept(self, source: PayloadSource, payload: Payload) -> Candidate | None:
         """Sweep the window where it must be, coarsely; the middle of what fails is the delay."""
-        requested = self._record.finding.requested_ns or LEARNING_DELAY_NS
+        requested = self._record.finding.requested_ns or ASSUMED_DELAY_NS
         step = max(1, self._width() // 4)
         reach = min(SWEEP_REACH_NS, SWEEP_PASSES * step // 2)
         whole = Sweep(max(1, requested - reach), step, 2 * reach // step)
@@ -315,7 +319,7 @@ class _Minimizer:
         return replace(whole, each_pass=bounded)
 
     def _sweep(self, payload: Payload, sweep: Sweep) -> Job:
-        return sweep_job(self._routine(payload), self._bench.cell.flood.sources[0], sweep)
+        return sweep_job(self._routine(payload), self.source, sweep)
 
     def _booted(self, payload: Payload, job: Job) -> FreshBoot | None:
         """A boot that shows the signature."""
@@ -365,7 +369,7 @@ def _name_of(record: FindingRecord) -> str:
 
 
 def _write(
-    out: Path, stored: StoredFinding, final: Candidate, passes: int, result: CellResult
+    out: Path, stored: StoredFinding, final: Candidate, flood: str, result: CellResult
 ) -> None:
     """A directory that ``qemu-diff run campaign.toml`` takes as it is."""
     name = _name_of(stored.record)
@@ -379,7 +383,7 @@ def _write(
                 shutil.copy(stored.directory / one, out / PAYLOADS / one)
         for patch in (*stored.record.kernel.patches, *stored.record.kernel.kconfig):
             shutil.copy(stored.directory / patch.file, out / patch.file)
-        (out / CAMPAIGN).write_text(campaign_text(stored.record, final.delay_ns, passes, result))
+        (out / CAMPAIGN).write_text(campaign_text(stored.record, flood, result))
         (out / VERDICT).write_text(_verdict_text(stored.record, result))
     except OSError as error:
         raise UserError(f"{out}: {error.strerror}; name another directory with --out") from error
@@ -403,13 +407,10 @@ def _verdict_text(record: FindingRecord, result: CellResult) -> str:
     )
 
 
-def campaign_text(
-    record: FindingRecord, delay_ns: int | None, passes: int, result: CellResult
-) -> str:
+def campaign_text(record: FindingRecord, flood: str, result: CellResult) -> str:
     """The campaign file.
 
-    :param delay_ns: the one placement; None without a flood.
-    :param passes: over the payload.
+    :param flood: as it stands there; see :func:`flood_text`.
     """
     kernel, cell, name = record.kernel, record.cell, _name_of(record)
     kinds = ", ".join(json.dumps(kind) for kind, _ in result.violations)
@@ -433,7 +434,7 @@ def campaign_text(
         f"job = {json.dumps(cell.job)}",
         f"expect = {{ {kernel.name} = {{ {name} = [{kinds}] }} }}",
         f"machine = {_machine_text(cell.machine)}",
-        f"flood = {_flood_text(cell.flood, delay_ns, passes)}",
+        f"flood = {flood}",
     ]
     return "\n".join(lines) + "\n"
 
@@ -468,12 +469,17 @@ def _machine_text(machine: MachineSpec) -> str:
     return _table(parts)
 
 
-def _flood_text(flood: FloodSpec, delay_ns: int | None, passes: int) -> str:
+def flood_text(source: FloodSource, delay_ns: int | None, passes: int) -> str:
+    """A campaign's flood.
+
+    :param delay_ns: the one placement; None without a flood.
+    :param passes: over the payload.
+    """
     if delay_ns is None:
         return _table({"source": "none", "count": passes})
     return _table(
         {
-            "source": flood.sources[0],
+            "source": source,
             "placement": Placement.SWEEP,
             "first_ns": delay_ns,
             "last_ns": delay_ns + passes - 1,

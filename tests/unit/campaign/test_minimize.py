@@ -9,7 +9,13 @@ import pytest
 from unit.campaign.test_finding_directory import RECORD
 
 from qemu_diff.campaign.finding_directory import FindingRecord
-from qemu_diff.campaign.minimize import CAMPAIGN, Shrunk, campaign_text, minimize_sentences
+from qemu_diff.campaign.minimize import (
+    CAMPAIGN,
+    Shrunk,
+    campaign_text,
+    flood_text,
+    minimize_sentences,
+)
 from qemu_diff.config import load_campaign
 from qemu_diff.model import (
     CellResult,
@@ -41,7 +47,9 @@ def loaded(directory: Path, record: FindingRecord, delay_ns: int | None, passes:
     (directory / "payloads" / "p_min.S").touch()
     (directory / "patch-0").touch()
     path = directory / CAMPAIGN
-    path.write_text(campaign_text(record, delay_ns, passes, RESULT))
+    path.write_text(
+        campaign_text(record, flood_text(FloodSource.HOST_TIMER, delay_ns, passes), RESULT)
+    )
     return load_campaign(path)
 
 
