@@ -48,7 +48,7 @@ def cell_sequence(
     if chosen not in boots:
         raise UserError(f"cell {cell} has no boot {chosen!r}; there are {', '.join(boots)}")
     passed = number if number is not None else finding.pass_number if finding else 0
-    payload = build_payload(one.cell.payload, guest_images, cache)
+    payload = build_payload(one.cell.payload, guest_images, cache, beside=results / CELLS)
     rule = PhantomRule(result.provenance.phantom_rule)
     left = directory / chosen
     try:

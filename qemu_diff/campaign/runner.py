@@ -80,6 +80,7 @@ class _Run:
         self._pairs: dict[tuple[str, str], PairResult] = {}
 
     def run(self, jobs: int) -> CampaignResult:
+        self._keep_payloads()
         self._publish(self._result(complete=False))
         called_off = False
         with ThreadPoolExecutor(max_workers=jobs) as pool:
@@ -98,6 +99,15 @@ class _Run:
         result = self._result(complete=len(self._done) == len(self._cells))
         self._publish(result)
         return result
+
+    def _keep_payloads(self) -> None:
+        """Payloads of the campaign's own stay with its results: `sequence` reads them later."""
+        beside = self._campaign.path.parent
+        for name in self._prepared.payloads:
+            source = payload_source(name, self._places.guest_images, beside)
+            if source.parent == beside / PAYLOADS:
+                shutil.copytree(source.parent, self._places.cells / PAYLOADS, dirs_exist_ok=True)
+                return
 
     def _collect(self, futures: list[Future[CellResult]]) -> None:
         for future in as_completed(futures):

@@ -178,6 +178,9 @@ def test_a_placed_interrupt_comes_down_to_one_instruction(found: CliRun, tmp_pat
         check=False, cwd=out, env=environment(),
     )  # fmt: skip
     assert again.returncode == 0, again.stdout + again.stderr
+    (boots,) = (out / "results" / "cells").glob("*.*")
+    sequence = qemu_diff("sequence", out / "results", boots.name)
+    assert "execute  0x5a5a0000  trapped_read: mrs x0" in sequence.stdout
     (cell,) = json.loads((out / "results" / "verdicts.json").read_text())["cells"]
     expected = json.loads((out / "expected-verdict.json").read_text())
     assert expected["violations"] == {"lost-step": 1}
@@ -196,3 +199,21 @@ def test_a_finding_of_another_kernel_is_not_made_small(
     there = qemu_diff("minimize", finding, "--out", tmp_path.parent)
     assert there.status == 2
     assert "is there already" in there.said
+
+
+def test_a_payload_of_the_user_s_that_is_wrong_is_the_user_s(
+    builds: dict[str, Build], tmp_path: Path
+) -> None:
+    (tmp_path / "payloads").mkdir()
+    (tmp_path / "payloads" / "mine.S").write_text(
+        '\t.include "payload.inc"\n\tclasses nop\n\trange_begin\n\tfrobnicate\n\trange_end\n'
+    )
+    campaign = tmp_path / "campaign.toml"
+    campaign.write_text(
+        f'[campaign]\nname = "x"\n[kernels.k]\nsource = {{ image = "{builds["patched"].image}" }}\n'
+        '[[scenario]]\npayload = "mine"\n'
+    )
+    done = run_campaign(campaign, tmp_path / "results")
+    assert done.status == 2
+    assert "payload mine:" in done.said
+    assert "frobnicate" in done.said
