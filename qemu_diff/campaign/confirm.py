@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,7 +49,7 @@ from qemu_diff.compare.placements import NOT_DELIVERED, violation_of
 from qemu_diff.compare.signature import grouped, signature, signature_of
 from qemu_diff.compare.slices import pass_of_record, pass_of_run
 from qemu_diff.compare.state import violation_of_register
-from qemu_diff.drive.job import Job, Routine, quiet_job, table_job
+from qemu_diff.drive.job import TIMER_KINDS, Job, Routine, quiet_job, table_job
 from qemu_diff.drive.recorded_job import RecordedJob, recorded_job
 from qemu_diff.errors import InfrastructureError
 from qemu_diff.model import (
@@ -148,21 +148,35 @@ def _tried(
 ) -> tuple[FreshBoot | None, Confirmation]:
     """The boot to keep, and what all of them came to."""
     bench = confirmer.bench
-    kept, boots, reproduced = None, 0, 0
-    for job in _jobs(found, wanted, confirmer):
-        done = _attempt(bench, job, scratch / f"{boots}")
-        boots += 1
-        if done and done.finding(bench.cell, bench.payload, wanted):
-            reproduced += 1
-            kept = kept or done
+    shown: list[FreshBoot] = []
+
+    def shows(job: Job | RecordedJob, name: str) -> bool:
+        done = _attempt(bench, job, scratch / name)
+        if done is None or done.finding(bench.cell, bench.payload, wanted) is None:
+            return False
+        shown.append(done)
+        return True
+
+    jobs = _jobs(found, wanted, confirmer)
+    odds = odds_of(shows(job, f"{number}") for number, job in enumerate(jobs))
+    if not odds.reproduced:
+        batch = confirmer.boots / found.boot / JOB
+        whole = recorded_job(batch.read_bytes(), str(batch))
+        odds = replace(odds, in_batch=shows(whole, "batch"))
+    return next(iter(shown), None), odds
+
+
+def odds_of(outcomes: Iterable[bool]) -> Confirmation:
+    """What boots came to, one after the other; none is asked for after a first that reproduced.
+
+    :param outcomes: of each boot, whether it showed the signature.
+    """
+    boots = reproduced = 0
+    for outcome in outcomes:
+        boots, reproduced = boots + 1, reproduced + outcome
         if boots == reproduced == 1:
-            return kept, Confirmation(1, 1)
-    if kept:
-        return kept, Confirmation(boots, reproduced)
-    batch = confirmer.boots / found.boot / JOB
-    done = _attempt(bench, recorded_job(batch.read_bytes(), str(batch)), scratch / "batch")
-    shown = done is not None and done.finding(bench.cell, bench.payload, wanted) is not None
-    return done if shown else None, Confirmation(boots, 0, in_batch=shown)
+            break
+    return Confirmation(boots, reproduced)
 
 
 def _attempt(bench: Bench, job: Job | RecordedJob, directory: Path) -> FreshBoot | None:
@@ -176,8 +190,16 @@ def _attempt(bench: Bench, job: Job | RecordedJob, directory: Path) -> FreshBoot
 
 
 def _jobs(found: Finding, wanted: Signature, confirmer: Confirmer) -> Iterator[Job]:
-    """Jobs of one pass each, as passes of the batch that showed the signature."""
+    """Jobs of one pass each, as passes of the batch that showed the signature.
+
+    What a pass met can be told from its records where one timer of L1's was all there was; of any
+    other flood the batch is booted as a whole.
+    """
     bench = confirmer.bench
+    if any(one not in TIMER_KINDS for one in bench.cell.flood.sources[:1]) or (
+        len(bench.cell.flood.sources) > 1
+    ):
+        return
     trace = read_boot(confirmer.boots / found.boot, bench.tools)
     program, listing = program_of(bench.payload), Listing(bench.payload)
     observation = observe(trace, program, listing, found.boot)

@@ -35,7 +35,7 @@ from qemu_diff.compare.slices import pass_of_run
 from qemu_diff.compare.verdict import judged_cell
 from qemu_diff.config.schema import NAME_LENGTH
 from qemu_diff.drive.in_guest import RECORDS
-from qemu_diff.drive.job import Job, Routine, compiled, quiet_job, sweep_job
+from qemu_diff.drive.job import TIMER_KINDS, Job, Routine, compiled, quiet_job, sweep_job
 from qemu_diff.drive.script import parsed
 from qemu_diff.errors import InfrastructureError, QemuDiffError, ResultsError, UserError
 from qemu_diff.flood.placement import Sweep
@@ -121,12 +121,17 @@ def minimize(
     :param out: gets the campaign, its payload and the verdict; must not be there.
     :param scratch: for the boots.
     :returns: None where the finding does not come out at all.
-    :raises UserError: ``out`` can't be made.
+    :raises UserError: ``out`` can't be made, or the flood is none that a sweep stands for.
     :raises ResultsError: the finding's source does not give its payload.
     :raises InfrastructureError: QEMU can't be started.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is there already; name another directory with --out")
+    sources = stored.record.cell.flood.sources
+    if len(sources) > 1 or any(one not in TIMER_KINDS for one in sources):
+        raise UserError(
+            f"{stored.record.id}: of floods, {' and '.join(TIMER_KINDS)} alone can be minimised"
+        )
     minimizer = _Minimizer(stored, bench, scratch, progress)
     shrunk = minimizer.shrunk()
     if shrunk is None:

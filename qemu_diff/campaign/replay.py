@@ -13,7 +13,7 @@ from qemu_diff.campaign.fresh_boot import Bench, FreshBoot, fresh_boot
 from qemu_diff.compare.decode import program_of
 from qemu_diff.drive.async_first import plan_of
 from qemu_diff.drive.in_guest import Tools
-from qemu_diff.errors import CompileError, LostGuestError, ResultsError, UserError
+from qemu_diff.errors import CompileError, ResultsError, UserError
 from qemu_diff.guest.image import read_stepvmm
 from qemu_diff.guest.qemu import check_cpu, find_qemu
 from qemu_diff.kernels import build_kernel, cached_build, given_build, image_build
@@ -48,17 +48,15 @@ class Outcome(StrEnum):
 class Replay:
     """One replay.
 
-    :param fingerprint: of what it recorded; empty where it did not come to its end.
+    :param fingerprint: of what it recorded.
     :param finding: what it showed of the signature.
     :param differs: in what the surroundings are not those of the finding.
-    :param lost: why it did not come to its end.
     """
 
     outcome: Outcome
     fingerprint: str
     finding: Finding | None
     differs: tuple[str, ...]
-    lost: str = ""
 
 
 def replay(
@@ -68,14 +66,11 @@ def replay(
 
     :param directory: gets the boot's files.
     :raises UserError: its kernel is not there, or this QEMU has no such CPU.
+    :raises LostGuestError: it did not come to its end, so that nothing can be said.
     :raises InfrastructureError: QEMU can't be started.
     """
     bench = bench_of(stored, choice, guest_images, cache)
-    try:
-        done = fresh_boot(bench, stored.job, directory)
-    except LostGuestError as error:
-        differs = _differences(stored, bench, None)
-        return Replay(Outcome.NOT_REPRODUCED, "", None, differs, str(error))
+    done = fresh_boot(bench, stored.job, directory)
     record = stored.record
     finding = done.finding(record.cell, bench.payload, record.signature)
     identical = done.fingerprint == record.fingerprint
@@ -162,7 +157,7 @@ def source_words(stored: StoredFinding) -> str:
     return " + ".join([base, *(one.name for one in (*kernel.patches, *kernel.kconfig))])
 
 
-def _differences(stored: StoredFinding, bench: Bench, done: FreshBoot | None) -> tuple[str, ...]:
+def _differences(stored: StoredFinding, bench: Bench, done: FreshBoot) -> tuple[str, ...]:
     record, tools = stored.record, bench.tools
     found = []
     if tools.qemu.identity != record.qemu_identity:
@@ -173,7 +168,7 @@ def _differences(stored: StoredFinding, bench: Bench, done: FreshBoot | None) ->
         found.append(f"the phantom rule is {tools.plugin.rule}, was {record.phantom_rule}")
     if record.cell.machine.redirect_at:
         found.append("a debugger takes part in this machine, and its stops take time")
-    if done is not None and ARGV in stored.files:
+    if ARGV in stored.files:
         now = portable_argv((done.directory / ARGV).read_text(), done.directory, bench)
         if now != (stored.directory / ARGV).read_text():
             found.append("QEMU's command line is another: this qemu-diff builds it differently")
@@ -190,8 +185,6 @@ def replay_sentences(stored: StoredFinding, done: Replay) -> list[str]:
             "reproduced with the same signature, but not bit for bit: fingerprint "
             f"{done.fingerprint}, was {record.fingerprint}"
         )
-    elif done.lost:
-        first = f"not reproduced: the boot did not come to its end: {done.lost}"
     else:
         first = f"not reproduced: no {record.signature.kind} with this signature came out"
     unknown = "nothing that is known of differs: please report this"

@@ -114,6 +114,8 @@ def _signature_sentences(result: CellResult) -> Iterator[str]:
 def confirmation_words(confirmation: Confirmation) -> str:
     """What fresh boots came to."""
     boots, reproduced = confirmation.boots, confirmation.reproduced
+    if confirmation.in_batch and not boots:
+        return "confirmed from a fresh boot of the whole batch"
     if confirmation.in_batch:
         return f"none of {boots} single passes shows it, the whole batch does, booted again"
     if not reproduced:
