@@ -214,16 +214,27 @@ def passes_to_try(
 
     The middle of a window comes first: in a boot of its own an interrupt may come some ns off.
     """
-    broken = [*_broken_steps(observation, trace), *_broken_reads(observation, trace)]
-    times: dict[int, int] = {}
-    for number, address, kind, time in broken:
-        if signature(bench.cell, bench.payload, address, kind) == wanted:
-            times.setdefault(number, time)
+    times = passes_showing(observation, trace, bench, wanted)
     placed = [number for number, time in times.items() if time != NOT_DELIVERED]
     placed.sort(key=lambda number: times[number])
     in_order = [placed[index] for index in _spread(len(placed))]
     quiet = [number for number, time in times.items() if time == NOT_DELIVERED]
     return tuple(dict.fromkeys([*in_order, *quiet]))[:MOST_BOOTS]
+
+
+def passes_showing(
+    observation: Observation, trace: Trace, bench: Bench, wanted: Signature
+) -> dict[int, int]:
+    """Pass that showed a signature → when its interrupt was delivered, or ``NOT_DELIVERED``."""
+    times: dict[int, int] = {}
+    for number, address, kind, time in (
+        *_broken_steps(observation, trace),
+        *_broken_reads(observation, trace),
+    ):
+        found = signature(bench.cell, bench.payload, address, kind, wanted.function)
+        if found == wanted:
+            times.setdefault(number, time)
+    return times
 
 
 def _spread(number: int) -> list[int]:

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from qemu_diff.abi import OperationCode, RecordKind
+from qemu_diff.abi import OperationCode, RecordFlag, RecordKind, StepRecords
 from qemu_diff.campaign.cell import LEARNING_DELAY_NS
+from qemu_diff.campaign.confirm import delays_of_pass, passes_showing
 from qemu_diff.campaign.finding_directory import (
     PAYLOAD_SOURCE,
     SCRIPT,
@@ -26,11 +27,8 @@ from qemu_diff.campaign.finding_directory import (
     StoredFinding,
 )
 from qemu_diff.campaign.fresh_boot import Bench, FreshBoot, fresh_boot
-from qemu_diff.compare.contract import Judged
 from qemu_diff.compare.decode import classify, program_of
 from qemu_diff.compare.minimise import Minimised, minimise
-from qemu_diff.compare.placements import violation_of
-from qemu_diff.compare.signature import signature
 from qemu_diff.compare.slices import pass_of_run
 from qemu_diff.compare.verdict import judged_cell
 from qemu_diff.config.schema import NAME_LENGTH
@@ -43,6 +41,7 @@ from qemu_diff.guest.image import PAYLOADS, assemble
 from qemu_diff.guest.payload_source import PayloadSource, payload_source_of
 from qemu_diff.model import (
     CellResult,
+    CellVerdict,
     DebianSource,
     ExceptionOrder,
     FloodSource,
@@ -95,7 +94,7 @@ class Shrunk:
     :param before: instructions of the finding's stepping range.
     :param lines: the instructions that are left.
     :param passes: of the final boot.
-    :param interrupts: placed interrupts that came inside a step of it.
+    :param interrupts: placed interrupts and signals that came in it.
     :param boots: real boots that it took.
     """
 
@@ -142,6 +141,8 @@ def minimize(
         return None
     final, passes, boot = settled
     result = judged_cell(bench.cell, boot.observation, Listing(final.payload))
+    if result.verdict is not CellVerdict.FAIL:  # a campaign of it would tell nothing
+        return None
     source = FloodSource.NONE if final.delay_ns is None else minimizer.source
     _write(out, stored, final, flood_text(source, final.delay_ns, passes), result)
     return Shrunk(
@@ -150,7 +151,7 @@ def minimize(
         minimal=search.minimal,
         steps=result.steps,
         passes=passes,
-        interrupts=result.placements,
+        interrupts=int(np.sum((boot.trace.records["flags"] & RecordFlag.TIMER_FIRED) != 0)),
         boots=minimizer.boots,
     )
 
@@ -168,7 +169,9 @@ class _Minimizer:
         self._text = (stored.directory / SCRIPT).read_text(encoding="utf-8", errors="replace")
         self._quiet = False
         self.source = next(iter(bench.cell.flood.sources), FloodSource.HOST_TIMER)
-        self._steps = _steps_of_pass(stored)
+        records = read_records(stored.directory / RECORDS)
+        self._steps = int(np.sum(records["kind"] == RecordKind.RUN))
+        self._delay = self._record.finding.requested_ns or _delay_of(records, self._record)
         self.boots = 0
 
     def shrunk(self) -> tuple[Candidate, Minimised[int]] | None:
@@ -276,28 +279,22 @@ class _Minimizer:
 
     def _swept(self, source: PayloadSource, payload: Payload) -> Candidate | None:
         """Sweep the window where it must be, coarsely; the middle of what fails is the delay."""
-        requested = self._record.finding.requested_ns or ASSUMED_DELAY_NS
+        requested = self._delay
         step = max(1, self._width() // 4)
         reach = min(SWEEP_REACH_NS, SWEEP_PASSES * step // 2)
         whole = Sweep(max(1, requested - reach), step, 2 * reach // step)
         done = self._booted(payload, self._sweep(payload, whole))
         if done is None:
             return None
-        steps, placements = done.observation.steps, done.observation.placements
-        wrong = np.flatnonzero((steps.outcome != Judged.OK) & placements.delivered)
+        # The step that goes wrong may be the one after that in which the interrupt came.
+        bench = replace(self._bench, payload=payload)
+        passes = passes_showing(done.observation, done.trace, bench, self._record.signature)
         delays = [
-            int(placements.requested_ns[index])
-            for index in wrong.tolist()
-            if self._is_wanted(payload, int(steps.instruction[index]), int(steps.outcome[index]))
+            int(delay) for number in passes for delay in delays_of_pass(done.trace, number)[:1]
         ]
         if not delays:
             return None
         return Candidate(source, payload, sorted(delays)[len(delays) // 2])
-
-    def _is_wanted(self, payload: Payload, address: int, outcome: int) -> bool:
-        cell, wanted = self._bench.cell, self._record.signature
-        found = signature(cell, payload, address, violation_of(outcome), wanted.function)
-        return found == wanted
 
     def _assembled(self, source: PayloadSource) -> Payload | None:
         """The payload, with its classes as they are; None where it is none."""
@@ -353,10 +350,12 @@ def _extra_of_first_pass(done: FreshBoot) -> tuple[int, ...]:
     return tuple(dict.fromkeys(first - second for first, second in both))
 
 
-def _steps_of_pass(stored: StoredFinding) -> int:
-    """Returns from KVM_RUN of the finding's boot."""
-    records = read_records(stored.directory / RECORDS)
-    return int(np.sum(records["kind"] == RecordKind.RUN))
+def _delay_of(records: StepRecords, record: FindingRecord) -> int:
+    """The delay (ns) that the finding's pass was given, where its step had no interrupt."""
+    runs = records[records["kind"] == RecordKind.RUN]
+    armed = (runs["flags"] & RecordFlag.TIMER_ARMED) != 0
+    inside = runs[armed & (pass_of_run(records) == record.finding.pass_number)]
+    return int(np.median(inside["delay_ns"])) if len(inside) else ASSUMED_DELAY_NS
 
 
 def _classes(payload: Payload) -> tuple[str, ...]:

@@ -33,7 +33,8 @@ def judged_cell(cell: Cell, observation: Observation, listing: Listing) -> CellR
     broken = Counter(kind for _, kind in _broken_steps(observation) + _broken_reads(observation))
     if not len(steps) and not broken:
         return unjudged_cell(cell, CellVerdict.LOST, "no step was reported, so none was judged")
-    if cell.flood.sources and not placements.delivered.any():
+    # A broken step is one, wherever the interrupt came: a signal may end the return before.
+    if cell.flood.sources and not placements.delivered.any() and not broken:
         reason = "no placed interrupt came inside a step window, so nothing was tested"
         return unjudged_cell(cell, CellVerdict.LOST, reason)
     redirected = steps.redirects > 0

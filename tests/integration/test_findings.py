@@ -217,3 +217,37 @@ def test_a_payload_of_the_user_s_that_is_wrong_is_the_user_s(
     assert done.status == 2
     assert "payload mine:" in done.said
     assert "frobnicate" in done.said
+
+
+SIGNALS = """
+[campaign]
+name = "signals"
+[kernels.patched]
+source = "debian:linux-source-6.1"
+[[scenario]]
+payload = "hvc"
+job = "enable-only-eintr"
+expect = { patched = { hvc = "spurious-step" } }
+[scenario.flood]
+source = "signal"
+placement = "sweep"
+first_ns = 1500
+last_ns = 5500
+step_ns = 100
+"""
+
+
+def test_a_signal_s_finding_comes_down_too(builds: dict[str, Build], tmp_path: Path) -> None:
+    """docs/findings/0002. The signal comes in another step than the one that goes wrong."""
+    assert "patched" in builds
+    (tmp_path / "campaign.toml").write_text(SIGNALS)
+    found = run_campaign(tmp_path / "campaign.toml", tmp_path / "results")
+    assert found.status == 0, found.said
+    (finding,) = (tmp_path / "results" / "findings").iterdir()
+    done = qemu_diff("minimize", finding, "--out", tmp_path / "small")
+    assert done.status == 0, done.said
+    assert "2 of 9 instructions are left" in done.said
+    assert "hvc #0 nop 1 pass" in done.said
+    assert "1 placed interrupt;" in done.said
+    again = run_campaign(tmp_path / "small" / "campaign.toml", tmp_path / "again")
+    assert again.status == 0, again.said

@@ -23,9 +23,11 @@ from qemu_diff.model import (
     CellVerdict,
     Driver,
     Expectation,
+    FloodSource,
     FloodSpec,
     Instruction,
     MachineSpec,
+    Placement,
     ViolationKind,
 )
 from qemu_diff.trace.listing import Listing
@@ -220,6 +222,13 @@ def test_windows_and_grids_are_those_of_the_placements() -> None:
     ((window,), (grid,)) = result.windows, result.grids
     assert (window.instruction, window.first_ns, window.last_ns) == (AT_B, 110, 114)
     assert (grid.instruction, grid.placements, grid.missing) == (AT_B, 20, 0)
+
+
+def test_a_broken_step_is_one_even_where_no_interrupt_came_inside_a_step() -> None:
+    flood = FloodSpec((FloodSource.SIGNAL,), Placement.SWEEP)
+    flooded = replace(cell(), flood=flood)
+    assert judged_cell(flooded, observed(step()), LISTING).verdict is CellVerdict.LOST
+    assert judged_cell(flooded, observed(step(A, SPURIOUS)), LISTING).verdict is CellVerdict.FAIL
 
 
 def test_a_cell_that_can_not_be_judged_says_why() -> None:
