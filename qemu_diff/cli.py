@@ -22,14 +22,22 @@ from rich.console import Console
 from rich.table import Table
 
 from qemu_diff.campaign.cell_sequence import cell_sequence
+from qemu_diff.campaign.debugger import Session
+from qemu_diff.campaign.debugger import debug as debug_finding
+from qemu_diff.campaign.finding_directory import read_finding
+from qemu_diff.campaign.minimize import minimize as minimize_finding
+from qemu_diff.campaign.minimize import minimize_sentences
 from qemu_diff.campaign.outcome import ExitCode, exit_code
 from qemu_diff.campaign.plan import plan
 from qemu_diff.campaign.prepare import Places, prepare
+from qemu_diff.campaign.replay import KernelChoice, Outcome, bench_of, replay_sentences
+from qemu_diff.campaign.replay import replay as replay_finding
 from qemu_diff.campaign.runner import run_campaign
 from qemu_diff.config import load_campaign
 from qemu_diff.config.project import project_root
 from qemu_diff.doctor import all_needed, checks, print_checks
 from qemu_diff.errors import QemuDiffError, UnavailableSourceError, UserError
+from qemu_diff.events import stage
 from qemu_diff.kernels import build_kernel, cache_directory, cached_kernels, prune
 from qemu_diff.model import Campaign, CampaignResult, Cell
 from qemu_diff.report.html import html
@@ -52,6 +60,7 @@ from qemu_diff.report.results import (
 )
 from qemu_diff.report.sequence import render
 from qemu_diff.report.terminal import print_matrix, print_result
+from qemu_diff.report.words import finding_lines
 
 MarkdownFile = Annotated[Path | None, Parameter(name="--markdown")]
 HtmlFile = Annotated[Path | None, Parameter(name="--html")]
@@ -298,6 +307,147 @@ def sequence(
         for line in render(rows):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     return ExitCode.AS_EXPECTED
+
+
+@app.command
+def replay(
+    finding: Path,
+    /,
+    *,
+    out: Path | None = None,
+    image: Path | None = None,
+    vmlinux: Path | None = None,
+    build: bool = False,
+) -> int:
+    """Boot a finding's job again: exit status 0 if the same comes out, 1 if it does not.
+
+    Parameters
+    ----------
+    finding
+        A finding's directory: RESULTS/findings/ID, wherever it lies now.
+    out
+        A directory that gets what the boot leaves; default: nothing is kept.
+    image
+        The kernel to boot; default: the finding's own, from the cache.
+    vmlinux
+        What belongs to --image.
+    build
+        Build the finding's kernel from its source and its patches where the cache lacks it.
+    """
+    stored, choice = read_finding(finding), KernelChoice(image, vmlinux, build)
+    guest_images, cache = project_root() / "guest_images", cache_directory("guest")
+    console = _console()
+    with _kept(out) as directory, show_progress(console):
+        done = replay_finding(stored, choice, directory, guest_images, cache)
+    with _reader_may_leave():
+        for line in replay_sentences(stored, done):
+            console.print(line, markup=False, soft_wrap=True)
+        for line in finding_lines(done.finding) if done.finding else ():
+            console.print(f"    {line}", markup=False, soft_wrap=True)
+    lost = done.outcome is Outcome.NOT_REPRODUCED
+    return ExitCode.UNEXPECTED if lost else ExitCode.AS_EXPECTED
+
+
+@app.command
+def minimize(
+    finding: Path,
+    /,
+    *,
+    out: Path | None = None,
+    image: Path | None = None,
+    vmlinux: Path | None = None,
+    build: bool = False,
+) -> int:
+    """Shrink a finding to a payload of few instructions, and a campaign that shows it.
+
+    Parameters
+    ----------
+    finding
+        A finding's directory.
+    out
+        The directory that is made; default: minimized/ID.
+    image
+        The kernel to boot; default: the finding's own, from the cache.
+    vmlinux
+        What belongs to --image.
+    build
+        Build the finding's kernel from its source and its patches where the cache lacks it.
+    """
+    stored, choice = read_finding(finding), KernelChoice(image, vmlinux, build)
+    guest_images, cache = project_root() / "guest_images", cache_directory("guest")
+    directory = out or Path("minimized") / stored.record.id
+    console = _console()
+    with tempfile.TemporaryDirectory(prefix="qemu-diff-") as scratch, show_progress(console):
+        bench = bench_of(stored, choice, guest_images, cache)
+        with stage("minimize", stored.record.id) as running:
+            done = minimize_finding(stored, bench, directory, Path(scratch), running.progress)
+    with _reader_may_leave():
+        if done is None:
+            console.print(
+                f"{stored.record.id}: not reproduced by one pass", markup=False, soft_wrap=True
+            )
+            return ExitCode.UNEXPECTED
+        for line in minimize_sentences(stored.record, done, directory):
+            console.print(line, markup=False, soft_wrap=True)
+    return ExitCode.AS_EXPECTED
+
+
+@app.command
+def debug(
+    finding: Path,
+    /,
+    *,
+    command: Path | None = None,
+    batch: bool = False,
+    reverse: bool = False,
+    out: Path | None = None,
+    image: Path | None = None,
+    vmlinux: Path | None = None,
+    build: bool = False,
+) -> int:
+    """Hand a finding over to gdb, stopped just before the step that goes wrong.
+
+    Parameters
+    ----------
+    finding
+        A finding's directory.
+    command
+        A file of gdb commands, executed first.
+    batch
+        End gdb after its commands; exit status 1 if one of them fails.
+    reverse
+        Let gdb go backwards, too: QEMU keeps a snapshot of the machine's begin.
+    out
+        A directory that gets WHERE.txt, gdb's first commands and the recording; default: nothing
+        is kept.
+    image
+        The kernel to boot; default: the finding's own, from the cache.
+    vmlinux
+        What belongs to --image.
+    build
+        Build the finding's kernel from its source and its patches where the cache lacks it.
+    """
+    stored, choice = read_finding(finding), KernelChoice(image, vmlinux, build)
+    guest_images, cache = project_root() / "guest_images", cache_directory("guest")
+    session = Session(command, batch, reverse)
+    with _kept(out) as directory:
+        bench = bench_of(stored, choice, guest_images, cache)
+        status = debug_finding(stored, bench, session, directory)
+    if status is None:
+        _console().print(f"{stored.record.id}: not reproduced", markup=False, soft_wrap=True)
+        return ExitCode.UNEXPECTED
+    return ExitCode.UNEXPECTED if batch and status else ExitCode.AS_EXPECTED
+
+
+@contextmanager
+def _kept(out: Path | None) -> Iterator[Path]:
+    """A directory for a boot's files: one that the user named, or one that goes when we do."""
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix="qemu-diff-") as scratch:
+            yield Path(scratch) / "boot"
+        return
+    check_results(out.absolute())
+    yield out.absolute()
 
 
 @app.command

@@ -700,6 +700,7 @@ static void begin_pass(struct runner *runner)
 
 	if (runner->depth > 1)
 		return;
+	runner->handler_steps = 0;
 	record = new_record(runner, RECORD_PASS);
 	record->operation = runner->repeats[0].begin - 1;
 	record->detail[0] = iteration(runner);

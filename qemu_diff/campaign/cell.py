@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from qemu_diff.abi import RecordFlag, RecordKind, SharedState, TruthKind
 from qemu_diff.compare.contract import Steps, judge
 from qemu_diff.compare.decode import Program, program_of
-from qemu_diff.compare.landmarks import landmarks_of_steps, with_landmarks
+from qemu_diff.compare.landmarks import exit_function, landmarks_of_steps, with_landmarks
 from qemu_diff.compare.observation import Observation, merge, observe
 from qemu_diff.compare.placement_map import (
     common_offsets,
@@ -104,6 +104,7 @@ class CellContext:
     :param routine: the cell's job, for its payload.
     :param directory: the cell's own, for everything its boots leave.
     :param budget_s: wall-clock seconds of one boot.
+    :param explain: whether a boot more may be spent on what L1 does in a step.
     """
 
     build: Build
@@ -113,6 +114,7 @@ class CellContext:
     directory: Path
     budget_s: float
     cancel: threading.Event
+    explain: bool = True
 
 
 class _Ended(Exception):  # noqa: N818 - a verdict, not an error
@@ -161,10 +163,16 @@ class _CellRunner:
     def judge(self) -> CellResult:
         seen = merge(list(self._observations()))
         judged = judged_cell(self._cell, seen, self._listing, self._windows)
-        if judged.maps and self._functions and self._cell.flood.last_ns is not None:
+        shown = judged.maps or judged.breakdown
+        if shown and self._functions and self._context.explain and not self._landmarks:
             self._look()
-        maps = with_landmarks(judged.maps, self._landmarks, self._windows)
-        result = replace(judged, maps=maps, fingerprint=self._fingerprint.hexdigest())
+        served = {pc: exit_function(landmarks) for pc, landmarks in self._landmarks.items()}
+        result = replace(
+            judged,
+            maps=with_landmarks(judged.maps, self._landmarks, self._windows),
+            exit_functions=tuple((pc, name) for pc, name in sorted(served.items()) if name),
+            fingerprint=self._fingerprint.hexdigest(),
+        )
         if FloodSource.DEVICE in self._cell.flood.sources:
             sent = SourceCount(
                 FloodSource.DEVICE, self._device_interrupts, self._device_held_back, None
@@ -214,6 +222,8 @@ class _CellRunner:
 
     def _learning_job(self) -> Job:
         flood = self._cell.flood
+        if not flood.sources or FloodSource.DEVICE in flood.sources:
+            return quiet_job(self._context.routine, LEARNING_PASSES)
         quiet = Sweep(LEARNING_DELAY_NS, 0, LEARNING_PASSES)
         return sweep_job(self._context.routine, flood.sources[0], quiet)
 

@@ -61,7 +61,8 @@ def judged_cell(
         return unjudged_cell(cell, CellVerdict.LOST, "no step was reported, so none was judged")
     from_outside = np.full(len(steps), FloodSource.DEVICE in cell.flood.sources)
     from_outside &= steps.irq_exits > placements.ticks
-    if cell.flood.sources and not (placements.delivered | from_outside).any():
+    # A broken step is one, wherever the interrupt came: a signal may end the return before.
+    if cell.flood.sources and not (placements.delivered | from_outside).any() and not broken:
         return unjudged_cell(cell, CellVerdict.LOST, _outside(observation, window_ns))
     redirected = steps.redirects > 0
     if _must_redirect(cell) and not redirected.any():

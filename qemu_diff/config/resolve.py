@@ -47,6 +47,7 @@ def resolved(file: CampaignFile, path: Path, paths: SearchPath) -> Campaign:
         kernels=tuple(_kernel(name, table, paths) for name, table in file.kernels.items()),
         pairs=tuple(PairSpec(pair.baseline, pair.candidate) for pair in file.pair),
         scenarios=tuple(spec for table in file.scenario for spec in scenario_specs(table)),
+        findings=file.campaign.findings,
     )
 
 

@@ -98,11 +98,13 @@ class CampaignTable(Table):
 
     :param seed: all random placements derive from it.
     :param budget_s: wall-clock seconds that one boot may take.
+    :param findings: whether what is found is confirmed from a fresh boot, and kept to be replayed.
     """
 
     name: Name
     seed: Annotated[int, Field(ge=0)] = 1
     budget_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 120.0
+    findings: bool = True
 
 
 class SourceTable(Table):

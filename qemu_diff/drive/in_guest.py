@@ -13,9 +13,10 @@ from pathlib import Path
 from qemu_diff.drive.async_first import Redirector, plan_of
 from qemu_diff.drive.device import DevicePender
 from qemu_diff.drive.job import Job
+from qemu_diff.drive.recorded_job import RecordedJob
 from qemu_diff.errors import CorruptDataError, InfrastructureError
 from qemu_diff.guest.image import LOAD_ADDRESS, MEMORY_BYTES, StepVmm, initramfs
-from qemu_diff.guest.machine import SHARED_BYTES, MachineFiles, argv
+from qemu_diff.guest.machine import SHARED_BYTES, MachineFiles, Recording, argv
 from qemu_diff.guest.process import GuestExit, private_socket, run_guest
 from qemu_diff.guest.qemu import Qemu
 from qemu_diff.guest.shared import (
@@ -101,7 +102,7 @@ def boot(
     tools: Tools,
     build: Build,
     payload: Payload,
-    job: Job,
+    job: Job | RecordedJob,
     *,
     machine: MachineSpec,
     seed: int,
@@ -111,6 +112,8 @@ def boot(
     device: bool = False,
     progress: Callable[[int], None] = lambda _: None,
     landmarks: tuple[int, ...] = (),
+    recording: Recording | None = None,
+    debugger: Path | None = None,
 ) -> Boot:
     """Boot a kernel, let it run a job, and collect what is left.
 
@@ -120,13 +123,18 @@ def boot(
     :param device: whether a device of L1 interrupts it, from outside.
     :param progress: called a few times a second with the returns from KVM_RUN so far.
     :param landmarks: addresses of L1's that the truth tells of as well; the boot is slower for it.
+    :param recording: what QEMU records, or replays.
+    :param debugger: a Unix socket: the machine waits there for a debugger, which also has to do
+        what ``async_first`` takes.
     :raises InfrastructureError: no room on the disk, or QEMU can't be started.
     :raises Cancelled: ``cancel`` was set.
     """
     with private_socket() as qmp_socket:
         encoded = job.encode(payload, machine.cpus - 1)
         _write_inputs(directory, encoded, initramfs(tools.stepvmm, encoded, payload))
-        plan = plan_of(machine, payload, tools.guest_images, tools.cache)
+        plan = None
+        if debugger is None:
+            plan = plan_of(machine, payload, tools.guest_images, tools.cache)
         redirector = Redirector(plan, qmp_socket.with_name("gdb"), budget_s, cancel)
         pender = DevicePender(
             device,
@@ -142,8 +150,9 @@ def boot(
             timer_log=directory / TIMER_LOG,
             qmp_socket=qmp_socket,
             plugin=_plugin_argument(tools, directory / TRUTH, landmarks),
-            gdb_socket=redirector.socket,
+            gdb_socket=debugger or redirector.socket,
             qtest_socket=pender.listens_at,
+            recording=recording,
         )
         command = argv(tools.qemu, machine, files, seed)
         (directory / "argv").write_text(shlex.join(command) + "\n")

@@ -23,9 +23,10 @@ VERDICTS = "verdicts.json"
 JUNIT = "junit.xml"
 REPORT = "report.html"
 CELLS = "cells"
+FINDINGS = "findings"
 LOCK = ".lock"
 
-OWN_NAMES = (VERDICTS, JUNIT, REPORT, CELLS)
+OWN_NAMES = (VERDICTS, JUNIT, REPORT, CELLS, FINDINGS)
 """What a run writes into its results directory."""
 
 _One = TypeVar("_One", CellResult, PairResult)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from qemu_diff.model import (
     Breakdown,
     CampaignResult,
     CellResult,
     CellVerdict,
+    Confirmation,
     Coverage,
     Driver,
     Expectation,
@@ -16,6 +19,7 @@ from qemu_diff.model import (
     Method,
     PairOutcome,
     SideBySide,
+    Signature,
     ViolationKind,
     Window,
 )
@@ -121,7 +125,40 @@ def _verdict_sentences(result: CellResult) -> list[str]:
             for one in result.breakdown
             if (one.instruction, one.kind) not in shown
         ),
+        *_signature_sentences(result),
     ]
+
+
+def signature_name(signature: Signature) -> str:
+    """``lost-step of sysreg in step/tcg``."""
+    served = f", served by {signature.function}" if signature.function else ""
+    return f"{signature.kind} of {signature.instruction} in {signature.scenario}{served}"
+
+
+def _signature_sentences(result: CellResult) -> Iterator[str]:
+    """What fresh boots made of each signature, and how many nobody tried."""
+    for group in result.signatures:
+        if group.confirmation is not None:
+            name, often = signature_name(group.signature), confirmation_words(group.confirmation)
+            where = f" (findings/{group.finding_id})" if group.finding_id else ""
+            yield f"{result.cell.kernel}: {name}, {group.count:,} of them: {often}{where}"
+    untried = sum(group.confirmation is None for group in result.signatures)
+    if untried:
+        yield f"{result.cell.kernel}: {untried} more signatures are not confirmed"
+
+
+def confirmation_words(confirmation: Confirmation) -> str:
+    """What fresh boots came to."""
+    boots, reproduced = confirmation.boots, confirmation.reproduced
+    if confirmation.in_batch and not boots:
+        return "confirmed from a fresh boot of the whole batch"
+    if confirmation.in_batch:
+        return f"none of {boots} single passes shows it, the whole batch does, booted again"
+    if not reproduced:
+        return f"not reproduced from a fresh boot: 0 of {boots}"
+    if confirmation.flaky:
+        return f"flaky from a fresh boot: {reproduced} of {boots}"
+    return "confirmed from a fresh boot, in one pass"
 
 
 def _clean_sentence(result: CellResult) -> str:
