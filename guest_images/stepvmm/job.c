@@ -69,6 +69,7 @@ struct runner {
 	uint32_t second_delay;
 	uint64_t armed_at;
 	uint32_t handler_steps;
+	int in_handler;			/* the step before was the handler's */
 	uint64_t periodic_since, period;
 	uint32_t operation;
 };
@@ -225,8 +226,14 @@ static int spares_handler(struct runner *runner)
 	if (!header->counters)
 		return 0;
 	pc = vm_get_register(&runner->vm, CORE_REGISTER(regs.pc));
-	if (pc < header->handler_begin || pc >= header->handler_end)
-		return 0;
+	if (pc < header->handler_begin || pc >= header->handler_end) {
+		/* Where the interrupt came before its instruction, that is next: once undisturbed. */
+		int returned = runner->in_handler;
+
+		runner->in_handler = 0;
+		return returned;
+	}
+	runner->in_handler = 1;
 	/* A sweep is of the mainline: what nests in a handler is no placement of its. */
 	return runner->timer.mode == TIMER_SWEEP || ++runner->handler_steps % HANDLER_STRIDE;
 }
