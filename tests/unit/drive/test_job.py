@@ -281,9 +281,7 @@ def test_passes_are_those_of_the_outermost_repeats() -> None:
 
 @settings(deadline=None)
 @given(st.integers(1, 5), placements)
-def test_a_table_job_brings_its_placements_along(
-    count: int, placed: list[tuple[int, int]]
-) -> None:
+def test_a_table_job_brings_its_placements_along(count: int, placed: list[tuple[int, int]]) -> None:
     job = table_job(ROUTINE, count, table(*placed))
     assert len(passes(job)) == count
     read = decoded(job)

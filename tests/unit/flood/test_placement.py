@@ -27,9 +27,7 @@ def swept(first_ns: int, last_ns: int | None, step_ns: int = 1) -> FloodSpec:
     return FloodSpec((FloodSource.HOST_TIMER,), Placement.SWEEP, first_ns, last_ns, step_ns)
 
 
-def drawn(
-    first_ns: int, last_ns: int | None, *sources: FloodSource, burst: int = 1
-) -> FloodSpec:
+def drawn(first_ns: int, last_ns: int | None, *sources: FloodSource, burst: int = 1) -> FloodSpec:
     placement = Placement.RANDOM if burst == 1 else Placement.BURST
     return FloodSpec(
         sources or (FloodSource.HOST_TIMER,), placement, first_ns, last_ns, burst=burst
