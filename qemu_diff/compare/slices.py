@@ -160,7 +160,8 @@ def executions(
 ) -> Executions:
     """What each group executed; of repeats that count once, the last."""
     shown = np.flatnonzero((truth["kind"] == TruthKind.INSTRUCTION) & (slices.group >= 0))
-    exits = np.cumsum(exits_through(truth, VectorSlot.SYNCHRONOUS) & ~redirected(truth))
+    faults = exits_through(truth, VectorSlot.SYNCHRONOUS) & ~redirected(truth)
+    exits = np.cumsum(faults).astype(np.int64)
     pc, group = truth["pc"].astype(np.int64), slices.group
     left = np.zeros(len(truth), dtype=bool)
     left[shown] = _exits_before_next(exits, slices, shown) > exits[shown]

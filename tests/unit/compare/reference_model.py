@@ -226,10 +226,11 @@ def groups_of(records: Sequence[Any], rows: list[list[Row]], code: Code) -> list
 class Grouping:
     """What user space knows, record after record.
 
-    A step is spent once an instruction was executed with stepping on, or L2 took an interrupt. If the job writes PC before
-    its report, a correct kernel reports the spent step there. If it turns stepping off and on, the
-    step is forgotten (Linux arch/arm64/kvm/guest.c, kvm_arch_vcpu_ioctl_set_guest_debug()), and so
-    it is by KVM_ARM_VCPU_INIT: what comes then is a step of its own.
+    A step is spent once an instruction was executed with stepping on, or L2 took an interrupt. If
+    the job writes PC before its report, a correct kernel reports the spent step there. If it turns
+    stepping off and on, the step is forgotten (Linux arch/arm64/kvm/guest.c,
+    kvm_arch_vcpu_ioctl_set_guest_debug()), and so it is by KVM_ARM_VCPU_INIT: what comes then is a
+    step of its own.
 
     :param seen: where user space knows L2 to stand.
     :param stepping: whether the last KVM_RUN stepped.
@@ -360,11 +361,10 @@ def outcome_of(group: Group, code: Code) -> str:
         return OK
     done = executed_by(group, code)
     exception = int(group.report["esr"]) >> 26
-    if done and goes_on_at_irq_vector(group, code) and done[0].pc == first_pc(group.rows):
-        return LOST_STEP
-    if exception == ExceptionClass.BREAKPOINT:
+    missed = done and goes_on_at_irq_vector(group, code) and done[0].pc == first_pc(group.rows)
+    if exception == ExceptionClass.BREAKPOINT and not missed:
         return outcome_of_breakpoint(group, done)
-    if len(done) >= 2:
+    if missed or len(done) >= 2:
         return LOST_STEP
     if exception == ExceptionClass.SOFTWARE_STEP and stops_for_irq(group, done, code):
         return OK

@@ -79,7 +79,7 @@ DBGWCR3 = system_register(2, 0, 0, 3, 7)
 SS = 1 << 21
 EL0, EL1T, EL1H = 0x3C0, 0x3C4, 0x3C5
 """PSTATE at each level, all exceptions masked."""
-I = 0x80
+IRQ_MASK = 0x80
 """IRQs are masked."""
 
 
@@ -219,7 +219,7 @@ def debug(pc: int, exception: int = ExceptionClass.SOFTWARE_STEP) -> Return:
     return Return(pc, KVM_EXIT_DEBUG, exception)
 
 
-def at_vector(pc: int, elr: int, spsr: int = EL1H & ~I) -> Return:
+def at_vector(pc: int, elr: int, spsr: int = EL1H & ~IRQ_MASK) -> Return:
     """A step exception at an IRQ's vector, with what L2's registers say of the interrupt."""
     return Return(pc, KVM_EXIT_DEBUG, ExceptionClass.SOFTWARE_STEP, took=(elr, spsr))
 
@@ -909,7 +909,7 @@ class Simulation:
     @property
     def level(self) -> int:
         """PSTATE but for SS."""
-        return self.mode & ~I if self.unmasked else self.mode
+        return self.mode & ~IRQ_MASK if self.unmasked else self.mode
 
     @property
     def op(self) -> Op:
@@ -1008,7 +1008,7 @@ GARBAGE_DETAILS = (0, 1, 2, 0x200, 0x400, 0x480, 0x500, 0x580, 0x600, 0x680, 0xF
 
 GARBAGE_PSTATES = (
     *(EL0, EL1T, EL1H, EL0 | SS, EL1H | SS, 0x10, 0x3C9, 0, PC_VALUES - 1),
-    *[EL0 & ~I, EL1H & ~I, EL1H & ~I | SS] * 2,
+    *[EL0 & ~IRQ_MASK, EL1H & ~IRQ_MASK, EL1H & ~IRQ_MASK | SS] * 2,
 )
 GARBAGE_REGISTERS = (REGISTER_MDSCR_EL1, DBGBVR0, DBGWCR3, X8)
 

@@ -32,6 +32,7 @@ from streams import (
     ERET,
     FMOV,
     HVC,
+    IRQ_MASK,
     LDR,
     MRS,
     NOP,
@@ -42,7 +43,6 @@ from streams import (
     UDF,
     WITH_HARDWARE,
     X8,
-    I,
     Bug,
     Garbage,
     Return,
@@ -128,12 +128,18 @@ AT_VECTORS = BASE - 0x800
 IRQ_FROM_EL1H = _at(SUB)
 IRQ_BASE = IRQ_FROM_EL1H - 0x280
 IRQ_FROM_EL0 = IRQ_BASE + 0x480
+BASES = AT_VECTORS, IRQ_BASE
 """The vectors for interrupts: the one for EL1h lies in the program."""
 FROM_EL1T, FROM_EL1H, FROM_EL0 = AT_VECTORS, AT_VECTORS + 0x200, AT_VECTORS + 0x400
 
 BREAKPOINT, WATCHPOINT = ExceptionClass.BREAKPOINT, ExceptionClass.WATCHPOINT
 BREAK_INSTRUCTION = ExceptionClass.BRK
 HIGHEST_PC = PC_VALUES - 1
+
+
+Bases = tuple[int | None, int | None]
+"""VBAR_EL1: of the payload itself, and while it takes interrupts."""
+NO_VECTORS: Bases = (None, None)
 
 
 class Oracle(Protocol):
@@ -145,8 +151,7 @@ class Oracle(Protocol):
         truth: TruthRecords,
         phantoms: NDArray[np.bool_],
         words: Sequence[int],
-        vectors: int | None = None,
-        irq_base: int | None = None,
+        bases: Bases = NO_VECTORS,
     ) -> list[Report]: ...
 
 
@@ -155,11 +160,10 @@ def judged_by_arrays(
     truth: TruthRecords,
     phantoms: NDArray[np.bool_],
     words: Sequence[int],
-    vectors: int | None = None,
-    irq_base: int | None = None,
+    bases: Bases = NO_VECTORS,
 ) -> list[Report]:
     """What ``judge`` says, as the reference model says it."""
-    program = tables_of(words, vectors, irq_base)
+    program = tables_of(words, *bases)
     steps = judge(records, truth, phantoms, program)
     groups = group_slices(records)
     done = executions(truth, phantoms, slice_truth(records, truth, groups), program)
@@ -184,17 +188,16 @@ def judged_by_model(
     truth: TruthRecords,
     phantoms: NDArray[np.bool_],
     words: Sequence[int],
-    vectors: int | None = None,
-    irq_base: int | None = None,
+    bases: Bases = NO_VECTORS,
 ) -> list[Report]:
     """What the reference model says."""
-    code = code_of(words, vectors, irq_base)
+    code = code_of(words, *bases)
     return judge_slowly(list(records), list(truth), phantoms.tolist(), code)
 
 
 def judged(oracle: Oracle, stream: Stream) -> list[Report]:
     """What an oracle says about a stream by hand."""
-    return oracle(stream.records, stream.truth, stream.phantom, WORDS, AT_VECTORS, IRQ_BASE)
+    return oracle(stream.records, stream.truth, stream.phantom, WORDS, BASES)
 
 
 def _name(outcome: Judged) -> str:
@@ -743,7 +746,7 @@ REDIRECTED = (
 # --- interrupts that L2 takes ---------------------------------------------------------------------
 
 V, V0 = IRQ_FROM_EL1H, IRQ_FROM_EL0
-OPEN, OPEN_EL0 = EL1H & ~I, EL0 & ~I
+OPEN, OPEN_EL0 = EL1H & ~IRQ_MASK, EL0 & ~IRQ_MASK
 """PSTATE with IRQs unmasked."""
 
 
@@ -945,7 +948,7 @@ INTERRUPTED = (
     ),
     case(
         "an IRQ from EL1t, which has vectors of its own",
-        stepping().run(sync(), at_vector(V, A, EL1T & ~I)),
+        stepping().run(sync(), at_vector(V, A, EL1T & ~IRQ_MASK)),
         SPURIOUS_STEP,
     ),
     case(
@@ -1734,7 +1737,9 @@ def test_l2_takes_interrupts_only_where_it_has_a_handler(oracle: Oracle, outcome
     stream = stepping().run(*excursion(AT_VECTORS + 0x280, A))
     irq_base = IRQ_BASE if outcome_of == OK else None
 
-    (report,) = oracle(*(stream.records, stream.truth, stream.phantom, WORDS, AT_VECTORS), irq_base)
+    (report,) = oracle(
+        *(stream.records, stream.truth, stream.phantom, WORDS), (AT_VECTORS, irq_base)
+    )
 
     assert report.outcome == outcome_of
 
@@ -1862,13 +1867,13 @@ def test_arrays_and_model_agree_on_garbage(one: Garbage) -> None:
 def simulated(oracle: Oracle, one: Simulated) -> list[Report]:
     """What an oracle says about a simulation."""
     arrays = one.stream.records, one.stream.truth, one.stream.phantom
-    return oracle(*arrays, one.words, BASE, one.irq_base)
+    return oracle(*arrays, one.words, (BASE, one.irq_base))
 
 
 def told(oracle: Oracle, one: Garbage) -> list[Report] | None:
     """What an oracle says about garbage; None where it refuses. It may raise nothing else."""
     try:
         arrays = one.records, one.truth, one.phantom
-        return oracle(*arrays, one.words, one.vectors, one.irq_base)
+        return oracle(*arrays, one.words, (one.vectors, one.irq_base))
     except CorruptDataError:
         return None

@@ -61,7 +61,7 @@ static void set(struct timer *timer, const struct operation *operation,
 
 /* The placements of one step in each of so many passes; counts[i] of them in each. */
 void place(const struct operation *operations, int number, const struct placement *table,
-	   uint64_t passes, struct placement *shots, int *counts)
+		uint64_t passes, struct placement *shots, int *counts)
 {
 	struct timer timer = { 0 };
 
