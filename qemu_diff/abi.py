@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 STEP_ABI_VERSION = 3
-TRUTH_ABI_VERSION = 1
+TRUTH_ABI_VERSION = 2
 
 JOB_MAGIC = int.from_bytes(b"QDIFFJOB", "little")
 SHARED_MAGIC = int.from_bytes(b"QDIFFSHM", "little")
@@ -274,6 +274,7 @@ class TruthKind(IntEnum):
     MARK = 3
     VECTOR = 4
     REDIRECT = 5
+    LANDMARK = 6
 
 
 class StepState(IntEnum):

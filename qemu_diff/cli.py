@@ -22,32 +22,50 @@ from rich.console import Console
 from rich.table import Table
 
 from qemu_diff.campaign.cell_sequence import cell_sequence
+from qemu_diff.campaign.debugger import Session
+from qemu_diff.campaign.debugger import debug as debug_finding
+from qemu_diff.campaign.finding_directory import read_finding
+from qemu_diff.campaign.minimize import minimize as minimize_finding
+from qemu_diff.campaign.minimize import minimize_sentences
 from qemu_diff.campaign.outcome import ExitCode, exit_code
 from qemu_diff.campaign.plan import plan
 from qemu_diff.campaign.prepare import Places, prepare
+from qemu_diff.campaign.replay import KernelChoice, Outcome, bench_of, replay_sentences
+from qemu_diff.campaign.replay import replay as replay_finding
 from qemu_diff.campaign.runner import run_campaign
 from qemu_diff.config import load_campaign
 from qemu_diff.config.project import project_root
 from qemu_diff.doctor import all_needed, checks, print_checks
 from qemu_diff.errors import QemuDiffError, UnavailableSourceError, UserError
+from qemu_diff.events import stage
 from qemu_diff.kernels import build_kernel, cache_directory, cached_kernels, prune
 from qemu_diff.model import Campaign, CampaignResult, Cell
+from qemu_diff.report.html import html
 from qemu_diff.report.junit import junit
 from qemu_diff.report.matrix import markdown, matrix
+from qemu_diff.report.picture import Picture, pictures, svg
+from qemu_diff.report.png import png
 from qemu_diff.report.progress import show_progress
 from qemu_diff.report.results import (
     CELLS,
     JUNIT,
+    REPORT,
     VerdictsFile,
     check_results,
+    in_directory,
     open_results,
     read_results,
+    stored_findings,
     write_whole,
 )
 from qemu_diff.report.sequence import render
 from qemu_diff.report.terminal import print_matrix, print_result
+from qemu_diff.report.words import finding_lines
 
 MarkdownFile = Annotated[Path | None, Parameter(name="--markdown")]
+HtmlFile = Annotated[Path | None, Parameter(name="--html")]
+SvgDirectory = Annotated[Path | None, Parameter(name="--svg")]
+PngDirectory = Annotated[Path | None, Parameter(name="--png")]
 
 app = App(
     name="qemu-diff",
@@ -124,13 +142,15 @@ def run(
 
 
 JUNIT_SHARE = 20
-"""JUnit's text is made anew each time: of a run's time, one part in so many may go into it."""
+"""JUnit's text and the page are made anew each time: of a run's time, one part in so many may go
+into them."""
 
 
 class _Publisher:
     """Writes the results after each cell, and at the end."""
 
     def __init__(self, directory: Path, junit_file: Path | None) -> None:
+        self._directory = directory
         self._verdicts = VerdictsFile(directory)
         self._junit_files = tuple(filter(None, (directory / JUNIT, junit_file)))
         self._next_junit = 0.0
@@ -149,6 +169,7 @@ class _Publisher:
         text = junit(result)
         for path in self._junit_files:
             write_whole(path, text)
+        write_whole(self._directory / REPORT, html(result, stored_findings(self._directory)))
 
 
 @app.command(name="list")
@@ -192,23 +213,59 @@ def show(results: Path, /, *, details: bool = False) -> int:
 
 
 @app.command
-def report(results: Path, /, *, markdown_file: MarkdownFile = None) -> int:
-    """Show the table of a run: scenario and order of exceptions, kernel by kernel.
+def report(
+    results: Path,
+    /,
+    *,
+    markdown_file: MarkdownFile = None,
+    html_file: HtmlFile = None,
+    svg_directory: SvgDirectory = None,
+    png_directory: PngDirectory = None,
+) -> int:
+    """Show the table of a run, scenario and order of exceptions by kernel; or write a report.
 
     Parameters
     ----------
     results
         A results directory.
     markdown_file
-        Where to write it as Markdown instead.
+        Write the table there, as Markdown.
+    html_file
+        Write the whole result there, as one page that needs no other file and no network.
+    svg_directory
+        Write a picture of each scenario there: what came of an interrupt at each ns of each
+        instruction's step, kernel above kernel.
+    png_directory
+        The same as PNG.
     """
     result = read_results(results)
     if markdown_file is not None:
         write_whole(markdown_file, markdown(matrix(result)))
-        return exit_code(result)
-    with _reader_may_leave():
-        print_matrix(matrix(result), result.name, _console())
+    if html_file is not None:
+        write_whole(html_file, html(result, stored_findings(results)))
+    _write_pictures(pictures(result), svg_directory, png_directory)
+    if not any((markdown_file, html_file, svg_directory, png_directory)):
+        with _reader_may_leave():
+            print_matrix(matrix(result), result.name, _console())
     return exit_code(result)
+
+
+def _write_pictures(
+    found: tuple[Picture, ...], svg_directory: Path | None, png_directory: Path | None
+) -> None:
+    """:raises UserError: there is nothing to draw, or nothing to draw words with."""
+    if (svg_directory or png_directory) and not found:
+        raise UserError("there is no picture to draw: no cell has placed an interrupt")
+    for picture in found:
+        drawn = svg(picture)
+        if svg_directory is not None:
+            write_whole(_picture_file(svg_directory, picture, "svg"), drawn)
+        if png_directory is not None:
+            write_whole(_picture_file(png_directory, picture, "png"), png(drawn))
+
+
+def _picture_file(directory: Path, picture: Picture, kind: str) -> Path:
+    return in_directory(directory, f"{picture.name}.{kind}")
 
 
 @app.command
@@ -250,6 +307,147 @@ def sequence(
         for line in render(rows):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     return ExitCode.AS_EXPECTED
+
+
+@app.command
+def replay(
+    finding: Path,
+    /,
+    *,
+    out: Path | None = None,
+    image: Path | None = None,
+    vmlinux: Path | None = None,
+    build: bool = False,
+) -> int:
+    """Boot a finding's job again: exit status 0 if the same comes out, 1 if it does not.
+
+    Parameters
+    ----------
+    finding
+        A finding's directory: RESULTS/findings/ID, wherever it lies now.
+    out
+        A directory that gets what the boot leaves; default: nothing is kept.
+    image
+        The kernel to boot; default: the finding's own, from the cache.
+    vmlinux
+        What belongs to --image.
+    build
+        Build the finding's kernel from its source and its patches where the cache lacks it.
+    """
+    stored, choice = read_finding(finding), KernelChoice(image, vmlinux, build)
+    guest_images, cache = project_root() / "guest_images", cache_directory("guest")
+    console = _console()
+    with _kept(out) as directory, show_progress(console):
+        done = replay_finding(stored, choice, directory, guest_images, cache)
+    with _reader_may_leave():
+        for line in replay_sentences(stored, done):
+            console.print(line, markup=False, soft_wrap=True)
+        for line in finding_lines(done.finding) if done.finding else ():
+            console.print(f"    {line}", markup=False, soft_wrap=True)
+    lost = done.outcome is Outcome.NOT_REPRODUCED
+    return ExitCode.UNEXPECTED if lost else ExitCode.AS_EXPECTED
+
+
+@app.command
+def minimize(
+    finding: Path,
+    /,
+    *,
+    out: Path | None = None,
+    image: Path | None = None,
+    vmlinux: Path | None = None,
+    build: bool = False,
+) -> int:
+    """Shrink a finding to a payload of few instructions, and a campaign that shows it.
+
+    Parameters
+    ----------
+    finding
+        A finding's directory.
+    out
+        The directory that is made; default: minimized/ID.
+    image
+        The kernel to boot; default: the finding's own, from the cache.
+    vmlinux
+        What belongs to --image.
+    build
+        Build the finding's kernel from its source and its patches where the cache lacks it.
+    """
+    stored, choice = read_finding(finding), KernelChoice(image, vmlinux, build)
+    guest_images, cache = project_root() / "guest_images", cache_directory("guest")
+    directory = out or Path("minimized") / stored.record.id
+    console = _console()
+    with tempfile.TemporaryDirectory(prefix="qemu-diff-") as scratch, show_progress(console):
+        bench = bench_of(stored, choice, guest_images, cache)
+        with stage("minimize", stored.record.id) as running:
+            done = minimize_finding(stored, bench, directory, Path(scratch), running.progress)
+    with _reader_may_leave():
+        if done is None:
+            console.print(
+                f"{stored.record.id}: not reproduced by one pass", markup=False, soft_wrap=True
+            )
+            return ExitCode.UNEXPECTED
+        for line in minimize_sentences(stored.record, done, directory):
+            console.print(line, markup=False, soft_wrap=True)
+    return ExitCode.AS_EXPECTED
+
+
+@app.command
+def debug(
+    finding: Path,
+    /,
+    *,
+    command: Path | None = None,
+    batch: bool = False,
+    reverse: bool = False,
+    out: Path | None = None,
+    image: Path | None = None,
+    vmlinux: Path | None = None,
+    build: bool = False,
+) -> int:
+    """Hand a finding over to gdb, stopped just before the step that goes wrong.
+
+    Parameters
+    ----------
+    finding
+        A finding's directory.
+    command
+        A file of gdb commands, executed first.
+    batch
+        End gdb after its commands; exit status 1 if one of them fails.
+    reverse
+        Let gdb go backwards, too: QEMU keeps a snapshot of the machine's begin.
+    out
+        A directory that gets WHERE.txt, gdb's first commands and the recording; default: nothing
+        is kept.
+    image
+        The kernel to boot; default: the finding's own, from the cache.
+    vmlinux
+        What belongs to --image.
+    build
+        Build the finding's kernel from its source and its patches where the cache lacks it.
+    """
+    stored, choice = read_finding(finding), KernelChoice(image, vmlinux, build)
+    guest_images, cache = project_root() / "guest_images", cache_directory("guest")
+    session = Session(command, batch, reverse)
+    with _kept(out) as directory:
+        bench = bench_of(stored, choice, guest_images, cache)
+        status = debug_finding(stored, bench, session, directory)
+    if status is None:
+        _console().print(f"{stored.record.id}: not reproduced", markup=False, soft_wrap=True)
+        return ExitCode.UNEXPECTED
+    return ExitCode.UNEXPECTED if batch and status else ExitCode.AS_EXPECTED
+
+
+@contextmanager
+def _kept(out: Path | None) -> Iterator[Path]:
+    """A directory for a boot's files: one that the user named, or one that goes when we do."""
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix="qemu-diff-") as scratch:
+            yield Path(scratch) / "boot"
+        return
+    check_results(out.absolute())
+    yield out.absolute()
 
 
 @app.command

@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from qemu_diff.campaign.debugger import GDB, find_gdb
 from qemu_diff.config.paths import mode
 from qemu_diff.errors import QemuDiffError
 from qemu_diff.guest.qemu import QEMU_PROGRAM, find_qemu
@@ -36,12 +37,14 @@ _PYTHON_MODULES = (
     "capstone",
     "cyclopts",
     "filelock",
+    "jinja2",
     "junitparser",
     "numpy",
     "pexpect",
     "pydantic",
     "elftools",
     "qemu.qmp",
+    "resvg_py",
     "rich",
     "tomli",
     "tuxmake",
@@ -237,6 +240,20 @@ def _optional_tools() -> tuple[Check, ...]:
     return (
         _program("ccache", "ccache", "ccache", "fast rebuilds of kernels", required=False),
         _program("git", "git", "git", "kernel trees under git", required=False),
+        _debugger(),
+    )
+
+
+def _debugger() -> Check:
+    found = find_gdb()
+    return Check(
+        "gdb for aarch64",
+        ok=found is not None,
+        detail=found or "neither gdb-multiarch nor a gdb that knows it",
+        apt=f"apt-get install {GDB}",
+        dnf="dnf install gdb",
+        needed_for="qemu-diff debug",
+        required=False,
     )
 
 

@@ -334,6 +334,7 @@ class Campaign:
     """A campaign file, checked and resolved: every path absolute, every name known.
 
     :param budget_s: wall-clock budget of one boot.
+    :param findings: whether what is found is confirmed from a fresh boot, and kept to be replayed.
     """
 
     path: Path
@@ -343,6 +344,7 @@ class Campaign:
     kernels: tuple[KernelSpec, ...]
     pairs: tuple[PairSpec, ...]
     scenarios: tuple[ScenarioSpec, ...]
+    findings: bool = True
 
 
 # --- payloads ------------------------------------------------------------------------------------
@@ -676,6 +678,45 @@ class Excursions:
 
 
 @dataclass(frozen=True)
+class Confirmation:
+    """What fresh boots made of a signature that a batch of passes had shown.
+
+    :param boots: fresh boots of one pass each.
+    :param reproduced: those that showed the same signature.
+    :param in_batch: no pass by itself showed it, but the whole batch did, booted once more.
+    """
+
+    boots: int
+    reproduced: int
+    in_batch: bool = False
+
+    @property
+    def flaky(self) -> bool:
+        """Whether the same signature came out of some boots only."""
+        return 0 < self.reproduced < self.boots
+
+
+@dataclass(frozen=True)
+class SignatureGroup:
+    """All broken steps of one cell with one signature.
+
+    :param count: how many.
+    :param first_ns: of the windows that hold them: the earliest delivered time, in ns from the
+        entry into KVM_RUN; None where no placement makes them.
+    :param last_ns: the latest.
+    :param finding_id: the directory under ``findings`` that can be replayed; empty: none was made.
+    :param confirmation: None where nobody tried.
+    """
+
+    signature: Signature
+    count: int
+    first_ns: int | None = None
+    last_ns: int | None = None
+    finding_id: str = ""
+    confirmation: Confirmation | None = None
+
+
+@dataclass(frozen=True)
 class CellResult:
     """What was measured and judged for one cell.
 
@@ -698,6 +739,9 @@ class CellResult:
     :param sources: what was sent, and what L2 handled of it.
     :param interrupts: L1's own counts, of all boots together.
     :param excursions: None where L2 takes no interrupts.
+    :param signatures: what ``violations`` counts, most frequent first.
+    :param exit_functions: (PC, function of L1's kernel that serves the exit of its step), where a
+        boot with landmarks told.
     """
 
     cell: Cell
@@ -725,6 +769,8 @@ class CellResult:
     sources: tuple[SourceCount, ...] = ()
     interrupts: tuple[InterruptCount, ...] = ()
     excursions: Excursions | None = None
+    signatures: tuple[SignatureGroup, ...] = ()
+    exit_functions: tuple[tuple[int, str], ...] = ()
 
     def count(self, kind: ViolationKind) -> int:
         """Number of violations of one kind."""

@@ -8,7 +8,7 @@
 
 #include <stdint.h>
 
-#define TRUTH_ABI_VERSION	1
+#define TRUTH_ABI_VERSION	2
 #define TRUTH_MAGIC		0x5552544646494451ull	/* "QDIFFTRU" */
 #define TRUTH_HEADER_BYTES	4096
 
@@ -35,6 +35,11 @@ enum truth_kind {
 	TRUTH_MARK = 3,		/* the step VMM's reserved no-op; detail: the mark's number */
 	TRUTH_VECTOR = 4,	/* an EL2 vector base was learnt; pc: the base */
 	TRUTH_REDIRECT = 5,	/* the async_first stub turns a step exception into an IRQ */
+	/*
+	 * Only where landmarks were asked for: an address was come to, or what the next
+	 * record tells of; detail: instructions executed so far, modulo 2^32.
+	 */
+	TRUTH_LANDMARK = 6,
 };
 
 /* The software step state before an instruction (DDI 0487, D2.12.3). */

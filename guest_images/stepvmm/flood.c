@@ -29,6 +29,7 @@ struct shot {
 	int watched;		/* a timerfd that the thread waits for */
 	int armed;		/* which one is: alone, watched, or -1 for the signal's timer */
 	int fired;		/* the thread saw it */
+	int over;		/* ... and so does the vCPU's thread */
 	uint64_t acted_at;
 };
 
@@ -147,17 +148,22 @@ static void arm_virtual(uint64_t delay)
 	vm_set_register(flood.vm, KVM_REG_ARM_TIMER_CTL, 1);	/* ENABLE */
 }
 
-static int disarm_virtual(void)
+static int virtual_fired(void)
 {
-	if (!flood.virtual_armed)
+	if (!flood.virtual_armed ||
+	    vm_get_register(flood.vm, KVM_REG_ARM_TIMER_CNT) < flood.virtual_expiry)
 		return 0;
 	flood.virtual_armed = 0;
-	if (vm_get_register(flood.vm, KVM_REG_ARM_TIMER_CNT) >= flood.virtual_expiry) {
-		flood.sent[TIMER_VTIMER].sent++;
-		return 1;
-	}
+	flood.sent[TIMER_VTIMER].sent++;
+	return 1;
+}
+
+static void disarm_virtual(void)
+{
+	if (!flood.virtual_armed)
+		return;
+	flood.virtual_armed = 0;
 	vm_set_register(flood.vm, KVM_REG_ARM_TIMER_CTL, 0);
-	return 0;
 }
 
 /* --- one step's placements --- */
@@ -172,6 +178,7 @@ static uint64_t left_of(const struct shot *shot)
 static void arm_shot(struct shot *shot, int first)
 {
 	shot->fired = 0;
+	shot->over = 0;
 	shot->acted_at = 0;
 	if (shot->placement.kind == TIMER_VTIMER) {
 		arm_virtual(shot->placement.delay);
@@ -224,42 +231,52 @@ uint64_t flood_arm(const struct placement *shots, int count)
 	return flood.armed_at;
 }
 
-static int disarm_shot(struct shot *shot)
+static int has_fired(const struct shot *shot)
 {
 	if (shot->placement.kind == TIMER_VTIMER)
-		return disarm_virtual();
-	if (shot->armed < 0) {
-		if (signal_fired()) {
-			flood.sent[TIMER_SIGNAL].sent++;
-			return 1;
-		}
-		set_signal(0);
-		return 0;
-	}
-	if (shot->armed == shot->watched) {
-		set_timerfd(shot->armed, 0, 0);
+		return virtual_fired();
+	if (shot->armed == shot->watched)
 		return __atomic_load_n(&shot->fired, __ATOMIC_ACQUIRE);
-	}
-	if (expired(shot->armed)) {
-		flood.sent[TIMER_INTERRUPT].sent++;
-		return 1;
-	}
-	set_timerfd(shot->armed, 0, 0);
-	return 0;
+	if (shot->armed < 0 ? !signal_fired() : !expired(shot->armed))
+		return 0;
+	flood.sent[shot->placement.kind].sent++;
+	return 1;
 }
 
-int flood_disarm(uint64_t *acted_at)
+static void cancel(const struct shot *shot)
+{
+	if (shot->placement.kind == TIMER_VTIMER)
+		disarm_virtual();
+	else if (shot->armed < 0)
+		set_signal(0);
+	else
+		set_timerfd(shot->armed, 0, 0);
+}
+
+int flood_fired(uint64_t *acted_at)
 {
 	int first = 0;
 
 	for (int i = 0; i < flood.count; i++) {
-		int fired = disarm_shot(&flood.shots[i]);
+		struct shot *shot = &flood.shots[i];
 
-		if (!i)
-			first = fired;
+		if (shot->over || !has_fired(shot))
+			continue;
+		shot->over = 1;
+		if (!i) {
+			first = 1;
+			*acted_at = shot->acted_at;
+		}
 	}
-	*acted_at = flood.shots[0].acted_at;
 	return first;
+}
+
+void flood_disarm(void)
+{
+	for (int i = 0; i < flood.count; i++)
+		if (!flood.shots[i].over)
+			cancel(&flood.shots[i]);
+	flood.count = 0;
 }
 
 void flood_periodic(enum timer_kind kind, uint64_t period_ns)

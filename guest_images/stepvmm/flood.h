@@ -29,8 +29,11 @@ void flood_start(struct vm *vm, const struct job_header *header);
 /* Arms one timer for each. Returns CNTVCT_EL0 that the delays count from. */
 uint64_t flood_arm(const struct placement *shots, int count);
 
-/* Disarms what has not fired. Returns whether the first has; *acted_at: when the thread acted. */
-int flood_disarm(uint64_t *acted_at);
+/* Whether the first has fired since this was asked before; *acted_at: when the thread acted. */
+int flood_fired(uint64_t *acted_at);
+
+/* Disarms what has not fired. */
+void flood_disarm(void);
 
 /* From now on each period_ns; 0: no longer. */
 void flood_periodic(enum timer_kind kind, uint64_t period_ns);

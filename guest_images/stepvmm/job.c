@@ -27,6 +27,7 @@
 #define OCCASIONS	(ON_EXIT + 1)
 #define MMIO_READS	0x5a		/* each byte that L2 reads where there is no device */
 #define ERET		0xd69f03e0	/* DDI 0487, C6.2.117 */
+#define MOST_RECORDS	24		/* of a step: less than a page has room for */
 #define STEPPING	(KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP)
 #define EL1H_MASKED	0x3c5		/* EL1h with D, A, I and F masked */
 
@@ -61,7 +62,12 @@ struct runner {
 	struct block blocks[OCCASIONS];
 	const struct operation *debug;	/* the last OP_DEBUG, or NULL */
 	int stepping;
+	int in_step;			/* from a step's first KVM_RUN to its report */
 	int placed;			/* the step has had its one placement */
+	int armed;			/* ... and its timers run */
+	struct placement first;
+	uint32_t second_delay;
+	uint64_t armed_at;
 	uint32_t handler_steps;
 	uint64_t periodic_since, period;
 	uint32_t operation;
@@ -221,7 +227,19 @@ static int spares_handler(struct runner *runner)
 	pc = vm_get_register(&runner->vm, CORE_REGISTER(regs.pc));
 	if (pc < header->handler_begin || pc >= header->handler_end)
 		return 0;
-	return ++runner->handler_steps % HANDLER_STRIDE;
+	/* A sweep is of the mainline: what nests in a handler is no placement of its. */
+	return runner->timer.mode == TIMER_SWEEP || ++runner->handler_steps % HANDLER_STRIDE;
+}
+
+static void note_timers(const struct runner *runner, struct step_record *record)
+{
+	record->flags |= FLAG_TIMER_ARMED;
+	if (runner->job->header->cpu)
+		record->flags |= FLAG_OTHER_CPU;
+	record->armed_at = runner->armed_at;
+	record->delay_ns = runner->first.delay;
+	record->timer_kind = runner->first.kind;
+	record->second_delay_ns = runner->second_delay;
 }
 
 static void arm_timers(struct runner *runner, struct step_record *record)
@@ -235,6 +253,8 @@ static void arm_timers(struct runner *runner, struct step_record *record)
 		record->delay_ns = runner->period;
 		record->timer_kind = runner->timer.kind;
 	}
+	if (runner->armed)
+		note_timers(runner, record);
 	if (runner->placed)
 		return;
 	runner->placed = 1;
@@ -243,19 +263,32 @@ static void arm_timers(struct runner *runner, struct step_record *record)
 	count = timer_next(&runner->timer, iteration(runner), shots);
 	if (!count)
 		return;
-	record->flags |= FLAG_TIMER_ARMED;
-	if (runner->job->header->cpu)
-		record->flags |= FLAG_OTHER_CPU;
-	record->delay_ns = shots[0].delay;
-	record->timer_kind = shots[0].kind;
-	record->second_delay_ns = count > 1 ? shots[1].delay : 0;
-	record->armed_at = flood_arm(shots, count);
+	runner->armed = 1;
+	runner->first = shots[0];
+	runner->second_delay = count > 1 ? shots[1].delay : 0;
+	runner->armed_at = flood_arm(shots, count);
+	note_timers(runner, record);
 }
 
-static void disarm_timers(struct step_record *record)
+/* User space has something to do before L2 is entered again, and the step is done. */
+static int step_goes_on(const struct runner *runner, const struct step_record *record)
 {
-	if (record->flags & FLAG_TIMER_ARMED && flood_disarm(&record->acted_at))
+	return runner->in_step &&
+	       (record->error == EINTR ||
+		(!record->error && runner->vm.run->exit_reason != KVM_EXIT_DEBUG));
+}
+
+/* A timer runs on through the exits of a step that user space serves. */
+static void end_timers(struct runner *runner, struct step_record *record)
+{
+	if (!runner->armed)
+		return;
+	if (flood_fired(&record->acted_at))
 		record->flags |= FLAG_TIMER_FIRED;
+	if (step_goes_on(runner, record))
+		return;
+	flood_disarm();
+	runner->armed = 0;
 }
 
 static void enter(struct runner *runner, struct step_record *record)
@@ -288,7 +321,7 @@ static struct step_record *run_once(struct runner *runner)
 
 	arm_timers(runner, record);
 	enter(runner, record);
-	disarm_timers(record);
+	end_timers(runner, record);
 	note_return(runner, record);
 	/* A report that came just before the watchdog's signal is no stall. */
 	if (watchdog_stalled() && record->flags & FLAG_EINTR) {
@@ -610,7 +643,9 @@ static void perform_block(struct runner *runner, enum occasion occasion)
 /* Returns the PC of the report: a block may change it, and overwrite the record. */
 static uint64_t run_to_report(struct runner *runner)
 {
+	shared_touch(MOST_RECORDS);
 	runner->placed = 0;
+	runner->in_step = 1;
 	for (;;) {
 		struct step_record *record = run_once(runner);
 
@@ -620,6 +655,7 @@ static uint64_t run_to_report(struct runner *runner)
 			perform_block(runner, ON_EXIT);
 		} else {
 			expect_exit(record, KVM_EXIT_DEBUG);
+			runner->in_step = 0;
 			return record->pc;
 		}
 	}
@@ -664,6 +700,7 @@ static void begin_pass(struct runner *runner)
 
 	if (runner->depth > 1)
 		return;
+	runner->handler_steps = 0;
 	record = new_record(runner, RECORD_PASS);
 	record->operation = runner->repeats[0].begin - 1;
 	record->detail[0] = iteration(runner);

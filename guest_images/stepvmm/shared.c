@@ -117,6 +117,14 @@ struct step_record *shared_record(enum record_kind kind)
 	return record;
 }
 
+void shared_touch(uint64_t ahead)
+{
+	uint64_t index = header->count + ahead;
+
+	if (index < header->capacity)
+		*(volatile uint32_t *)&records[index].sequence = 0;
+}
+
 void shared_heartbeat(void)
 {
 	__atomic_fetch_add(&header->heartbeat, 1, __ATOMIC_RELEASE);

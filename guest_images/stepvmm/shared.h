@@ -10,6 +10,13 @@ void shared_open(void);
 /* The next free record, numbered and zeroed; a scratch record once the region is full. */
 struct step_record *shared_record(enum record_kind kind);
 
+/*
+ * Touches the record that comes so many after the next: the first write to a page
+ * of the region faults (QEMU 7.2 has no FEAT_HAFDBS, so L1 tracks dirty pages by
+ * faults), which must not be in the midst of a step.
+ */
+void shared_touch(uint64_t ahead);
+
 void shared_heartbeat(void);
 
 /* How many times KVM_RUN has returned. */

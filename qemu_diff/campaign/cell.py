@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qemu_diff.abi import RecordFlag, RecordKind, SharedState, TruthKind
-from qemu_diff.compare.contract import judge
+from qemu_diff.compare.contract import Steps, judge
 from qemu_diff.compare.decode import Program, program_of
+from qemu_diff.compare.landmarks import exit_function, landmarks_of_steps, with_landmarks
 from qemu_diff.compare.observation import Observation, merge, observe
 from qemu_diff.compare.placement_map import (
     common_offsets,
@@ -24,7 +26,7 @@ from qemu_diff.compare.placement_map import (
     quiet_windows,
     turns,
 )
-from qemu_diff.compare.placements import place
+from qemu_diff.compare.placements import Placements, place
 from qemu_diff.compare.verdict import NOT_REDIRECTED, judged_cell, unjudged_cell
 from qemu_diff.drive.in_guest import RECORDS, TIMER_LOG, TRUTH, Boot, Tools, boot
 from qemu_diff.drive.job import (
@@ -44,7 +46,19 @@ from qemu_diff.flood import adaptive
 from qemu_diff.flood.placement import Sweep, pair_grid, random_placements, sweep
 from qemu_diff.guest.process import Ending
 from qemu_diff.guest.shared import RECORD_CAPACITY, SharedHeader
-from qemu_diff.model import Build, Cell, CellResult, CellVerdict, KvmMode, Payload, Placement
+from qemu_diff.kernels.symbols import step_functions
+from qemu_diff.model import (
+    Build,
+    Cell,
+    CellResult,
+    CellVerdict,
+    FloodSource,
+    KvmMode,
+    Landmark,
+    Payload,
+    Placement,
+    SourceCount,
+)
 from qemu_diff.trace.listing import Listing
 from qemu_diff.trace.trace import Trace, read_trace
 
@@ -90,6 +104,7 @@ class CellContext:
     :param routine: the cell's job, for its payload.
     :param directory: the cell's own, for everything its boots leave.
     :param budget_s: wall-clock seconds of one boot.
+    :param explain: whether a boot more may be spent on what L1 does in a step.
     """
 
     build: Build
@@ -99,6 +114,7 @@ class CellContext:
     directory: Path
     budget_s: float
     cancel: threading.Event
+    explain: bool = True
 
 
 class _Ended(Exception):  # noqa: N818 - a verdict, not an error
@@ -133,17 +149,35 @@ class _CellRunner:
         self._stage = stage
         self._listing = Listing(context.payload)
         self._program: Program = program_of(context.payload)
+        self._functions = step_functions(context.build.vmlinux)
         self.attempts = 1
         self.warnings: dict[str, None] = {}
         self._redirects = 0
+        self._device_interrupts = 0
+        self._device_held_back = 0
         self._records_per_pass = 0.0
         self._windows: dict[int, int] = {}
+        self._landmarks: dict[int, tuple[Landmark, ...]] = {}
         self._fingerprint = hashlib.blake2b(digest_size=16)
 
     def judge(self) -> CellResult:
         seen = merge(list(self._observations()))
         judged = judged_cell(self._cell, seen, self._listing, self._windows)
-        result = replace(judged, fingerprint=self._fingerprint.hexdigest())
+        shown = judged.maps or judged.breakdown
+        if shown and self._functions and self._context.explain and not self._landmarks:
+            self._look()
+        served = {pc: exit_function(landmarks) for pc, landmarks in self._landmarks.items()}
+        result = replace(
+            judged,
+            maps=with_landmarks(judged.maps, self._landmarks, self._windows),
+            exit_functions=tuple((pc, name) for pc, name in sorted(served.items()) if name),
+            fingerprint=self._fingerprint.hexdigest(),
+        )
+        if FloodSource.DEVICE in self._cell.flood.sources:
+            sent = SourceCount(
+                FloodSource.DEVICE, self._device_interrupts, self._device_held_back, None
+            )
+            result = replace(result, sources=(*result.sources, sent))
         if not self._cell.machine.redirect_at:
             return result
         if not self._redirects:
@@ -155,6 +189,9 @@ class _CellRunner:
         if placement is Placement.NONE:
             passes = self._cell.flood.count
             yield self._observe("run", quiet_job(self._context.routine, passes))
+            return
+        if FloodSource.DEVICE in self._cell.flood.sources:
+            yield self._observe("device", quiet_job(self._context.routine, self._cell.flood.count))
             return
         learnt = self._learn()
         if placement is Placement.PERIODIC:
@@ -175,13 +212,45 @@ class _CellRunner:
         last_ns = self._cell.flood.last_ns
         if last_ns is not None:
             return assumed(self._context.payload, last_ns)
-        quiet = Sweep(LEARNING_DELAY_NS, 0, LEARNING_PASSES)
-        job = sweep_job(self._context.routine, self._cell.flood.sources[0], quiet)
-        trace = self._boot("learn", job)
+        trace = self._boot("learn", self._learning_job(), self._landmark_addresses())
         steps = judge(trace.records, trace.truth, trace.phantom, self._program)
-        self._windows = quiet_windows(steps, place(trace.records, trace.deliveries, steps))
+        placements = place(trace.records, trace.deliveries, steps)
+        self._windows = quiet_windows(steps, placements)
+        self._landmarks = self._landmarks_of(trace, steps, placements)
         order = turns(trace.records, steps)
         return replace(learnt_from(trace), windows_ns=self._windows, turns=order)
+
+    def _learning_job(self) -> Job:
+        flood = self._cell.flood
+        if not flood.sources or FloodSource.DEVICE in flood.sources:
+            return quiet_job(self._context.routine, LEARNING_PASSES)
+        quiet = Sweep(LEARNING_DELAY_NS, 0, LEARNING_PASSES)
+        return sweep_job(self._context.routine, flood.sources[0], quiet)
+
+    def _look(self) -> None:
+        """Landmarks and quiet windows of a cell that learns nothing: its campaign says how long.
+
+        It tells nothing of the kernel: what goes wrong here costs the picture its landmarks only.
+        """
+        job, addresses = self._learning_job(), self._landmark_addresses()
+        with suppress(InfrastructureError):
+            done = self._boot_once("landmarks", job, addresses)
+            if _unjudged(done, self._context.budget_s) is not None:
+                return
+            trace = read_boot(done.directory, self._context.tools)
+            steps = judge(trace.records, trace.truth, trace.phantom, self._program)
+            placements = place(trace.records, trace.deliveries, steps)
+            self._landmarks = self._landmarks_of(trace, steps, placements)
+            self._windows = quiet_windows(steps, placements)
+
+    def _landmarks_of(
+        self, trace: Trace, steps: Steps, placements: Placements
+    ) -> dict[int, tuple[Landmark, ...]]:
+        reads = self._context.tools.stepvmm.counter_reads
+        return landmarks_of_steps(trace, steps, placements, reads, self._functions)
+
+    def _landmark_addresses(self) -> tuple[int, ...]:
+        return (*self._context.tools.stepvmm.counter_reads, *self._functions)
 
     def _random(self, learnt: Learnt) -> Iterator[Observation]:
         flood = self._cell.flood
@@ -329,9 +398,9 @@ class _CellRunner:
         trace = self._boot(name, job)
         if self._cell.flood.into_guest:
             self._records_per_pass = len(trace.records) / max(1, job.passes)
-        return observe(trace, self._program, self._listing, name)
+        return observe(trace, self._program, self._listing, name, self._cell.flood.burst)
 
-    def _boot(self, name: str, job: Job) -> Trace:
+    def _boot(self, name: str, job: Job, landmarks: tuple[int, ...] = ()) -> Trace:
         """Boot, and again if nothing could be judged; believe what repeats itself.
 
         :raises _Ended: the cell's verdict is known.
@@ -339,11 +408,13 @@ class _CellRunner:
         endings: list[_Unjudged] = []
         for attempt in range(1, ATTEMPTS + 1):
             self.attempts = max(self.attempts, attempt)
-            done = self._boot_once(name, job)
+            done = self._boot_once(name, job, landmarks)
             self.warnings.update(dict.fromkeys(done.exit.warnings))
             unjudged = _unjudged(done, self._context.budget_s)
             if unjudged is None:
                 self._redirects += done.redirects
+                self._device_interrupts += done.device_interrupts
+                self._device_held_back += done.device_held_back
                 return self._read(done)
             endings.append(unjudged)
             if not unjudged.worth_another_try:
@@ -365,7 +436,7 @@ class _CellRunner:
             )
         return trace
 
-    def _boot_once(self, name: str, job: Job) -> Boot:
+    def _boot_once(self, name: str, job: Job, landmarks: tuple[int, ...]) -> Boot:
         context = self._context
         return boot(
             context.tools,
@@ -377,7 +448,9 @@ class _CellRunner:
             directory=context.directory / name,
             budget_s=context.budget_s,
             cancel=context.cancel,
+            device=FloodSource.DEVICE in self._cell.flood.sources,
             progress=self._progress(name, job),
+            landmarks=landmarks,
         )
 
     def _progress(self, name: str, job: Job) -> Callable[[int], None]:
@@ -454,7 +527,7 @@ def assumed(payload: Payload, longest_ns: int) -> Learnt:
 def longest_window(trace: Trace) -> int:
     """From arming to the return from KVM_RUN, the longest step of the payload, in ns.
 
-    What follows in the same step, after an exit that user space served, has no timer.
+    A timer runs on through the exits of a step that user space serves.
     Of each instruction the shortest pass counts: the first has stage-2 faults, others L1's tick.
     """
     armed = (trace.records["flags"] & RecordFlag.TIMER_ARMED) != 0
@@ -500,10 +573,10 @@ def _unjudged(done: Boot, budget_s: float) -> _Unjudged | None:
 
 
 def _without_redirects(done: Boot) -> _Unjudged | None:
-    """A machine that was no ``async_first`` for all of its run tells nothing of one."""
-    if not done.redirector:
+    """A machine that was not what it had to be for all of its run tells nothing of one."""
+    if not done.redirector and not done.device:
         return None
-    reason = f"async_first was not kept up: {done.redirector}"
+    reason = done.device or f"async_first was not kept up: {done.redirector}"
     return _Unjudged(CellVerdict.LOST, reason, worth_another_try=True)
 
 

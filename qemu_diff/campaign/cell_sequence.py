@@ -49,7 +49,11 @@ def cell_sequence(
         raise UserError(f"cell {cell} has no boot {chosen!r}; there are {', '.join(boots)}")
     passed = number if number is not None else finding.pass_number if finding else 0
     payload = build_payload(
-        one.cell.payload, guest_images, cache, interrupts=one.cell.flood.into_guest
+        one.cell.payload,
+        guest_images,
+        cache,
+        results / CELLS,
+        interrupts=one.cell.flood.into_guest,
     )
     rule = PhantomRule(result.provenance.phantom_rule)
     left = directory / chosen

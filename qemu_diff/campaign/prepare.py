@@ -12,9 +12,14 @@ from qemu_diff.drive.in_guest import Tools
 from qemu_diff.drive.job import Routine, compiled
 from qemu_diff.drive.peer import PeerTools, prepare_peer
 from qemu_diff.drive.script import read_script, script_path
-from qemu_diff.errors import KernelBuildError, UnavailableSourceError
-from qemu_diff.guest.image import build_payload, build_stepvmm
-from qemu_diff.guest.qemu import check_cpu, find_qemu
+from qemu_diff.errors import (
+    CompileError,
+    KernelBuildError,
+    UnavailableSourceError,
+    UserError,
+)
+from qemu_diff.guest.image import build_payload, build_stepvmm, payload_source
+from qemu_diff.guest.qemu import check_cpu, check_qtest, find_qemu
 from qemu_diff.kernels import build_kernel
 from qemu_diff.kernels.selftest import NoSelftest, Selftest, build_selftest
 from qemu_diff.model import (
@@ -22,11 +27,13 @@ from qemu_diff.model import (
     Campaign,
     Cell,
     Driver,
+    FloodSource,
     KernelIdentity,
     KernelSpec,
     Payload,
     Provenance,
 )
+from qemu_diff.report.results import FINDINGS
 from qemu_diff.truth.plugin import prepare_plugin
 
 
@@ -40,6 +47,11 @@ class Places:
     guest_images: Path
     cache: Path
     cells: Path
+
+    @property
+    def findings(self) -> Path:
+        """Gets one directory per confirmed finding."""
+        return self.cells.with_name(FINDINGS)
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,8 @@ def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepar
     qemu = find_qemu()
     for cell in cells:
         check_cpu(qemu, cell.machine.cpu)
+        if FloodSource.DEVICE in cell.flood.sources:
+            check_qtest(qemu)
     tools = Tools(
         qemu,
         prepare_plugin(qemu, places.guest_images, places.cache),
@@ -118,22 +132,35 @@ def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepar
         places.cache,
     )
     ours = [cell for cell in cells if cell.driver is Driver.IN_GUEST]
-    payloads = {
-        (name, interrupts): build_payload(
-            name, places.guest_images, places.cache, interrupts=interrupts
-        )
-        for name, interrupts in sorted({_key(cell) for cell in ours})
-    }
-    for payload in payloads.values():
-        program_of(payload)
+    beside = campaign.path.parent
+    payloads = {key: _payload(key, beside, places) for key in sorted({_key(cell) for cell in ours})}
     for cell in ours:
         plan_of(cell.machine, payloads[_key(cell)], places.guest_images, places.cache)
     routines = {
-        (job, key): compiled(read_script(script_path(places.guest_images, job)), payloads[key])
+        (job, key): compiled(
+            read_script(script_path(places.guest_images, job, beside)), payloads[key]
+        )
         for job, key in sorted({(cell.job, _key(cell)) for cell in ours})
     }
     peer = prepare_peer(qemu, places.guest_images, places.cache)
     return Prepared(tools, peer, payloads, routines, _kernels(campaign, cells))
+
+
+def _payload(key: PayloadKey, beside: Path, places: Places) -> Payload:
+    """
+    :raises UserError: it lies beside the campaign file, and is wrong.
+    """
+    name, interrupts = key
+    try:
+        payload = build_payload(
+            name, places.guest_images, places.cache, beside, interrupts=interrupts
+        )
+        program_of(payload)
+    except CompileError as error:
+        if payload_source(name, places.guest_images, beside).is_relative_to(beside):
+            raise UserError(f"payload {name}: {error}") from error
+        raise
+    return payload
 
 
 def _kernels(campaign: Campaign, cells: Sequence[Cell]) -> Kernels:

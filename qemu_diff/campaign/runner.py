@@ -12,14 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from qemu_diff.campaign.cell import CellContext, read_boot, run_cell
+from qemu_diff.campaign.confirm import Confirmer, confirmed
+from qemu_diff.campaign.fresh_boot import Bench
 from qemu_diff.campaign.peer_cell import PeerContext, run_peer_cell
 from qemu_diff.campaign.plan import pairs
 from qemu_diff.campaign.prepare import Places, Prepared
 from qemu_diff.compare.decode import program_of
 from qemu_diff.compare.pair import pair_result, pass_of_steps, side_by_side
 from qemu_diff.compare.verdict import unjudged_cell
+from qemu_diff.drive.script import script_path
 from qemu_diff.errors import InfrastructureError
 from qemu_diff.events import Stage, stage
+from qemu_diff.guest.image import PAYLOADS, payload_source
 from qemu_diff.guest.process import Cancelled
 from qemu_diff.model import (
     Campaign,
@@ -28,6 +32,7 @@ from qemu_diff.model import (
     CellResult,
     CellVerdict,
     Driver,
+    FloodSource,
     PairResult,
     SideBySide,
 )
@@ -76,6 +81,7 @@ class _Run:
         self._pairs: dict[tuple[str, str], PairResult] = {}
 
     def run(self, jobs: int) -> CampaignResult:
+        self._keep_payloads()
         self._publish(self._result(complete=False))
         called_off = False
         with ThreadPoolExecutor(max_workers=jobs) as pool:
@@ -94,6 +100,15 @@ class _Run:
         result = self._result(complete=len(self._done) == len(self._cells))
         self._publish(result)
         return result
+
+    def _keep_payloads(self) -> None:
+        """Payloads of the campaign's own stay with its results: `sequence` reads them later."""
+        beside = self._campaign.path.parent
+        for name, _ in self._prepared.payloads:
+            source = payload_source(name, self._places.guest_images, beside)
+            if source.parent == beside / PAYLOADS:
+                shutil.copytree(source.parent, self._places.cells / PAYLOADS, dirs_exist_ok=True)
+                return
 
     def _collect(self, futures: list[Future[CellResult]]) -> None:
         for future in as_completed(futures):
@@ -141,8 +156,43 @@ class _Run:
             directory=directory,
             budget_s=budget_s,
             cancel=self._cancel,
+            explain=self._campaign.findings,
         )
-        return run_cell(cell, context, running)
+        result = run_cell(cell, context, running)
+        # What comes when the host says does not come again.
+        from_outside = FloodSource.DEVICE in cell.flood.sources
+        if from_outside or not (self._campaign.findings and result.breakdown):
+            return result
+        running.progress("confirming what was found")
+        return confirmed(result, self._confirmer(cell, context))
+
+    def _confirmer(self, cell: Cell, context: CellContext) -> Confirmer:
+        """What it takes to see a cell's findings again, from a fresh boot."""
+        beside, ours = self._campaign.path.parent, self._places.guest_images
+        source = payload_source(cell.payload, ours, beside)
+        builds = self._prepared.kernels.builds
+        names = next(
+            (
+                (baseline.kernel, candidate.kernel)
+                for baseline, candidate in pairs(self._campaign, self._cells)
+                if cell.id in (baseline.id, candidate.id)
+            ),
+            (),
+        )
+        return Confirmer(
+            bench=Bench(
+                cell, context.build, context.payload, context.tools, context.budget_s, self._cancel
+            ),
+            routine=context.routine,
+            boots=context.directory,
+            findings=self._places.findings,
+            source=source,
+            includes=(source.parent, ours / PAYLOADS),
+            script=script_path(ours, cell.job, beside),
+            spec=next(one for one in self._campaign.kernels if one.name == cell.kernel),
+            pair=tuple((name, builds[name]) for name in names if name in builds),
+            provenance=self._prepared.provenance,
+        )
 
     def _add(self, result: CellResult) -> None:
         self._done[result.cell.id] = result

@@ -58,14 +58,17 @@ class Observation:
     delivered: Delivered = NOTHING_DELIVERED
 
 
-def observe(trace: Trace, program: Program, listing: Listing, boot: str) -> Observation:
+def observe(
+    trace: Trace, program: Program, listing: Listing, boot: str, burst: int = 1
+) -> Observation:
     """Judge one boot.
 
     :param boot: the boot's name, for its findings.
+    :param burst: interrupts of each placement.
     :raises CorruptDataError: reports and truth don't belong together.
     """
     steps = judge(trace.records, trace.truth, trace.phantom, program)
-    placements = place(trace.records, trace.deliveries, steps)
+    placements = place(trace.records, trace.deliveries, steps, burst)
     state = state_reads(trace.records, trace.truth, trace.phantom, program)
     narrator = _Narrator(trace, program, listing, boot)
     findings = [narrator.finding(steps, placements, one) for one in _first(steps, placements)]

@@ -61,7 +61,7 @@ def side_by_side(
     :param around: the PC to show, with ``CONTEXT`` instructions before and after it.
     """
     executed = max(baseline.executed, candidate.executed, key=len)
-    stopped = [_stopped(executed, one.reported) for one in (baseline, candidate)]
+    stopped = [stops(executed, one.reported) for one in (baseline, candidate)]
     differs = [index for index, pair in enumerate(zip(*stopped, strict=True)) if len(set(pair)) > 1]
     here = [index for index, pc in enumerate(executed) if pc == around]
     centre = next(iter([*(index for index in differs if index in here), *differs, *here]), 0)
@@ -74,7 +74,7 @@ def side_by_side(
     )
 
 
-def _stopped(executed: tuple[int, ...], reported: tuple[tuple[int, int], ...]) -> list[bool]:
+def stops(executed: tuple[int, ...], reported: tuple[tuple[int, int], ...]) -> list[bool]:
     """Before which executed instructions a stop was reported.
 
     A pass begins at its first instruction because the job put L2 there: that is a stop, too. A

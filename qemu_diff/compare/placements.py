@@ -8,6 +8,7 @@ placed one, if the step VMM saw its timerfd expired; every other is L1's own, it
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,32 +52,44 @@ class Placements:
         return np.asarray(self.delivered & (self.ticks == 0))
 
 
-def place(records: StepRecords, deliveries: NDArray[np.uint64], steps: Steps) -> Placements:
+def place(
+    records: StepRecords, deliveries: NDArray[np.uint64], steps: Steps, burst: int = 1
+) -> Placements:
     """Attribute the timer interrupts of one boot to its steps.
 
     A step window is the time from the entry into the step's first KVM_RUN that may enter L2 to the
     return from its last; a kick comes back before it does.
 
     :param deliveries: shape (i,), ascending: counter values (ns) at which L1's timer fired.
+    :param burst: interrupts of each placement; two of a pair are none.
     :raises CorruptDataError: a timer had fired after the last of them: the log was cut off.
     """
     runs = records[records["kind"] == RecordKind.RUN]
     fired = deliveries.astype(np.int64)
-    first = _first_entries(runs, steps)
+    first = first_entries(runs, steps)
     entered = runs["entered_at"][first].astype(np.int64)
     returned = runs["returned_at"][steps.run].astype(np.int64)
     inside = np.searchsorted(fired, returned, side="right") - np.searchsorted(fired, entered)
-    step, run = _runs_of_steps(steps)
+    all_steps, all_runs = step, run = _runs_of_steps(steps)
     own_time = _own_deliveries(runs, fired)[run]
+    delay = runs["delay_ns"].astype(np.int64)[run]
+    for time, later in _further_deliveries(runs, fired, burst):
+        step, run = np.append(step, all_steps), np.append(run, all_runs)
+        own_time, delay = np.append(own_time, time[all_runs]), np.append(delay, later[all_runs])
     own = (own_time >= entered[step]) & (own_time <= returned[step])
     armed = (runs["flags"][first] & RecordFlag.TIMER_ARMED) != 0
     other_cpu = bool(np.any(runs["flags"] & RecordFlag.OTHER_CPU))
     requested = np.where(armed, runs["delay_ns"][first].astype(np.int64), NOT_DELIVERED)
     delivered = np.full(len(steps), NOT_DELIVERED, dtype=np.int64)
+    order = np.flatnonzero(own)[np.lexsort((own_time[own], step[own]))]
+    step, own_time, delay = step[order], own_time[order], delay[order]
+    # Two timers that had expired before one interrupt share it.
+    new = np.ones(len(step), dtype=bool)
+    new[1:] = (np.diff(step) != 0) | (np.diff(own_time) != 0)
+    step, own_time, delay = step[new], own_time[new], delay[new]
     # Backwards: of several placed interrupts in one window the first stays.
-    step, run, own_time = step[own][::-1], run[own][::-1], own_time[own][::-1]
-    delivered[step] = own_time - entered[step]
-    requested[step] = runs["delay_ns"][run].astype(np.int64)
+    delivered[step[::-1]] = (own_time - entered[step])[::-1]
+    requested[step[::-1]] = delay[::-1]
     return Placements(
         requested_ns=requested,
         delivered_ns=delivered,
@@ -90,7 +103,7 @@ def place(records: StepRecords, deliveries: NDArray[np.uint64], steps: Steps) ->
     )
 
 
-def _first_entries(runs: StepRecords, steps: Steps) -> NDArray[np.int64]:
+def first_entries(runs: StepRecords, steps: Steps) -> NDArray[np.int64]:
     """The first KVM_RUN of each step that is no kick: the one that its placement was armed for.
 
     The last one never is a kick: a report closes it. Shape (g,).
@@ -124,6 +137,26 @@ def _own_deliveries(runs: StepRecords, fired: NDArray[np.int64]) -> NDArray[np.i
     expiry = (runs["armed_at"] + runs["delay_ns"]).astype(np.int64)
     time = np.append(fired, NOT_DELIVERED)[np.searchsorted(fired, expiry)]
     return np.where(expired, time, np.where(others & (acted > 0), acted, NOT_DELIVERED))
+
+
+def _further_deliveries(
+    runs: StepRecords, fired: NDArray[np.int64], burst: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """(when it came, or ``NOT_DELIVERED``; the requested delay) of each KVM_RUN's second placed
+    interrupt, third, and so on: those of a burst are evenly spaced. Both have shape (runs,).
+
+    Whether it came at all is seen from the next interrupt after its expiry: one that had not
+    expired at the return was disarmed.
+    """
+    first, second = (runs[name].astype(np.int64) for name in ("delay_ns", "second_delay_ns"))
+    several = (second > 0) & ((runs["flags"] & (RecordFlag.OTHER_CPU | RecordFlag.PERIODIC)) == 0)
+    if not several.any():
+        return
+    for number in range(1, max(2, burst)):
+        delay = first + number * (second - first)
+        expiry = runs["armed_at"].astype(np.int64) + delay
+        time = np.append(fired, NOT_DELIVERED)[np.searchsorted(fired, expiry)]
+        yield np.where(several, time, NOT_DELIVERED), delay
 
 
 def _periodic_deliveries(runs: StepRecords, fired: NDArray[np.int64]) -> NDArray[np.int64]:

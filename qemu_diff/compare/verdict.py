@@ -28,6 +28,7 @@ from qemu_diff.model import (
     CellResult,
     CellVerdict,
     ExceptionOrder,
+    FloodSource,
     PairOutcome,
     ViolationKind,
 )
@@ -58,12 +59,15 @@ def judged_cell(
     broken = +broken
     if not len(steps) and not broken:
         return unjudged_cell(cell, CellVerdict.LOST, "no step was reported, so none was judged")
-    if cell.flood.sources and not placements.delivered.any():
+    from_outside = np.full(len(steps), FloodSource.DEVICE in cell.flood.sources)
+    from_outside &= steps.irq_exits > placements.ticks
+    # A broken step is one, wherever the interrupt came: a signal may end the return before.
+    if cell.flood.sources and not (placements.delivered | from_outside).any() and not broken:
         return unjudged_cell(cell, CellVerdict.LOST, _outside(observation, window_ns))
     redirected = steps.redirects > 0
     if _must_redirect(cell) and not redirected.any():
         return unjudged_cell(cell, CellVerdict.LOST, NOT_REDIRECTED)
-    interrupted = placements.delivered | (placements.ticks > 0) | redirected
+    interrupted = placements.delivered | (placements.ticks > 0) | redirected | from_outside
     name = {pc: listing.instruction(pc) for pc in np.unique(steps.instruction).tolist()}
     return CellResult(
         cell=cell,

@@ -12,7 +12,7 @@ from itertools import product
 from qemu_diff.config.locate import KeyPath
 from qemu_diff.config.paths import SearchPath, is_directory, mode
 from qemu_diff.config.problems import Problem, label, listing, suggestion
-from qemu_diff.config.resolve import scenario_spec
+from qemu_diff.config.resolve import scenario_specs
 from qemu_diff.config.schema import (
     MOST_SWEPT,
     CampaignFile,
@@ -290,11 +290,21 @@ _NEEDED = {
     },
 }
 
+SHORTEST_PERIOD_NS = 20_000
+"""Twice what a step and a thread that preempts it take: with less, that L2 makes no progress would
+be legal."""
+
 _MIXED = (Placement.RANDOM, Placement.BURST)
 """Placements that may draw from several sources."""
 
 
 def _flood_problems(path: KeyPath, flood: FloodTable) -> Iterator[Problem]:
+    if flood.each_of:
+        yield from _each_of_problems(path, flood)
+        for source in flood.each_of:
+            alone = {"each_of": None, "source": [source]}
+            yield from _flood_problems(path, flood.model_copy(update=alone))
+        return
     quiet, unplaced = flood.source == [FloodSource.NONE], flood.placement is Placement.NONE
     if quiet != unplaced:
         yield _half_a_flood(path, flood)
@@ -307,15 +317,7 @@ def _flood_problems(path: KeyPath, flood: FloodTable) -> Iterator[Problem]:
         if getattr(flood, key) is None:
             text = f"{label(path)}: placement {flood.placement} needs {key}"
             yield Problem(path, text, remedy)
-    if len(flood.source) > 1 and flood.placement not in _MIXED:
-        text = f"{label((*path, 'source'))}: placement {flood.placement} takes one source"
-        yield Problem((*path, "source"), text, f"mix with {' or '.join(_MIXED)}")
-    if FloodSource.NONE in flood.source and len(flood.source) > 1:
-        text = f"{label((*path, 'source'))}: none stands beside others"
-        yield Problem((*path, "source"), text, "remove none")
-    if flood.placement is Placement.PERIODIC and flood.source == [FloodSource.VTIMER]:
-        text = f"{label((*path, 'source'))}: L2's virtual timer is set at each step"
-        yield Problem((*path, "source"), text, "set placement to random or burst")
+    yield from _mix_problems(path, flood)
     if flood.placement is Placement.ADAPTIVE and flood.step_ns == 1:
         text = f"{label((*path, 'step_ns'))}: a grid of 1 ns leaves nothing to be refined"
         yield Problem((*path, "step_ns"), text, "set placement to sweep, or step_ns to 2 or more")
@@ -325,6 +327,36 @@ def _flood_problems(path: KeyPath, flood: FloodTable) -> Iterator[Problem]:
     if flood.last_ns is not None and flood.last_ns < flood.first_ns:
         text = f"{label(path)}: last_ns {flood.last_ns} is less than first_ns {flood.first_ns}"
         yield Problem((*path, "last_ns"), text, "both belong to the interval")
+
+
+def _each_of_problems(path: KeyPath, flood: FloodTable) -> Iterator[Problem]:
+    if "source" in flood.model_fields_set:
+        text = f"{label(path)}: source and each_of exclude each other"
+        yield Problem((*path, "source"), text, "remove one")
+    if FloodSource.NONE in (flood.each_of or ()):
+        text = f"{label((*path, 'each_of'))}: none is no flood"
+        yield Problem((*path, "each_of"), text, "remove none")
+
+
+def _mix_problems(path: KeyPath, flood: FloodTable) -> Iterator[Problem]:
+    """Sources that do not go with each other, or with the placement."""
+    if len(flood.source) > 1 and flood.placement not in _MIXED:
+        text = f"{label((*path, 'source'))}: placement {flood.placement} takes one source"
+        yield Problem((*path, "source"), text, f"mix with {' or '.join(_MIXED)}")
+    if FloodSource.DEVICE in flood.source and (
+        len(flood.source) > 1 or flood.placement is not Placement.RANDOM
+    ):
+        text = f"{label((*path, 'source'))}: device comes when the host says, alone and at random"
+        yield Problem((*path, "source"), text, "set placement to random, and no other source")
+    if flood.placement is Placement.PERIODIC and 0 < (flood.period_ns or 0) < SHORTEST_PERIOD_NS:
+        text = f"{label((*path, 'period_ns'))}: {flood.period_ns} leaves L1 no time to enter L2"
+        yield Problem((*path, "period_ns"), text, f"at least {SHORTEST_PERIOD_NS}")
+    if FloodSource.NONE in flood.source and len(flood.source) > 1:
+        text = f"{label((*path, 'source'))}: none stands beside others"
+        yield Problem((*path, "source"), text, "remove none")
+    if flood.placement is Placement.PERIODIC and flood.source == [FloodSource.VTIMER]:
+        text = f"{label((*path, 'source'))}: L2's virtual timer is set at each step"
+        yield Problem((*path, "source"), text, "set placement to random or burst")
 
 
 def _passes(flood: FloodTable) -> int:
@@ -409,6 +441,6 @@ def _duplicate_cells(
 
 
 def _points(scenario: ScenarioTable) -> Iterator[_Point]:
-    spec = scenario_spec(scenario)
-    for payload, job, machine in product(spec.payloads, spec.jobs, spec.machines):
-        yield payload, job, machine, spec.flood, spec.driver
+    for spec in scenario_specs(scenario):
+        for payload, job, machine in product(spec.payloads, spec.jobs, spec.machines):
+            yield payload, job, machine, spec.flood, spec.driver

@@ -44,7 +44,8 @@ def load_campaign(
     except ValidationError as error:
         raise blame.for_all(shape_problems(error, document)) from None
     paths = SearchPath(campaign=path.absolute().parent, project=root.absolute())
-    around = Surroundings(paths, payload_names(root), job_names(root))
+    beside = paths.campaign
+    around = Surroundings(paths, payload_names(root, beside), job_names(root, beside))
     if problems := tuple(meaning_problems(file, around)):
         raise blame.for_all(problems)
     return resolved(file, path.absolute(), paths)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from qemu_diff.errors import UserError
 
 ROOT_VARIABLE = "QEMU_DIFF_ROOT"
 _LANDMARK = "guest_images"
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def project_root() -> Path:
@@ -36,11 +38,23 @@ def project_root() -> Path:
     return root
 
 
-def payload_names(root: Path) -> tuple[str, ...]:
-    """The payloads that a project has, by name: the stems of ``guest_images/payloads/*.S``."""
-    return tuple(sorted(source.stem for source in (root / _LANDMARK / "payloads").glob("*.S")))
+def payload_names(root: Path, beside: Path | None = None) -> tuple[str, ...]:
+    """The payloads that a campaign may name: the stems of ``guest_images/payloads/*.S``, and of
+    ``payloads/*.S`` beside the campaign file.
+
+    :param beside: the campaign file's directory.
+    """
+    return _names(root, beside, "payloads", "*.S")
 
 
-def job_names(root: Path) -> tuple[str, ...]:
-    """The jobs that a project has, by name: the stems of ``guest_images/jobs/*.job``."""
-    return tuple(sorted(script.stem for script in (root / _LANDMARK / "jobs").glob("*.job")))
+def job_names(root: Path, beside: Path | None = None) -> tuple[str, ...]:
+    """The jobs that a campaign may name: ``jobs/*.job``, in the same two places."""
+    return _names(root, beside, "jobs", "*.job")
+
+
+def _names(root: Path, beside: Path | None, folder: str, pattern: str) -> tuple[str, ...]:
+    own = (root / _LANDMARK / folder).glob(pattern)
+    users = (beside / folder).glob(pattern) if beside else ()
+    # A cell's id is made of names, and told apart at its dots.
+    named = {path.stem for path in users if _NAME.fullmatch(path.stem)}
+    return tuple(sorted(named | {path.stem for path in own}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -46,16 +46,22 @@ def resolved(file: CampaignFile, path: Path, paths: SearchPath) -> Campaign:
         budget_s=file.campaign.budget_s,
         kernels=tuple(_kernel(name, table, paths) for name, table in file.kernels.items()),
         pairs=tuple(PairSpec(pair.baseline, pair.candidate) for pair in file.pair),
-        scenarios=tuple(scenario_spec(table) for table in file.scenario),
+        scenarios=tuple(spec for table in file.scenario for spec in scenario_specs(table)),
+        findings=file.campaign.findings,
     )
 
 
-def scenario_spec(table: ScenarioTable) -> ScenarioSpec:
-    """One scenario with its machines multiplied out."""
+def scenario_specs(table: ScenarioTable) -> Iterator[ScenarioSpec]:
+    """A scenario with its machines and its floods multiplied out."""
+    for sources in [[one] for one in table.flood.each_of or ()] or [table.flood.source]:
+        yield _scenario(table, _flood(table.flood, sources))
+
+
+def _scenario(table: ScenarioTable, flood: FloodSpec) -> ScenarioSpec:
     return ScenarioSpec(
         payloads=tuple(table.payload),
         machines=tuple(_machines(table.machine)),
-        flood=_flood(table.flood),
+        flood=flood,
         driver=table.driver,
         expect=tuple(
             (kernel, what, tuple(sorted(set(expected))))
@@ -82,12 +88,12 @@ def _machines(table: MachineTable) -> Iterator[MachineSpec]:
             )
 
 
-def _flood(table: FloodTable) -> FloodSpec:
+def _flood(table: FloodTable, sources: Sequence[FloodSource]) -> FloodSpec:
     step_ns, count = FloodSpec.step_ns, FloodSpec.count
     if table.placement is Placement.ADAPTIVE:
         step_ns, count = ADAPTIVE_STEP_NS, ADAPTIVE_PROBES
     return FloodSpec(
-        sources=tuple(one for one in table.source if one is not FloodSource.NONE),
+        sources=tuple(one for one in sources if one is not FloodSource.NONE),
         placement=table.placement,
         first_ns=table.first_ns,
         last_ns=table.last_ns,

@@ -98,11 +98,13 @@ class CampaignTable(Table):
 
     :param seed: all random placements derive from it.
     :param budget_s: wall-clock seconds that one boot may take.
+    :param findings: whether what is found is confirmed from a fresh boot, and kept to be replayed.
     """
 
     name: Name
     seed: Annotated[int, Field(ge=0)] = 1
     budget_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 120.0
+    findings: bool = True
 
 
 class SourceTable(Table):
@@ -165,8 +167,13 @@ class PairTable(Table):
 
 
 class FloodTable(Table):
-    """``flood``: see :class:`qemu_diff.model.FloodSpec`."""
+    """``flood``: see :class:`qemu_diff.model.FloodSpec`.
 
+    :param source: several are mixed: each step draws one.
+    :param each_of: several floods of one source each, which multiply into the matrix.
+    """
+
+    each_of: Annotated[list[FloodSourceName], Field(min_length=1)] | None = None
     source: Annotated[list[FloodSourceName], Field(min_length=1), OneOrMany] = [FloodSource.NONE]
     placement: Annotated[Placement, _choice(Placement)] = Placement.NONE
     first_ns: Annotated[int, Field(ge=0, le=LONGEST_NS)] = 0

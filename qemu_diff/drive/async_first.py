@@ -228,7 +228,13 @@ class Redirector:
 
 
 def install(gdb: GdbStub, plan: Plan) -> None:
-    """Lay the stub over KVM's vector page and let the machine go.
+    """Lay the stub over KVM's vector page and let the machine go; see :func:`lay_stub`."""
+    lay_stub(gdb, plan)
+    gdb.detach()
+
+
+def lay_stub(gdb: GdbStub, plan: Plan) -> None:
+    """Lay the stub over KVM's vector page; the machine stands still afterwards.
 
     :raises GdbStubError: the gdbstub refuses, or the vectors are not what they must be.
     """
@@ -245,7 +251,6 @@ def install(gdb: GdbStub, plan: Plan) -> None:
     page = stub.page[: stub.displaced] + first + stub.page[stub.displaced + 4 :]
     gdb.write_memory(vectors, page)
     gdb.write_memory(vectors + SYNCHRONOUS_SLOT, stub.diversion)
-    gdb.detach()
 
 
 def is_pc_relative(word: int) -> bool:

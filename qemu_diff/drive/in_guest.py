@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_diff.drive.async_first import Redirector, plan_of
+from qemu_diff.drive.device import DevicePender
 from qemu_diff.drive.job import Job
+from qemu_diff.drive.recorded_job import RecordedJob
 from qemu_diff.errors import CorruptDataError, InfrastructureError
 from qemu_diff.guest.image import LOAD_ADDRESS, MEMORY_BYTES, StepVmm, initramfs
-from qemu_diff.guest.machine import SHARED_BYTES, MachineFiles, argv
+from qemu_diff.guest.machine import SHARED_BYTES, MachineFiles, Recording, argv
 from qemu_diff.guest.process import GuestExit, private_socket, run_guest
 from qemu_diff.guest.qemu import Qemu
 from qemu_diff.guest.shared import (
@@ -63,6 +65,9 @@ class Boot:
     :param idle_s: wall-clock seconds since KVM_RUN last returned.
     :param redirector: why ``async_first`` could not be kept up, or nothing.
     :param redirects: steps of chosen instructions that were redirected.
+    :param device: why no more interrupts could be made pending from outside, or nothing.
+    :param device_interrupts: those that were.
+    :param device_held_back: those that would have been one with the one before.
     """
 
     directory: Path
@@ -71,6 +76,9 @@ class Boot:
     idle_s: float
     redirector: str = ""
     redirects: int = 0
+    device: str = ""
+    device_interrupts: int = 0
+    device_held_back: int = 0
 
 
 class _Pulse:
@@ -94,37 +102,57 @@ def boot(
     tools: Tools,
     build: Build,
     payload: Payload,
-    job: Job,
+    job: Job | RecordedJob,
     *,
     machine: MachineSpec,
     seed: int,
     directory: Path,
     budget_s: float,
     cancel: threading.Event,
+    device: bool = False,
     progress: Callable[[int], None] = lambda _: None,
+    landmarks: tuple[int, ...] = (),
+    recording: Recording | None = None,
+    debugger: Path | None = None,
 ) -> Boot:
     """Boot a kernel, let it run a job, and collect what is left.
 
     :param directory: gets the job, the command line, the console and all records.
     :param budget_s: wall-clock seconds for the boot.
     :param cancel: set it to call the boot off.
+    :param device: whether a device of L1 interrupts it, from outside.
     :param progress: called a few times a second with the returns from KVM_RUN so far.
+    :param landmarks: addresses of L1's that the truth tells of as well; the boot is slower for it.
+    :param recording: what QEMU records, or replays.
+    :param debugger: a Unix socket: the machine waits there for a debugger, which also has to do
+        what ``async_first`` takes.
     :raises InfrastructureError: no room on the disk, or QEMU can't be started.
     :raises Cancelled: ``cancel`` was set.
     """
     with private_socket() as qmp_socket:
         encoded = job.encode(payload, machine.cpus - 1)
         _write_inputs(directory, encoded, initramfs(tools.stepvmm, encoded, payload))
-        plan = plan_of(machine, payload, tools.guest_images, tools.cache)
+        plan = None
+        if debugger is None:
+            plan = plan_of(machine, payload, tools.guest_images, tools.cache)
         redirector = Redirector(plan, qmp_socket.with_name("gdb"), budget_s, cancel)
+        pender = DevicePender(
+            device,
+            qmp_socket.with_name("qtest"),
+            seed,
+            cancel,
+            lambda: read_header(directory / RECORDS).heartbeat,
+        )
         files = MachineFiles(
             kernel=build.image,
             initramfs=directory / INITRAMFS,
             shared=directory / RECORDS,
             timer_log=directory / TIMER_LOG,
             qmp_socket=qmp_socket,
-            plugin=_plugin_argument(tools, directory / TRUTH),
-            gdb_socket=redirector.socket,
+            plugin=_plugin_argument(tools, directory / TRUTH, landmarks),
+            gdb_socket=debugger or redirector.socket,
+            qtest_socket=pender.listens_at,
+            recording=recording,
         )
         command = argv(tools.qemu, machine, files, seed)
         (directory / "argv").write_text(shlex.join(command) + "\n")
@@ -135,14 +163,18 @@ def boot(
             redirector.check()
             with suppress(CorruptDataError):
                 pulse.beat(read_header(files.shared).heartbeat)
+                if pulse.heartbeat:
+                    pender.stepping()
                 progress(pulse.heartbeat)
 
         console = directory / "console.log"
         redirector.start()
+        pender.start()
         ended = run_guest(
             command, console, qmp_socket, budget_s=budget_s, cancel=cancel, watch=watch
         )
         complaint = redirector.finish()
+        device_complaint = pender.finish()
     if ended.registers:
         (directory / "registers.txt").write_text(ended.registers)
     header = _final_header(files.shared)
@@ -151,7 +183,17 @@ def boot(
         trim_truth(directory / TRUTH)
     files.initramfs.unlink()
     seal_log(files.timer_log)
-    return Boot(directory, ended, header, pulse.idle_s, complaint, redirector.redirects)
+    return Boot(
+        directory,
+        ended,
+        header,
+        pulse.idle_s,
+        complaint,
+        redirector.redirects,
+        device_complaint,
+        pender.sent,
+        pender.held_back,
+    )
 
 
 def _write_inputs(directory: Path, job: bytes, archive: bytes) -> None:
@@ -172,9 +214,11 @@ def _write_inputs(directory: Path, job: bytes, archive: bytes) -> None:
         raise
 
 
-def _plugin_argument(tools: Tools, truth: Path) -> str:
-    end = LOAD_ADDRESS + MEMORY_BYTES
-    return tools.plugin.argument(truth, TRUTH_CAPACITY, LOAD_ADDRESS, end, tools.stepvmm.marks)
+def _plugin_argument(tools: Tools, truth: Path, landmarks: tuple[int, ...]) -> str:
+    end, marks = LOAD_ADDRESS + MEMORY_BYTES, tools.stepvmm.marks
+    return tools.plugin.argument(
+        truth, TRUTH_CAPACITY, LOAD_ADDRESS, end, marks, landmarks=landmarks
+    )
 
 
 def _final_header(shared: Path) -> SharedHeader | None:

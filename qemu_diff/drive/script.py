@@ -271,9 +271,13 @@ def _number_text(number: int) -> str:
 # --- reading -------------------------------------------------------------------------------------
 
 
-def script_path(guest_images: Path, name: str) -> Path:
-    """Where the job of this name is."""
-    return guest_images / "jobs" / f"{name}.job"
+def script_path(guest_images: Path, name: str, beside: Path | None = None) -> Path:
+    """Where the job of this name is.
+
+    :param beside: the campaign file's directory: a job of its own wins over one of ours.
+    """
+    own = beside / "jobs" / f"{name}.job" if beside else None
+    return own if own and own.is_file() else guest_images / "jobs" / f"{name}.job"
 
 
 def read_script(path: Path) -> Script:

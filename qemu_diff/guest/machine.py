@@ -32,6 +32,24 @@ KERNEL_ARGUMENTS = (
 
 
 @dataclass(frozen=True)
+class Recording:
+    """A run that QEMU records, or replays (QEMU docs/system/replay.rst).
+
+    While it replays, virtual time comes from the recording: a debugger may stop the machine as
+    often and as long as it likes, and interrupts still come where they came.
+
+    :param replays: False: it is being recorded.
+    :param log: QEMU's record of it.
+    :param snapshot: an empty qcow2 image, for the machine's state at the begin: without one there
+        is no reverse execution. Or None.
+    """
+
+    replays: bool
+    log: Path
+    snapshot: Path | None = None
+
+
+@dataclass(frozen=True)
 class MachineFiles:
     """The files of one boot.
 
@@ -41,6 +59,8 @@ class MachineFiles:
     :param plugin: argument of ``-plugin``, or None.
     :param gdb_socket: where a gdbstub listens; with one, the machine waits at its first
         instruction for a client to let it go. Or None.
+    :param qtest_socket: where qtest listens. Or None.
+    :param recording: what QEMU records, or replays; or None.
     """
 
     kernel: Path
@@ -50,6 +70,8 @@ class MachineFiles:
     qmp_socket: Path
     plugin: str | None
     gdb_socket: Path | None = None
+    qtest_socket: Path | None = None
+    recording: Recording | None = None
 
 
 def kernel_command_line(machine: MachineSpec) -> str:
@@ -65,14 +87,14 @@ def cpu_option(cpu: str) -> str:
     return f"{cpu}{pauth},cntfrq={COUNTER_HZ}"
 
 
-def determinism(seed: int) -> list[str]:
+def determinism(seed: int, recording: Recording | None = None) -> list[str]:
     """Options that make a run repeat itself bit for bit.
 
     :param seed: for QEMU's own random numbers (FEAT_RNG), 31 bits.
     """
     return [
         # Virtual time is the count of executed instructions, and idle time is skipped.
-        *("-icount", "shift=0,sleep=off"),
+        *("-icount", f"shift=0,sleep=off{_recording(recording)}"),
         # A kernel with an RTC driver reads the time of day at boot.
         *("-rtc", "base=2000-01-01,clock=vm"),
         *("-seed", str(seed)),
@@ -95,11 +117,11 @@ def argv(qemu: Qemu, machine: MachineSpec, files: MachineFiles, seed: int) -> li
         *("-serial", "stdio"),
         *("-qmp", f"unix:{escaped(files.qmp_socket)},server=on,wait=off"),
         # --- determinism
-        *determinism(seed),
+        *determinism(seed, files.recording),
         # --- results: a memory-only ivshmem device keeps the run deterministic
         *("-object", f"memory-backend-file,id=shared,mem-path={escaped(files.shared)}"
           f",size={SHARED_BYTES},share=on"),
-        *("-device", "ivshmem-plain,memdev=shared"),
+        *("-device", f"ivshmem-plain,memdev=shared{_in_snapshot(files.recording)}"),
         # --- what L1 boots
         *("-kernel", str(files.kernel), "-initrd", str(files.initramfs)),
         *("-append", kernel_command_line(machine)),
@@ -107,6 +129,8 @@ def argv(qemu: Qemu, machine: MachineSpec, files: MachineFiles, seed: int) -> li
         *_plugin(files.plugin),
         *("-trace", f"enable={TIMER_EVENT},file={escaped(files.timer_log)}"),
         *_gdbstub(files.gdb_socket),
+        *_qtest(files.qtest_socket),
+        *_snapshot(files.recording),
         *_sandbox(qemu),
     ]  # fmt: skip
 
@@ -125,6 +149,31 @@ def _gdbstub(socket: Path | None) -> Sequence[str]:
         return ()
     backend = f"socket,id=gdb,path={escaped(socket)},server=on,wait=off"
     return ("-S", "-chardev", backend, "-gdb", "chardev:gdb")
+
+
+def _qtest(socket: Path | None) -> Sequence[str]:
+    if socket is None:
+        return ()
+    return ("-qtest", f"unix:{escaped(socket)},server=on,wait=off", "-qtest-log", "none")
+
+
+def _recording(recording: Recording | None) -> str:
+    if recording is None:
+        return ""
+    mode = "replay" if recording.replays else "record"
+    begin = ",rrsnapshot=begin" if recording.snapshot else ""
+    return f",rr={mode},rrfile={escaped(recording.log)}{begin}"
+
+
+def _snapshot(recording: Recording | None) -> Sequence[str]:
+    if recording is None or recording.snapshot is None:
+        return ()
+    return ("-drive", f"file={escaped(recording.snapshot)},if=none,id=snapshots")
+
+
+def _in_snapshot(recording: Recording | None) -> str:
+    # Only a master's memory is part of a snapshot (QEMU hw/misc/ivshmem.c).
+    return ",master=on" if recording and recording.snapshot else ""
 
 
 def _sandbox(qemu: Qemu) -> Sequence[str]:

@@ -30,6 +30,7 @@ class Qemu:
     :param version: its version line, for people.
     :param sandbox: whether it has ``-sandbox``.
     :param cpus: the CPU models of its ``virt`` machine.
+    :param qtest: whether it has ``-qtest``.
     """
 
     program: Path
@@ -37,6 +38,7 @@ class Qemu:
     version: str
     sandbox: bool
     cpus: tuple[str, ...]
+    qtest: bool = True
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,21 @@ def _probe(program: Path) -> Qemu:
     digest = hashlib.blake2b(version.encode(), digest_size=16)
     digest.update(program.read_bytes())
     cpus = tuple(_text(program, "-M", "virt", "-cpu", "help").split())
-    return Qemu(program, digest.hexdigest(), version, "-sandbox " in help_text, cpus)
+    # -help does not name it; without an argument it is refused in another way than what is unknown.
+    qtest = "invalid option" not in ask(program, "-qtest").complaint
+    return Qemu(program, digest.hexdigest(), version, "-sandbox " in help_text, cpus, qtest)
 
 
 def check_cpu(qemu: Qemu, cpu: str) -> None:
     """:raises UserError: this QEMU has no such CPU model."""
     if cpu not in qemu.cpus:
         raise UserError(f"{qemu.program} has no CPU {cpu!r}; see {qemu.program.name} -cpu help")
+
+
+def check_qtest(qemu: Qemu) -> None:
+    """:raises UserError: this QEMU has no qtest."""
+    if not qemu.qtest:
+        raise UserError(f"{qemu.program} has no -qtest, which a flood's source device needs")
 
 
 def _text(program: Path, *arguments: str) -> str:

@@ -9,6 +9,7 @@ Debian packages there are is :mod:`apt`'s to find out, in any suite.
 """
 
 from .build import build_kernel, kernel_key
+from .by_key import cached_build, given_build, image_build
 from .cache import CachedKernel, PruneReport, cache_directory, cache_root, cached_kernels, prune
 from .toolchain import kernel_requirements
 
@@ -18,7 +19,10 @@ __all__ = [
     "build_kernel",
     "cache_directory",
     "cache_root",
+    "cached_build",
     "cached_kernels",
+    "given_build",
+    "image_build",
     "kernel_key",
     "kernel_requirements",
     "prune",

@@ -138,7 +138,8 @@ def _details(point: _Point) -> str:
 
 def _machine(machine: MachineSpec) -> str:
     cpu = "" if machine.cpu == MachineSpec.cpu else f" {machine.cpu}"
-    return f"{machine.kvm_mode}{cpu}"
+    cpus = "" if machine.cpus == MachineSpec.cpus else f" x{machine.cpus}"
+    return f"{machine.kvm_mode}{cpu}{cpus}"
 
 
 def _order(machine: MachineSpec) -> str:

@@ -21,10 +21,12 @@ from qemu_diff.model import CampaignResult, CellResult, PairResult, Provenance, 
 SCHEMA_VERSION = 3
 VERDICTS = "verdicts.json"
 JUNIT = "junit.xml"
+REPORT = "report.html"
 CELLS = "cells"
+FINDINGS = "findings"
 LOCK = ".lock"
 
-OWN_NAMES = (VERDICTS, JUNIT, CELLS)
+OWN_NAMES = (VERDICTS, JUNIT, REPORT, CELLS, FINDINGS)
 """What a run writes into its results directory."""
 
 _One = TypeVar("_One", CellResult, PairResult)
@@ -125,20 +127,43 @@ class VerdictsFile:
         return self._texts[id(one)][1]
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader sees the old or the new content, never a part.
 
     :raises InfrastructureError: it can't be written.
     """
     scratch = path.with_name(path.name + ".new")
     try:
-        scratch.write_text(text, encoding="utf-8")
+        scratch.write_bytes(content if isinstance(content, bytes) else content.encode())
         scratch.replace(path)
     except OSError as error:
         raise InfrastructureError(f"{path}: {error.strerror}") from error
     finally:
         with suppress(OSError):
             scratch.unlink()
+
+
+def in_directory(directory: Path, name: str) -> Path:
+    """Where a file of that name goes; the directory is made.
+
+    :raises ResultsError: it can't be made, or the name leads out of it.
+    """
+    if Path(name).name != name:
+        raise ResultsError(f"{name!r} is no name of a file")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultsError(f"{directory}: {error.strerror}") from error
+    return directory / name
+
+
+def stored_findings(directory: Path) -> tuple[str, ...]:
+    """Names of the findings that results keep to be replayed."""
+    found = directory / "findings"
+    try:
+        return tuple(sorted(one.name for one in found.iterdir() if one.is_dir()))
+    except OSError:
+        return ()
 
 
 def read_results(directory: Path) -> CampaignResult:

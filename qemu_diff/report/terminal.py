@@ -6,8 +6,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from qemu_diff.model import CampaignResult, CellResult, CellVerdict, PairOutcome, PairResult
+from qemu_diff.model import CampaignResult, Cell, CellResult, CellVerdict, PairOutcome, PairResult
 from qemu_diff.report.matrix import NOTHING, Entry, Matrix, matrix
+from qemu_diff.report.picture import Picture, pictures
+from qemu_diff.report.printable import printable
+from qemu_diff.report.strip import GLYPHS, strips
 from qemu_diff.report.words import (
     cell_sentences,
     closing_sentence,
@@ -43,7 +46,7 @@ def print_result(result: CampaignResult, console: Console, *, details: bool = Fa
     :param details: all of it, however large.
     """
     if details or len(result.cells) <= DETAILED_CELLS:
-        _print_details(result, console)
+        _print_details(result, console, details)
     else:
         print_matrix(matrix(result), result.name, console)
         for one in result.cells:
@@ -52,7 +55,7 @@ def print_result(result: CampaignResult, console: Console, *, details: bool = Fa
                 _print_sentences(one, console)
     for cell in result.cells:
         if sentence := expectation_sentence(cell):
-            console.print(Text(f"✗ {sentence}", style="bold red"))
+            console.print(Text(f"✗ {printable(sentence)}", style="bold red"))
     console.print()
     console.print(Text(closing_sentence(result), style=f"bold {_closing_colour(result)}"))
 
@@ -77,14 +80,19 @@ def _entry_text(entry: Entry | None) -> Text:
     return Text.assemble((first, style), *(f"\n{line}" for line in others))
 
 
-def _print_details(result: CampaignResult, console: Console) -> None:
+def _print_details(result: CampaignResult, console: Console, details: bool) -> None:
     console.print(_table(result))
+    drawn = {picture.name: picture for picture in pictures(result)}
     for pair in result.pairs:
         _print_pair(pair, result, console)
+        kernels = pair.baseline.kernel, pair.candidate.kernel
+        _print_strips(drawn.get(_point(pair.candidate)), kernels, console, details)
     paired = {cell.id for pair in result.pairs for cell in (pair.baseline, pair.candidate)}
     for cell in result.cells:
         if cell.cell.id not in paired:
             _print_sentences(cell, console)
+            picture = drawn.get(_point(cell.cell))
+            _print_strips(picture, (cell.cell.kernel,), console, details)
 
 
 def _closing_colour(result: CampaignResult) -> str:
@@ -123,11 +131,11 @@ def _as_expected(cell: CellResult) -> Text:
 
 
 def _print_pair(pair: PairResult, result: CampaignResult, console: Console) -> None:
-    point = pair.candidate.id.removeprefix(f"{pair.candidate.kernel}.")
     console.print()
     console.print(
         Text.assemble(
-            (point, "bold"), ": ", (pair.outcome.value, OUTCOME_STYLE[pair.outcome]),
+            (_point(pair.candidate), "bold"), ": ",
+            (pair.outcome.value, OUTCOME_STYLE[pair.outcome]),
             f"   ({pair.baseline.kernel} → {pair.candidate.kernel})",
         )
     )  # fmt: skip
@@ -150,4 +158,32 @@ def _print_pair(pair: PairResult, result: CampaignResult, console: Console) -> N
 
 def _print_sentences(cell: CellResult, console: Console) -> None:
     for sentence in cell_sentences(cell):
-        console.print(Text(f"  • {sentence}"))
+        console.print(Text(f"  • {printable(sentence)}"))
+
+
+def _point(cell: Cell) -> str:
+    return cell.id.removeprefix(f"{cell.kernel}.")
+
+
+def _print_strips(
+    picture: Picture | None, kernels: tuple[str, ...], console: Console, details: bool
+) -> None:
+    """The picture of these kernels, the baseline above the candidate; nothing if there is none."""
+    if picture is None:
+        return
+    sides = tuple(side for kernel in kernels for side in picture.sides if side.kernel == kernel)
+    shown = Picture(picture.name, sides)
+    lines = strips(shown, console.width - 4, ascii_only=_ascii_only(console), details=details)
+    for number, line in enumerate(lines):
+        if not number:
+            console.print()
+        console.print(Text("    ").append_text(line), no_wrap=True, crop=False, overflow="ignore")
+
+
+def _ascii_only(console: Console) -> bool:
+    """Whether the terminal lacks a character that bars are made of."""
+    try:
+        "".join(glyph for glyph, _, _ in GLYPHS.values()).encode(console.encoding)
+    except (UnicodeEncodeError, LookupError):
+        return True
+    return False

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from qemu_diff.model import (
     Breakdown,
     CampaignResult,
     CellResult,
     CellVerdict,
+    Confirmation,
     Coverage,
     Driver,
     Expectation,
@@ -16,6 +19,7 @@ from qemu_diff.model import (
     Method,
     PairOutcome,
     SideBySide,
+    Signature,
     ViolationKind,
     Window,
 )
@@ -69,7 +73,38 @@ def cell_sentences(result: CellResult) -> list[str]:
     """What happened in one cell."""
     kernel = result.cell.kernel
     warned = [f"{kernel} warned: {warning}" for warning in result.warnings]
-    return [*_verdict_sentences(result), *coverage_sentences(result), *warned]
+    return [
+        *_verdict_sentences(result),
+        *coverage_sentences(result),
+        *interrupt_sentences(result),
+        *warned,
+    ]
+
+
+def interrupt_sentences(result: CellResult) -> list[str]:
+    """What was sent from where, and what came of it."""
+    kernel = result.cell.kernel
+    sent = [
+        f"{one.source} {one.sent:,}" + ("" if one.handled is None else f"/{one.handled:,}")
+        for one in result.sources
+    ]
+    if not sent:
+        return []
+    l1 = ", ".join(f"{one.name} {one.count:,}" for one in result.interrupts)
+    sentences = [f"{kernel}: interrupts sent/handled by L2: {', '.join(sent)}; L1 took {l1}"]
+    seen = result.excursions
+    if seen is not None:
+        storms = (
+            f"; in {_counted(seen.unfinished, 'pass')} of {seen.passes:,} they left no time for "
+            "the mainline's end, which is legal"
+            if seen.unfinished
+            else ""
+        )
+        sentences.append(
+            f"{kernel}: L2's handler ran {seen.handled:,} times, {seen.nested:,} of them nested"
+            f"{storms}"
+        )
+    return sentences
 
 
 def _verdict_sentences(result: CellResult) -> list[str]:
@@ -90,7 +125,40 @@ def _verdict_sentences(result: CellResult) -> list[str]:
             for one in result.breakdown
             if (one.instruction, one.kind) not in shown
         ),
+        *_signature_sentences(result),
     ]
+
+
+def signature_name(signature: Signature) -> str:
+    """``lost-step of sysreg in step/tcg``."""
+    served = f", served by {signature.function}" if signature.function else ""
+    return f"{signature.kind} of {signature.instruction} in {signature.scenario}{served}"
+
+
+def _signature_sentences(result: CellResult) -> Iterator[str]:
+    """What fresh boots made of each signature, and how many nobody tried."""
+    for group in result.signatures:
+        if group.confirmation is not None:
+            name, often = signature_name(group.signature), confirmation_words(group.confirmation)
+            where = f" (findings/{group.finding_id})" if group.finding_id else ""
+            yield f"{result.cell.kernel}: {name}, {group.count:,} of them: {often}{where}"
+    untried = sum(group.confirmation is None for group in result.signatures)
+    if untried:
+        yield f"{result.cell.kernel}: {untried} more signatures are not confirmed"
+
+
+def confirmation_words(confirmation: Confirmation) -> str:
+    """What fresh boots came to."""
+    boots, reproduced = confirmation.boots, confirmation.reproduced
+    if confirmation.in_batch and not boots:
+        return "confirmed from a fresh boot of the whole batch"
+    if confirmation.in_batch:
+        return f"none of {boots} single passes shows it, the whole batch does, booted again"
+    if not reproduced:
+        return f"not reproduced from a fresh boot: 0 of {boots}"
+    if confirmation.flaky:
+        return f"flaky from a fresh boot: {reproduced} of {boots}"
+    return "confirmed from a fresh boot, in one pass"
 
 
 def _clean_sentence(result: CellResult) -> str:
@@ -140,7 +208,8 @@ def _own_interrupts(number: int) -> str:
 
 
 def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{'' if number == 1 else plural}"
 
 
 def _left_out(kernel: str, done: Coverage) -> list[str]:

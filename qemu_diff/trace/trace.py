@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qemu_diff.abi import Mark, StepRecords, TruthKind, TruthRecords
+from qemu_diff.abi import TRUTH_RECORD, Mark, StepRecords, TruthKind, TruthRecords
 from qemu_diff.errors import CorruptDataError
 from qemu_diff.trace.interrupts import read_deliveries
+from qemu_diff.trace.landmarks import Reached, split_landmarks
 from qemu_diff.trace.records import read_records
 from qemu_diff.truth.phantom import PhantomRule, phantoms
 from qemu_diff.truth.reader import read_truth
@@ -21,15 +22,19 @@ class Trace:
     """What one boot left behind.
 
     :param records: shape (r,), dtype ``STEP_RECORD``.
-    :param truth: shape (t,), dtype ``TRUTH_RECORD``, phantoms included.
+    :param truth: shape (t,), dtype ``TRUTH_RECORD``, phantoms included, landmarks not.
     :param phantom: shape (t,), bool: which truth records are phantoms.
     :param deliveries: shape (i,), uint64, ascending: counter values at which L1's timer fired.
+    :param landmarks: of a boot that was asked for them.
     """
 
     records: StepRecords
     truth: TruthRecords
     phantom: NDArray[np.bool_]
     deliveries: NDArray[np.uint64]
+    landmarks: Reached = field(
+        default_factory=lambda: split_landmarks(np.zeros(0, TRUTH_RECORD))[1]
+    )
 
 
 def read_trace(records: Path, truth: Path, timer_log: Path, rule: PhantomRule) -> Trace:
@@ -38,9 +43,10 @@ def read_trace(records: Path, truth: Path, timer_log: Path, rule: PhantomRule) -
     :raises LostGuestError: a file that was never sealed.
     :raises CorruptDataError: a file that contradicts itself.
     """
-    stream = read_truth(truth)
+    stream, landmarks = split_landmarks(read_truth(truth))
     _check_marks(stream, truth)
-    return Trace(read_records(records), stream, phantoms(rule, stream), read_deliveries(timer_log))
+    phantom, deliveries = phantoms(rule, stream), read_deliveries(timer_log)
+    return Trace(read_records(records), stream, phantom, deliveries, landmarks)
 
 
 def _check_marks(stream: TruthRecords, path: Path) -> None:

@@ -9,7 +9,7 @@
  * refuses versions outside the range that it offers (plugins/loader.c).
  *
  * Arguments: out=FILE capacity=RECORDS begin=ADDR end=ADDR mark0=ADDR mark1=ADDR
- * … With no arguments, says what this QEMU offers and ends it.
+ * … landmark0=ADDR … With no arguments, says what this QEMU offers and ends it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -67,6 +67,16 @@ extern void qemu_plugin_register_vcpu_insn_exec_cb(struct qemu_plugin_insn *insn
 						   enum qemu_plugin_cb_flags flags, void *data);
 extern void qemu_plugin_register_atexit_cb(qemu_plugin_id_t id, exit_callback callback,
 					   void *data);
+
+/* Until QEMU 9.0; without it a callback counts. */
+enum qemu_plugin_op {
+	QEMU_PLUGIN_INLINE_ADD_U64,
+};
+
+extern WEAK void qemu_plugin_register_vcpu_insn_exec_inline(struct qemu_plugin_insn *insn,
+							    enum qemu_plugin_op op, void *counter,
+							    uint64_t immediate);
+
 extern size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *tb);
 extern uint64_t qemu_plugin_tb_vaddr(const struct qemu_plugin_tb *tb);
 extern struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *tb,
@@ -105,6 +115,7 @@ EXPORT int qemu_plugin_version = PLUGIN_API;
 /* --- the stream --- */
 
 #define MARKS		8
+#define LANDMARKS	256
 #define CPUS		256
 #define VECTOR_BASES	8
 #define VECTOR_ALIGN	0x7ffull	/* VBAR_EL2 is 2 KiB-aligned (DDI 0487, VBAR_EL2) */
@@ -118,6 +129,14 @@ EXPORT int qemu_plugin_version = PLUGIN_API;
 static struct truth_header *header;
 static struct truth_record *records;
 static uint64_t marks[MARKS];
+
+/*
+ * Under -icount shift=0 an executed instruction is a nanosecond: where landmarks are asked for,
+ * all instructions are counted, and a landmark's record holds the count.
+ */
+static uint64_t landmarks[LANDMARKS];
+static unsigned int landmark_count;
+static uint64_t executed;
 
 /* Where EL2's vectors were seen. KVM swaps VBAR_EL2 at each world switch; see vector_slot(). */
 static uint64_t vector_bases[VECTOR_BASES];
@@ -148,6 +167,12 @@ static struct truth_record *append(unsigned int cpu, enum truth_kind kind, uint6
 	return &records[index];
 }
 
+static void append_count(unsigned int cpu, uint64_t pc)
+{
+	if (landmark_count)
+		append(cpu, TRUTH_LANDMARK, pc, executed);
+}
+
 static bool read_register(struct qemu_plugin_register *handle, uint32_t *value)
 {
 	if (!handle)
@@ -175,9 +200,11 @@ static enum step_state step_state(unsigned int cpu)
 /* data: the PC, with the size in the top byte, which no payload address uses. */
 static void instruction_executed(unsigned int cpu, void *data)
 {
-	uint64_t packed = (uintptr_t)data;
+	uint64_t packed = (uintptr_t)data, pc = packed & (~0ull >> 8);
+	struct truth_record *record;
 
-	struct truth_record *record = append(cpu, TRUTH_INSTRUCTION, packed & (~0ull >> 8), 0);
+	append_count(cpu, pc);
+	record = append(cpu, TRUTH_INSTRUCTION, pc, 0);
 
 	in_l2[cpu] = true;
 	record->size = packed >> 56;
@@ -215,6 +242,9 @@ static void vector_slot(unsigned int cpu, void *data)
 	if (!known_base(base))
 		return;
 	in_l2[cpu] = false;
+	/* A redirect comes right after its exit. */
+	if (!is_redirect(address))
+		append_count(cpu, address);
 	append(cpu, is_redirect(address) ? TRUTH_REDIRECT : TRUTH_EXIT, address,
 	       address & VECTOR_ALIGN);
 }
@@ -224,6 +254,18 @@ static void marked(unsigned int cpu, void *data)
 	uintptr_t number = (uintptr_t)data;
 
 	append(cpu, TRUTH_MARK, marks[number], number);
+}
+
+static void landmark_reached(unsigned int cpu, void *data)
+{
+	append_count(cpu, (uintptr_t)data);
+}
+
+static void instruction_counted(unsigned int cpu, void *unused)
+{
+	(void)cpu;
+	(void)unused;
+	executed++;
 }
 
 /* --- translation: callbacks only where they are wanted --- */
@@ -290,12 +332,42 @@ static bool holds_mark(uint64_t begin, size_t count)
 	return false;
 }
 
+static bool is_landmark(uint64_t address)
+{
+	for (unsigned int i = 0; i < landmark_count; i++)
+		if (landmarks[i] == address)
+			return true;
+	return false;
+}
+
+/* Each landmark is before, or each is after, the count of its own instruction: it cancels out. */
+static void count_and_watch_landmarks(struct qemu_plugin_tb *tb, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		struct qemu_plugin_insn *insn = qemu_plugin_tb_get_insn(tb, i);
+		uint64_t address = qemu_plugin_insn_vaddr(insn);
+
+		if (qemu_plugin_register_vcpu_insn_exec_inline)
+			qemu_plugin_register_vcpu_insn_exec_inline(insn, QEMU_PLUGIN_INLINE_ADD_U64,
+								   &executed, 1);
+		else
+			qemu_plugin_register_vcpu_insn_exec_cb(insn, instruction_counted,
+							       QEMU_PLUGIN_CB_NO_REGS, NULL);
+		if (is_landmark(address))
+			qemu_plugin_register_vcpu_insn_exec_cb(insn, landmark_reached,
+							       QEMU_PLUGIN_CB_NO_REGS,
+							       (void *)(uintptr_t)address);
+	}
+}
+
 static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 {
 	size_t count = qemu_plugin_tb_n_insns(tb);
 	uint64_t address = qemu_plugin_tb_vaddr(tb);
 
 	(void)id;
+	if (landmark_count)
+		count_and_watch_landmarks(tb, count);
 	if (in_range(address))
 		watch_l2(tb, count);
 	else if (holds_mark(address, count))
@@ -380,6 +452,8 @@ static void set_argument(const char *argument, const char **path, uint64_t *capa
 		*end = strtoull(value, NULL, 0);
 	else if (sscanf(argument, "mark%u=", &number) == 1 && number < MARKS)
 		marks[number] = strtoull(value, NULL, 0);
+	else if (sscanf(argument, "landmark%u=", &number) == 1 && landmark_count < LANDMARKS)
+		landmarks[landmark_count++] = strtoull(value, NULL, 0);
 	else
 		fail("unknown argument", argument);
 }

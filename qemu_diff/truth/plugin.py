@@ -19,6 +19,9 @@ from qemu_diff.truth.selftest import prove_rule, selftest_source
 NEWEST_API = 12
 """How far to look for an API version that a QEMU takes; 10.0 is at 4."""
 
+MOST_LANDMARKS = 256
+"""What the plugin has room for."""
+
 
 @dataclass(frozen=True)
 class TruthPlugin:
@@ -33,7 +36,14 @@ class TruthPlugin:
     rule: PhantomRule
 
     def argument(
-        self, out: Path, capacity: int, begin: int, end: int, marks: tuple[int, ...]
+        self,
+        out: Path,
+        capacity: int,
+        begin: int,
+        end: int,
+        marks: tuple[int, ...],
+        *,
+        landmarks: tuple[int, ...] = (),
     ) -> str:
         """The argument of ``-plugin``.
 
@@ -42,8 +52,15 @@ class TruthPlugin:
         :param begin: first address of L2's range.
         :param end: address after L2's range.
         :param marks: the step VMM's mark addresses, by number.
+        :param landmarks: addresses to record, with a count of instructions, each time they are
+            come to; with any, every instruction is counted, which costs time.
         """
-        numbered = "".join(f",mark{number}={address:#x}" for number, address in enumerate(marks))
+        addresses = {"mark": marks, "landmark": landmarks[:MOST_LANDMARKS]}
+        numbered = "".join(
+            f",{kind}{number}={address:#x}"
+            for kind, those in addresses.items()
+            for number, address in enumerate(those)
+        )
         return (
             f"file={escaped(self.library)},out={escaped(out)},capacity={capacity}"
             f",begin={begin:#x},end={end:#x}{numbered}"

@@ -148,3 +148,38 @@ def test_a_kick_in_mid_step_is_part_of_the_step() -> None:
         run(flags=RecordFlag.STEPPING, armed_at=0, delay_ns=0, entered_at=2300, returned_at=3000),
     )
     assert only(placed(rows, (0, 2), fired=[1600, 2150])) == (500, 500, 1)
+
+
+# --- several placements in one step ---
+
+PAIR = {"delay_ns": 500, "second_delay_ns": 700}
+"""Expire at 1500 and 1700."""
+
+
+@pytest.mark.parametrize(
+    ("fired", "requested", "delivered", "ticks"),
+    [
+        ([1600, 1800], 500, 500, 0),
+        ([1300, 1600, 1800], 500, 500, 1),
+        ([1600, 1800, 1900], 500, 500, 1),
+        ([1750], 500, 650, 0),  # one interrupt for both
+        ([1600], 500, 500, 0),  # the second came after the return
+    ],
+)
+def test_the_second_of_a_pair_is_no_interrupt_of_l1_s_own(
+    fired: list[int], requested: int, delivered: int, ticks: int
+) -> None:
+    assert only(placed(records(run(**PAIR)), (0, 0), fired=fired)) == (requested, delivered, ticks)
+
+
+def test_of_a_pair_the_one_that_comes_first_is_the_placement() -> None:
+    swapped = run(delay_ns=700, second_delay_ns=500)
+    assert only(placed(records(swapped), (0, 0), fired=[1600, 1800])) == (500, 500, 0)
+
+
+def test_all_of_a_burst_are_placed() -> None:
+    rows = records(run(delay_ns=300, second_delay_ns=400))
+    judged = steps(1, first_run=column([0]), run=column([0]))
+    fired = np.array([1310, 1410, 1510, 1610], np.uint64)
+    assert place(rows, fired, judged, burst=3).ticks.tolist() == [1]
+    assert place(rows, fired, judged, burst=4).ticks.tolist() == [0]

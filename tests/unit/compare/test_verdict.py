@@ -247,6 +247,13 @@ def test_maps_and_coverage_are_those_of_the_placements() -> None:
     assert (result.coverage.inside, result.coverage.untouched) == (20, 1)
 
 
+def test_a_broken_step_is_one_even_where_no_interrupt_came_inside_a_step() -> None:
+    flood = FloodSpec((FloodSource.SIGNAL,), Placement.SWEEP)
+    flooded = replace(cell(), flood=flood)
+    assert judged_cell(flooded, observed(step()), LISTING).verdict is CellVerdict.LOST
+    assert judged_cell(flooded, observed(step(A, SPURIOUS)), LISTING).verdict is CellVerdict.FAIL
+
+
 def test_a_cell_that_can_not_be_judged_says_why() -> None:
     result = unjudged_cell(cell(), CellVerdict.HANG, "no return from KVM_RUN")
     assert (result.verdict, result.reason) == (CellVerdict.HANG, "no return from KVM_RUN")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qemu_diff.config.project import payload_names, project_root
+from qemu_diff.config.project import job_names, payload_names, project_root
 
 ROOT = Path(__file__).parents[3]
 
@@ -73,3 +73,19 @@ def test_payloads_are_the_assembly_files(tmp_path: Path) -> None:
     for name in ("hvc.S", "a.S", "payload.inc", "README"):
         (directory / name).touch()
     assert payload_names(tmp_path) == ("a", "hvc")
+
+
+def test_a_campaign_may_bring_payloads_and_jobs_of_its_own(tmp_path: Path) -> None:
+    ours, users = tmp_path / "guest_images", tmp_path / "campaign"
+    for path in (
+        ours / "payloads" / "hvc.S",
+        ours / "jobs" / "step.job",
+        users / "payloads" / "mine.S",
+        users / "payloads" / "no.name.S",
+        users / "jobs" / "mine.job",
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert payload_names(tmp_path, users) == ("hvc", "mine")
+    assert job_names(tmp_path, users) == ("mine", "step")
+    assert job_names(tmp_path) == ("step",)

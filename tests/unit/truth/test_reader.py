@@ -99,7 +99,7 @@ def test_a_full_file_is_whole(truth_file: Write) -> None:
     ("members", "complaint"),
     [
         ({"magic": 0x1234}, "not a truth file"),
-        ({"version": TRUTH_ABI_VERSION + 1}, "truth version 2, this qemu-diff reads 1"),
+        ({"version": TRUTH_ABI_VERSION + 1}, "truth version 3, this qemu-diff reads 2"),
         ({"version": 0}, "truth version 0"),
         ({"record_bytes": 24}, "records of 24 bytes"),
         ({"dropped": 1}, "overflow: 1 records found no room"),
