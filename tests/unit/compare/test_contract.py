@@ -988,6 +988,16 @@ INTERRUPTED = (
         WRONG_PC,
     ),
     case(
+        "nor does a watchpoint at the vector",
+        stepping().run(sync(), replace(at_vector(V, A), exception=WATCHPOINT)),
+        SPURIOUS_STEP,
+    ),
+    case(
+        "registers that nobody read are not all zero",
+        Stream().step_on().run(phantom(V0), sync(), debug(V0)),
+        SPURIOUS_STEP,
+    ),
+    case(
         "where nobody stated a PC, an IRQ may have come from anywhere",
         Stream().step_on().run(*excursion(V, A + 8)),
         OK,
