@@ -43,6 +43,17 @@ OPERATION = np.dtype([("code", "<u2"), ("kind", "<u2"), ("n", "<u4"), ("a", "<u8
 
 PLACEMENT = np.dtype([("delay", "<u4"), ("kind", "<u4")])
 
+GUEST_COUNTERS = np.dtype(
+    [
+        ("handled", "<u8", (10,)),
+        ("sgis_sent", "<u8"),
+        ("sgis_handled", "<u8"),
+        ("spurious", "<u8"),
+        ("nested", "<u8"),
+    ]
+)
+"""What L2's handler counts (payloads/interrupts.inc); a GUEST record holds the last four."""
+
 SHARED_HEADER = np.dtype(
     [
         ("magic", "<u8"),

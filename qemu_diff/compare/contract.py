@@ -63,6 +63,7 @@ from qemu_diff.compare.slices import (
     group_slices,
     last_of,
     modes_before_runs,
+    moved,
     slice_truth,
 )
 from qemu_diff.model import ViolationKind
@@ -152,7 +153,8 @@ def judge(
     # The interrupt came first, and its vector's first instruction ran without a stop there.
     outcome[took_irq & (first == begins)] = Judged.LOST_STEP
     _check_continuity(outcome, groups, np.where(took_irq, UNKNOWN_PC, begins), number)
-    keep = groups.closed & groups.stepping & ~groups.unfinished & ~_spent(runs, groups, done)
+    keep = groups.closed & groups.stepping & ~groups.unfinished
+    keep &= ~_spent(records, groups, done, program)
     entered = _entered_pending(truth, phantom)
     redirects = truth["kind"] == TruthKind.REDIRECT
     return Steps(
@@ -169,12 +171,20 @@ def judge(
     )
 
 
-def _spent(runs: StepRecords, groups: Groups, done: Executions) -> NDArray[np.bool_]:
-    """Groups that begin while a step is spent, but not reported: PC was written. Shape (g,)."""
+def _spent(
+    records: StepRecords, groups: Groups, done: Executions, program: Program
+) -> NDArray[np.bool_]:
+    """Groups that begin while a step is spent, but not reported: PC was written. Shape (g,).
+
+    Taking an interrupt spends it as well; a return that shows L2 at the vector tells.
+    """
+    is_run = records["kind"] == RecordKind.RUN
+    runs = records[is_run]
     if not len(runs):
         return np.zeros(0, dtype=bool)
+    came = program.is_irq_vector(runs["pc"].astype(np.int64)) & moved(records)
     stepped = ((runs["flags"] & RecordFlag.STEPPING) != 0) & (
-        np.bincount(done.run, minlength=len(runs)) > 0
+        came | (np.bincount(done.run, minlength=len(runs)) > 0)
     )
     before = np.append(0, np.cumsum(stepped))
     forgets = groups.afresh.copy()

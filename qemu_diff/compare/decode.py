@@ -79,7 +79,8 @@ IRQ_OFFSET_OF_MODE = {
 }
 """PSTATE.M → offset from VBAR_EL1 of the IRQ's vector, for the modes that payloads use (ibid.)."""
 
-PSTATE_MODE = 0xF
+PSTATE_MODE = 0x1F
+"""PSTATE.nRW and PSTATE.M (DDI 0487, SPSR_EL1)."""
 PSTATE_I = 1 << 7
 
 CLASSES = (
@@ -200,6 +201,11 @@ class Program:
         """Which PCs are an IRQ's vector. Shape (n,)."""
         offsets = IRQ_OFFSET_OF_MODE.values()
         return np.isin(pc, [base + offset for base in self.irq_vectors for offset in offsets])
+
+    @cached_property
+    def vector_bases(self) -> frozenset[int]:
+        """What VBAR_EL1 may be."""
+        return frozenset((*self.irq_vectors, *(() if self.vectors is None else (self.vectors,))))
 
     @cached_property
     def end(self) -> int:

@@ -24,26 +24,17 @@ class Delivered:
     :param sources: in the order of :class:`~qemu_diff.abi.TimerKind`; SGIs last.
     :param spurious: L2 acknowledged one that nobody had sent.
     :param l1: L1's own counts (/proc/interrupts) at the end, by name.
+    :param lost: sent to L2, and never handled: of each source in each boot, for one boot's excess
+        makes up for no other's loss.
+    :param unsent: handled by L2, and never sent, likewise; ``spurious`` ones included.
     """
 
     sources: tuple[SourceCount, ...]
     spurious: int
     l1: tuple[InterruptCount, ...]
     excursions: Excursions
-
-    @property
-    def lost(self) -> int:
-        """Sent to L2, and never handled."""
-        return sum(
-            max(0, one.sent - one.handled) for one in self.sources if one.handled is not None
-        )
-
-    @property
-    def unsent(self) -> int:
-        """Handled by L2, and never sent; ``spurious`` ones included."""
-        return self.spurious + sum(
-            max(0, one.handled - one.sent) for one in self.sources if one.handled is not None
-        )
+    lost: int = 0
+    unsent: int = 0
 
 
 NOTHING_DELIVERED = Delivered((), 0, (), Excursions(0, 0, 0, 0))
@@ -59,11 +50,14 @@ def delivered(
         sent, handled, spurious, nested = guest
         if sent or handled:
             sources.append(SourceCount(SGI, sent, 0, handled))
+    heard = [(one.sent, one.handled) for one in sources if one.handled is not None]
     return Delivered(
         tuple(sources),
         spurious,
         tuple(_interrupt(one) for one in records[records["kind"] == RecordKind.INTERRUPT]),
         _excursions(records, done, payload, program, nested),
+        lost=sum(max(0, sent - handled) for sent, handled in heard),
+        unsent=spurious + sum(max(0, handled - sent) for sent, handled in heard),
     )
 
 
@@ -82,8 +76,9 @@ def join_delivered(parts: Iterable[Delivered]) -> Delivered:
             handled[one.source] = one.handled if before is None else before + (one.handled or 0)
         for count in part.l1:
             interrupts[count.name, count.intid] += count.count
+    names = sorted(sent, key=_SOURCES.index)
     return Delivered(
-        tuple(SourceCount(name, sent[name], held[name], handled[name]) for name in sent),
+        tuple(SourceCount(name, sent[name], held[name], handled[name]) for name in names),
         sum(part.spurious for part in parts),
         tuple(InterruptCount(name, intid, n) for (name, intid), n in interrupts.items()),
         Excursions(
@@ -92,14 +87,22 @@ def join_delivered(parts: Iterable[Delivered]) -> Delivered:
             passes=sum(part.excursions.passes for part in parts),
             unfinished=sum(part.excursions.unfinished for part in parts),
         ),
+        lost=sum(part.lost for part in parts),
+        unsent=sum(part.unsent for part in parts),
     )
 
 
 def _source(record: np.void) -> SourceCount:
     kind, sent, held_back, handled = (int(value) for value in record["detail"])
     source = TimerKind(kind)
-    name = "host_timer" if source is TimerKind.INTERRUPT else source.name.lower()
-    return SourceCount(name, sent, held_back, handled if source.into_guest else None)
+    return SourceCount(_name(source), sent, held_back, handled if source.into_guest else None)
+
+
+def _name(source: TimerKind) -> str:
+    return "host_timer" if source is TimerKind.INTERRUPT else source.name.lower()
+
+
+_SOURCES = (*map(_name, TimerKind), SGI)
 
 
 def _interrupt(record: np.void) -> InterruptCount:

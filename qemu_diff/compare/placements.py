@@ -164,10 +164,14 @@ def _periodic_deliveries(runs: StepRecords, fired: NDArray[np.int64]) -> NDArray
 
     What comes a little after a multiple of the period is its own.
     """
-    begin = runs["armed_at"].astype(np.int64)
-    period = np.maximum(runs["delay_ns"].astype(np.int64), 1)
     entered, returned = (runs[name].astype(np.int64) for name in ("entered_at", "returned_at"))
-    first = np.searchsorted(fired, entered)
-    time = np.append(fired, NOT_DELIVERED)[first]
-    own = (time - begin) % period <= PERIODIC_LATENESS_NS
-    return np.where(own & (time >= entered) & (time <= returned), time, NOT_DELIVERED)
+    found = np.full(len(runs), NOT_DELIVERED, dtype=np.int64)
+    periodic = (runs["flags"] & RecordFlag.PERIODIC) != 0
+    for begin, period in np.unique(runs[["armed_at", "delay_ns"]][periodic]).tolist():
+        late = (fired - begin) % max(period, 1)
+        own = fired[(fired >= begin + period) & (late <= PERIODIC_LATENESS_NS)]
+        time = np.append(own, NOT_DELIVERED)[np.searchsorted(own, entered)]
+        its = periodic & (runs["armed_at"] == begin) & (runs["delay_ns"] == period)
+        inside = its & (time >= entered) & (time <= returned)
+        found[inside] = time[inside]
+    return found

@@ -72,7 +72,8 @@ class Executions:
 
     :param run: number of the RUN record of the slice that an instruction was executed in.
     :param faulted: a synchronous exit that is not the step exception followed, before anything else
-        was executed: the instruction may have completed nothing.
+        was executed: the instruction may have completed nothing. (A group's last such exit, with no
+        instruction behind it, is the one that is reported.)
     """
 
     pc: NDArray[np.int64]
@@ -159,10 +160,11 @@ def executions(
 ) -> Executions:
     """What each group executed; of repeats that count once, the last."""
     shown = np.flatnonzero((truth["kind"] == TruthKind.INSTRUCTION) & (slices.group >= 0))
-    exits = np.cumsum(exits_through(truth, VectorSlot.SYNCHRONOUS) & ~redirected(truth))
+    faults = exits_through(truth, VectorSlot.SYNCHRONOUS) & ~redirected(truth)
+    exits = np.cumsum(faults).astype(np.int64)
     pc, group = truth["pc"].astype(np.int64), slices.group
     left = np.zeros(len(truth), dtype=bool)
-    left[shown[:-1]] = exits[shown[1:]] > exits[shown[:-1]]
+    left[shown] = _exits_before_next(exits, slices, shown) > exits[shown]
     row = shown[~phantom[shown]]
     faulted = left[row] & ~program.executes_once(pc[row])
     again = np.zeros(len(row), dtype=bool)
@@ -170,6 +172,18 @@ def executions(
     last = ~(again & faulted)
     row = row[last]
     return Executions(pc[row], group[row], slices.run[row], faulted[last])
+
+
+def _exits_before_next(
+    exits: NDArray[np.int64], slices: Slices, shown: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Of the running number of exits: its value at the next instruction of the same group; at the
+    group's end less the one that is reported, where there is none. Shape (shown,)."""
+    order = np.where(slices.group < 0, len(slices.group), slices.group)
+    found = exits[np.searchsorted(order, slices.group[shown], side="right") - 1] - 1
+    same = slices.group[shown[1:]] == slices.group[shown[:-1]]
+    found[:-1][same] = exits[shown[1:]][same]
+    return found
 
 
 def executed_in(done: Executions, group: int) -> tuple[int, ...]:
@@ -209,6 +223,13 @@ def pcs(records: StepRecords) -> NDArray[np.int64]:
     value = np.where(is_run, records["pc"], records["detail"][:, 1]).astype(np.int64)
     value[initialised] = UNKNOWN_PC
     return np.append(value, UNKNOWN_PC)[last_of(told)]
+
+
+def moved(records: StepRecords) -> NDArray[np.bool_]:
+    """RUN records that show L2 elsewhere than user space knew it before. Shape (runs,)."""
+    is_run = records["kind"] == RecordKind.RUN
+    pc, _ = _pcs_before_runs(records, is_run)
+    return np.asarray(records["pc"][is_run].astype(np.int64) != pc)
 
 
 def stops_stepping(records: StepRecords) -> NDArray[np.bool_]:

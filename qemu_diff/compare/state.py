@@ -301,10 +301,11 @@ def _ends_with(runs: StepRecords, exception: int | None) -> NDArray[np.bool_]:
 
 def _at_vector(pc: NDArray[np.int64], program: Program) -> NDArray[np.bool_]:
     """Which PCs are one of L2's own exception vectors. Shape (n,)."""
-    if program.vectors is None:
-        return np.zeros(len(pc), dtype=bool)
-    end = program.vectors + VECTORS_BYTES
-    return np.asarray((pc >= program.vectors) & (pc < end) & (pc % VECTOR_BYTES == 0))
+    found = np.zeros(len(pc), dtype=bool)
+    for base in program.vector_bases:
+        inside = (pc >= base) & (pc < base + VECTORS_BYTES)
+        found |= inside & ((pc - base) % VECTOR_BYTES == 0)
+    return found
 
 
 def _squashes(records: StepRecords) -> NDArray[np.bool_]:

@@ -138,7 +138,7 @@ def _bad_name(path: KeyPath, what: str, of: KeyPath) -> Problem:
 
 def _out_of_range(word: str, bound: str) -> Callable[[KeyPath, object, dict[str, Any]], Problem]:
     def problem(path: KeyPath, value: object, context: dict[str, Any]) -> Problem:
-        return Problem(path, f"{label(path)}: must be {word} {context[bound]:g}, got {value}")
+        return Problem(path, f"{label(path)}: must be {word} {context[bound]:.12g}, got {value}")
 
     return problem
 

@@ -178,7 +178,7 @@ class FloodTable(Table):
     placement: Annotated[Placement, _choice(Placement)] = Placement.NONE
     first_ns: Annotated[int, Field(ge=0, le=LONGEST_NS)] = 0
     last_ns: Annotated[int, Field(ge=0, le=LONGEST_NS)] | None = None
-    step_ns: Annotated[int, Field(ge=1)] | None = None
+    step_ns: Annotated[int, Field(ge=1, le=LONGEST_NS)] | None = None
     count: Annotated[int, Field(ge=1, le=MOST_PASSES)] | None = None
     period_ns: Annotated[int, Field(ge=1, le=LONGEST_NS)] | None = None
     burst: Annotated[int, Field(ge=2, le=MOST_BURST)] | None = None

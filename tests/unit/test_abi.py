@@ -13,14 +13,18 @@ import numpy as np
 import pytest
 
 from qemu_diff import abi
+from qemu_diff.config.schema import MOST_BURST
 from qemu_diff.guest.toolchain import HOST_COMPILER
 
-INCLUDE = Path(__file__).parents[2] / "guest_images" / "include"
+GUEST_IMAGES = Path(__file__).parents[2] / "guest_images"
+INCLUDE = GUEST_IMAGES / "include"
 HEADERS = ("step_abi.h", "truth_abi.h", "crc32.h")
 
 STRUCTS = {
     "job_header": abi.JOB_HEADER,
     "operation": abi.OPERATION,
+    "placement": abi.PLACEMENT,
+    "guest_counters": abi.GUEST_COUNTERS,
     "shared_header": abi.SHARED_HEADER,
     "shared_seal": abi.SHARED_SEAL,
     "step_record": abi.STEP_RECORD,
@@ -42,6 +46,9 @@ ENUMS: dict[str, tuple[type[IntEnum] | type[abi.RecordFlag], str]] = {
 }
 """C's enum → ours, and the prefix that C has before each name."""
 
+NUMBERS = {"timer_kind": "TIMER_KINDS"}
+"""C's enum → the enumerator that says how many there are."""
+
 CONSTANTS = (
     "STEP_ABI_VERSION",
     "TRUTH_ABI_VERSION",
@@ -50,6 +57,7 @@ CONSTANTS = (
     "TRUTH_MAGIC",
     "SHARED_HEADER_BYTES",
     "TRUTH_HEADER_BYTES",
+    "FROM_IPI",
 )
 
 Layout = list[tuple[str, int, int, str]]
@@ -73,6 +81,8 @@ def test_enums_have_the_same_values(enum: str, tmp_path: Path) -> None:
     python, prefix = ENUMS[enum]
 
     values = c_values(enumerators(enum), tmp_path)
+    if enum in NUMBERS:
+        assert values.pop(NUMBERS[enum]) == len(python)
 
     assert {python_name(name, prefix): value for name, value in values.items()} == {
         one.name: one.value for one in python
@@ -103,6 +113,27 @@ def test_marks_are_numbered_as_the_plugin_is_told() -> None:
     assert [mark.value for mark in abi.Mark] == list(range(len(abi.Mark)))
 
 
+@pytest.mark.parametrize("member", ["sgis_sent", "sgis_handled", "spurious", "nested"])
+def test_l2_s_handler_counts_where_the_struct_says(member: str) -> None:
+    _, offset, *_ = (abi.GUEST_COUNTERS.fields or {})[member]
+
+    assert constant("payloads/interrupts.inc", rf"\.equ\s+{member.upper()}") == offset
+
+
+def test_l2_s_handler_knows_each_source_s_counter() -> None:
+    """By INTID; ``irq_slots`` holds the counters' byte offsets, in the order of INTIDs."""
+    code = (GUEST_IMAGES / "payloads/interrupts.inc").read_text()
+    slots = re.findall(r"(\d) \* 8\b", code[code.index("irq_slots:\n") :])
+    lpi = re.findall(r"#\((\d) \* 8\)", code)
+
+    into_guest = {kind for kind in abi.TimerKind if kind.into_guest}
+    assert {abi.TimerKind(int(one)) for one in (*slots, *lpi)} == into_guest
+
+
+def test_a_burst_has_as_many_interrupts_as_the_step_vmm_has_timers() -> None:
+    assert constant("stepvmm/timer.h", r"#define\s+MOST_SHOTS") == MOST_BURST
+
+
 @pytest.mark.parametrize("size", [0, 1, 3, 255, 256, 1000])
 def test_checksums_are_zlib_s(size: int, tmp_path: Path) -> None:
     data = bytes(index * 7 % 251 for index in range(size))
@@ -116,6 +147,13 @@ def test_checksums_are_zlib_s(size: int, tmp_path: Path) -> None:
 
 
 # --- C -------------------------------------------------------------------------------------------
+
+
+def constant(path: str, name: str) -> int:
+    """The number after a name (a regular expression) in a file of ours."""
+    found = re.search(name + r"[,\s]\s*(\d+)\b", (GUEST_IMAGES / path).read_text())
+    assert found, f"{name} is not in {path}"
+    return int(found[1])
 
 
 def sources() -> str:

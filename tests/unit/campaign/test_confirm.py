@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from unit.campaign.test_finding_directory import RECORD
 
-from qemu_diff.abi import STEP_RECORD, TRUTH_RECORD, RecordFlag, RecordKind
+from qemu_diff.abi import STEP_RECORD, TRUTH_RECORD, RecordFlag, RecordKind, TimerKind
 from qemu_diff.campaign.confirm import (
     MOST_BOOTS,
-    delays_of_pass,
     odds_of,
     one_pass,
     passes_to_try,
+    placements_of_pass,
     portable_argv,
 )
 from qemu_diff.campaign.fresh_boot import Bench
@@ -89,7 +89,10 @@ def lost_at(times: list[int], ticks: list[int] | None = None) -> Observation:
         irq_exits=column, redirects=column, outcome=column + int(Judged.LOST_STEP),
     )  # fmt: skip
     placements = Placements(
-        requested_ns=column, delivered_ns=np.array(times), ticks=np.array(ticks or column)
+        requested_ns=column,
+        delivered_ns=np.array(times),
+        ticks=np.array(ticks or column),
+        length_ns=column,
     )
     return Observation(steps, placements, ())
 
@@ -115,13 +118,22 @@ def test_other_signatures_are_left_alone() -> None:
     assert passes_to_try(lost_at([1]), passes_of([[7]]), BENCH, other) == ()
 
 
-def test_a_pass_takes_its_own_delays() -> None:
+def test_a_pass_takes_its_own_placements() -> None:
     trace = passes_of([[1, 2], [3, 0, 5], []])
-    assert delays_of_pass(trace, 1).tolist() == [3, 5]
-    routine = Routine((), ())
-    job = one_pass(routine, RECORD.cell, delays_of_pass(trace, 1))
-    assert (job.passes, job.delays.tolist()) == (1, [3, 5])
-    assert not len(one_pass(routine, RECORD.cell, delays_of_pass(trace, 2)).delays)
+    armed = trace.records["kind"] == RecordKind.RUN
+    trace.records["armed_at"][armed] = np.arange(armed.sum())
+    trace.records["timer_kind"][armed] = TimerKind.LPI
+    placed = placements_of_pass(trace, 1)
+    assert placed.tolist() == [(3, TimerKind.LPI), (5, TimerKind.LPI)]
+    job = one_pass(Routine((), ()), RECORD.cell, placed)
+    assert (job.passes, job.placements.tolist()) == (1, placed.tolist())
+    assert not len(one_pass(Routine((), ()), RECORD.cell, placements_of_pass(trace, 2)).placements)
+
+
+def test_a_step_that_user_space_served_has_one_placement() -> None:
+    trace = passes_of([[7, 7, 7]])
+    trace.records["armed_at"][trace.records["kind"] == RecordKind.RUN] = [10, 10, 20]
+    assert placements_of_pass(trace, 0)["delay"].tolist() == [7, 7]
 
 
 def test_a_command_line_names_no_place_of_this_machine() -> None:

@@ -31,7 +31,7 @@ from qemu_diff.campaign.finding_directory import (
 )
 from qemu_diff.compare.columns import Columns
 from qemu_diff.errors import ResultsError
-from qemu_diff.guest.image import LOAD_ADDRESS
+from qemu_diff.guest.image import LOAD_ADDRESS, MEMORY_BYTES
 from qemu_diff.model import (
     Cell,
     Confirmation,
@@ -203,7 +203,7 @@ def test_a_job_of_another_version(tmp_path: Path) -> None:
 
 def test_a_payload_that_does_not_fit(tmp_path: Path) -> None:
     assert "do not fit into L2" in refusal(
-        written(tmp_path / "a", **{"payload.bin": bytes(1 << 17)})
+        written(tmp_path / "a", **{"payload.bin": bytes(MEMORY_BYTES + 1)})
     )
 
 

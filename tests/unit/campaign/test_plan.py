@@ -90,6 +90,26 @@ def test_ids_have_further_parts_only_for_what_differs_from_the_default() -> None
     )
 
 
+def test_ids_of_floods_name_their_sources_periods_bursts_and_the_machine_s_cpus() -> None:
+    sources = FloodSource.PPI, FloodSource.SIGNAL
+    mixed = FloodSpec(sources, Placement.RANDOM, count=9)
+    burst = replace(mixed, placement=Placement.BURST, period_ns=700, burst=4)
+    periodic = FloodSpec(sources[:1], Placement.PERIODIC, count=9, period_ns=20_000)
+    pairs_of_one = FloodSpec(sources[:1], Placement.PAIRS)
+    coarse = replace(pairs_of_one, first_ns=5, last_ns=95, step_ns=10)
+    ids = {
+        "ppi+signal-random.x9": mixed,
+        "ppi+signal-burst.each-700.burst-4.x9": burst,
+        "ppi-periodic.each-20000.x9": periodic,
+        "ppi-pairs": pairs_of_one,
+        "ppi-pairs.5-95-10": coarse,
+    }
+    for name, flood in ids.items():
+        assert only_id(scenario(flood=flood)) == f"unpatched.hvc.vhe.{name}"
+    two = MachineSpec(cpus=2)
+    assert only_id(scenario(machine=two)) == "unpatched.hvc.vhe.quiet.cpus-2"
+
+
 def test_cells_come_in_the_order_of_the_file_with_kernels_together() -> None:
     both_modes = ScenarioSpec(
         ("straightline", "hvc"),

@@ -52,6 +52,12 @@ NEVER_AGAIN = TO_VECTORS | {"eret", "brk"}
 KVM_EXIT_MMIO = 6
 """Linux include/uapi/linux/kvm.h"""
 
+IRQ_VECTORS = {0b00000: 0x480, 0b00101: 0x280}
+"""PSTATE.M → offset of the IRQ's vector, from EL0t and EL1h (DDI 0487, table D1-6)."""
+
+IRQS_MASKED = 0x80
+"""PSTATE.I in the layout of SPSR_ELx."""
+
 RESET_MODE = 0b00101
 """EL1h: VCPU_RESET_PSTATE_EL1 (Linux arch/arm64/kvm/reset.c)"""
 
@@ -133,15 +139,28 @@ class Group:
 
 @dataclass(frozen=True)
 class Code:
-    """The program: PC → instruction word, and VBAR_EL1 if it is known."""
+    """The program: PC → instruction word, and VBAR_EL1 if it is known.
+
+    :param irq_bases: what VBAR_EL1 may be where L2 takes interrupts.
+    """
 
     words: Mapping[int, int]
     vectors: int | None = None
+    irq_bases: tuple[int, ...] = ()
 
     def name(self, pc: int) -> str:
         """The mnemonic at a PC; "" outside."""
         word = self.words.get(pc)
         return "" if word is None else mnemonic_and_target(word, pc)[0]
+
+    @property
+    def irq_vectors(self) -> dict[int, set[int]]:
+        """PC of an IRQ's vector → PSTATE.M that it is for."""
+        found: dict[int, set[int]] = {}
+        for base in self.irq_bases:
+            for mode, offset in IRQ_VECTORS.items():
+                found.setdefault(base + offset, set()).add(mode)
+        return found
 
 
 def judge_slowly(
@@ -152,10 +171,10 @@ def judge_slowly(
     :raises CorruptDataError: there is not one mark for each return from KVM_RUN.
     """
     rows = rows_of_runs(records, truth, phantom)
-    groups = groups_of(records, rows)
+    groups = groups_of(records, rows, code)
     for group in groups:
         group.outcome = outcome_of(group, code)
-    blame_breaks_in_the_chain(groups)
+    blame_breaks_in_the_chain(groups, code)
     return [report_of(group, code) for group in groups if group.closed and not group.unjudged]
 
 
@@ -195,9 +214,9 @@ def row_of(record: Any, is_phantom: bool, run: int) -> Row:
     return Row(what, int(record["pc"]), run)
 
 
-def groups_of(records: Sequence[Any], rows: list[list[Row]]) -> list[Group]:
+def groups_of(records: Sequence[Any], rows: list[list[Row]], code: Code) -> list[Group]:
     """Join the slices that belong to one step."""
-    grouping = Grouping(rows)
+    grouping = Grouping(rows, code)
     for record in records:
         grouping.take(record)
     return [group for group in grouping.groups if group.runs]
@@ -207,10 +226,11 @@ def groups_of(records: Sequence[Any], rows: list[list[Row]]) -> list[Group]:
 class Grouping:
     """What user space knows, record after record.
 
-    A step is spent once an instruction was executed with stepping on. If the job writes PC before
-    its report, a correct kernel reports the spent step there. If it turns stepping off and on, the
-    step is forgotten (Linux arch/arm64/kvm/guest.c, kvm_arch_vcpu_ioctl_set_guest_debug()), and so
-    it is by KVM_ARM_VCPU_INIT: what comes then is a step of its own.
+    A step is spent once an instruction was executed with stepping on, or L2 took an interrupt. If
+    the job writes PC before its report, a correct kernel reports the spent step there. If it turns
+    stepping off and on, the step is forgotten (Linux arch/arm64/kvm/guest.c,
+    kvm_arch_vcpu_ioctl_set_guest_debug()), and so it is by KVM_ARM_VCPU_INIT: what comes then is a
+    step of its own.
 
     :param seen: where user space knows L2 to stand.
     :param stepping: whether the last KVM_RUN stepped.
@@ -218,6 +238,7 @@ class Grouping:
     """
 
     rows: list[list[Row]]
+    code: Code
     groups: list[Group] = field(default_factory=lambda: [Group(stands_at=None)])
     run: int = 0
     spent: bool = False
@@ -259,6 +280,8 @@ class Grouping:
         current.runs.append((self.run, record, self.mode))
         current.rows.extend(self.rows[self.run])
         self.spent |= stepping and any(row.what == "executed" for row in self.rows[self.run])
+        came = int(record["pc"]) != self.seen and int(record["pc"]) in self.code.irq_vectors
+        self.spent |= stepping and came
         self.seen, self.mode = int(record["pc"]), int(record["pstate"]) & 0x1F
         self.unfinished = bool(record["exit_reason"] == KVM_EXIT_MMIO and record["error"] == 0)
         self.stepping = stepping
@@ -338,10 +361,13 @@ def outcome_of(group: Group, code: Code) -> str:
         return OK
     done = executed_by(group, code)
     exception = int(group.report["esr"]) >> 26
-    if exception == ExceptionClass.BREAKPOINT:
+    missed = done and goes_on_at_irq_vector(group, code) and done[0].pc == first_pc(group.rows)
+    if exception == ExceptionClass.BREAKPOINT and not missed:
         return outcome_of_breakpoint(group, done)
-    if len(done) >= 2:
+    if missed or len(done) >= 2:
         return LOST_STEP
+    if exception == ExceptionClass.SOFTWARE_STEP and stops_for_irq(group, done, code):
+        return OK
     if not done:
         return SPURIOUS_STEP
     return OK if group.reported_pc in legal_pcs(group, done[0], exception, code) else WRONG_PC
@@ -358,6 +384,47 @@ def outcome_of_breakpoint(group: Group, done: list[Row]) -> str:
     return OK if group.stands_at in (None, group.reported_pc) else WRONG_PC
 
 
+def goes_on_at_irq_vector(group: Group, code: Code) -> bool:
+    """The first that L2 does is at an IRQ's vector, and it did not stand there: it took one.
+
+    The stop was due there.
+    """
+    begins = first_pc(group.rows)
+    return begins in code.irq_vectors and begins != group.stands_at
+
+
+def stops_for_irq(group: Group, done: Sequence[Row], code: Code) -> bool:
+    """The report is where an IRQ goes, and L2's own registers say that it was allowed to come.
+
+    SPSR_EL1 holds the PSTATE that was interrupted, ELR_EL1 the instruction that is next: after the
+    one that was executed, that itself if it faulted, or where L2 stood if none was.
+    """
+    record = group.report
+    if not record["flags"] & RecordFlag.AT_VECTOR:
+        return False
+    elr, spsr = int(record["detail"][0]), int(record["detail"][1])
+    modes = code.irq_vectors.get(group.reported_pc, set())
+    if spsr & 0x1F not in modes or spsr & IRQS_MASKED:
+        return False
+    if not done:
+        return group.stands_at in (None, elr)
+    again = {done[0].pc} if faults_at_last(group, code) else set()
+    return elr in again | legal_pcs(group, done[0], ExceptionClass.SOFTWARE_STEP, code)
+
+
+def faults_at_last(group: Group, code: Code) -> bool:
+    """A synchronous exit follows the last executed instruction, beside the one that is reported."""
+    executed = [index for index, row in enumerate(group.rows) if row.what == "executed"]
+    if not executed or excuses_nothing(group.rows[executed[-1]], code):
+        return False
+    exits = 0
+    for row in group.rows[executed[-1] + 1 :]:
+        if row.is_instruction:
+            return exits > 0
+        exits += row.what == "sync"
+    return exits > 1
+
+
 def legal_pcs(group: Group, done: Row, exception: int, code: Code) -> set[int]:
     """Where a report with one executed instruction may stand."""
     if exception in (ExceptionClass.WATCHPOINT, ExceptionClass.BRK):
@@ -370,11 +437,13 @@ def legal_pcs(group: Group, done: Row, exception: int, code: Code) -> set[int]:
     return successors(done.pc, code.words.get(done.pc), register, code.vectors, mode)
 
 
-def blame_breaks_in_the_chain(groups: Sequence[Group]) -> None:
-    """L2 must go on where user space saw it, and where the job put it."""
+def blame_breaks_in_the_chain(groups: Sequence[Group], code: Code) -> None:
+    """L2 must go on where user space saw it, and where the job put it, or at an IRQ's vector."""
     for index, group in enumerate(groups):
         begins = first_pc(group.rows)
         if group.stands_at is None or begins is None or begins == group.stands_at:
+            continue
+        if goes_on_at_irq_vector(group, code):
             continue
         blamed = group if group.blames == "this" else groups[index - 1]
         if blamed.outcome == OK:
@@ -524,8 +593,8 @@ class Registers:
 
     def stands_at(self, pc: int) -> None:
         """At a vector of its own, L2 has taken an exception."""
-        vectors = self.code.vectors
-        if vectors is not None and pc in range(vectors, vectors + 0x800, 0x80):
+        bases = {self.code.vectors, *self.code.irq_bases} - {None}
+        if any(pc in range(base, base + 0x800, 0x80) for base in bases if base is not None):
             self.own[REGISTER_PSTATE] = None
 
     def read(self, index: int, register: int, value: int, stepping: bool) -> None:

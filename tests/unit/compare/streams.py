@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from random import Random
 from typing import Any
@@ -41,7 +41,7 @@ from qemu_diff.abi import (
     system_register,
 )
 from qemu_diff.compare.decode import VECTORS, Program, program_of
-from qemu_diff.model import Payload
+from qemu_diff.model import GuestInterrupts, Payload
 
 BASE = 0x5A5A_0000
 
@@ -58,6 +58,7 @@ WITH_HARDWARE = 1 << 17
 
 NOP = 0xD503201F
 ADD = 0x91000400  # add x0, x0, #1
+SUB = 0xD1000400  # sub x0, x0, #1
 HVC = 0xD4000002
 SMC = 0xD4000003
 SVC = 0xD4000001
@@ -78,6 +79,8 @@ DBGWCR3 = system_register(2, 0, 0, 3, 7)
 SS = 1 << 21
 EL0, EL1T, EL1H = 0x3C0, 0x3C4, 0x3C5
 """PSTATE at each level, all exceptions masked."""
+IRQ_MASK = 0x80
+"""IRQs are masked."""
 
 
 def b(offset: int) -> int:
@@ -120,21 +123,30 @@ def addressed(words: Sequence[int]) -> dict[int, int]:
     return {BASE + 4 * index: word for index, word in enumerate(words)}
 
 
-def payload_of(words: Sequence[int], vectors: int | None = None) -> Payload:
-    """A payload that states nothing about its instructions: its stepping range is empty."""
+def payload_of(
+    words: Sequence[int], vectors: int | None = None, irq_base: int | None = None
+) -> Payload:
+    """A payload that states nothing about its instructions: its stepping range is empty.
+
+    :param irq_base: VBAR_EL1 while L2 takes interrupts; None where it takes none.
+    """
     blob = np.array(words, dtype="<u4").tobytes()
     labels = () if vectors is None else ((vectors, VECTORS),)
-    return Payload("test", blob, BASE, BASE, BASE, BASE, labels=labels, classes=())
+    interrupts = None if irq_base is None else GuestInterrupts(BASE, (BASE, BASE), irq_base, BASE)
+    return Payload("test", blob, BASE, BASE, BASE, BASE, labels, (), interrupts)
 
 
-def tables_of(words: Sequence[int], vectors: int | None = None) -> Program:
+def tables_of(
+    words: Sequence[int], vectors: int | None = None, irq_base: int | None = None
+) -> Program:
     """The same program as ``judge`` takes it."""
-    return program_of(payload_of(words, vectors))
+    return program_of(payload_of(words, vectors, irq_base))
 
 
-def code_of(words: Sequence[int], vectors: int | None = None) -> Code:
-    """The same program as the reference model takes it."""
-    return Code(addressed(words), vectors)
+def code_of(words: Sequence[int], vectors: int | None = None, irq_base: int | None = None) -> Code:
+    """The same program as the reference model takes it: its own vectors may be an IRQ's, too."""
+    bases = () if irq_base is None else (irq_base, *(() if vectors is None else (vectors,)))
+    return Code(addressed(words), vectors, bases)
 
 
 # --- streams by hand -----------------------------------------------------------------------------
@@ -158,6 +170,8 @@ class Return:
     reason: int
     exception: int = 0
     error: int = 0
+    took: tuple[int, int] | None = None
+    """(ELR_EL1, SPSR_EL1), read where the report is at an IRQ's vector."""
 
 
 def executes(*pcs: int) -> list[TruthRow]:
@@ -203,6 +217,11 @@ def learns_vectors() -> list[TruthRow]:
 def debug(pc: int, exception: int = ExceptionClass.SOFTWARE_STEP) -> Return:
     """A debug exit, by default the Software Step exception's."""
     return Return(pc, KVM_EXIT_DEBUG, exception)
+
+
+def at_vector(pc: int, elr: int, spsr: int = EL1H & ~IRQ_MASK) -> Return:
+    """A step exception at an IRQ's vector, with what L2's registers say of the interrupt."""
+    return Return(pc, KVM_EXIT_DEBUG, ExceptionClass.SOFTWARE_STEP, took=(elr, spsr))
 
 
 def eintr(pc: int) -> Return:
@@ -302,6 +321,8 @@ class Stream:
             flags |= RecordFlag.BRANCH_REGISTER
         if returned.error == errno.EINTR:
             flags |= RecordFlag.EINTR
+        if returned.took is not None:
+            flags |= RecordFlag.AT_VECTOR
         return self._record(
             RecordKind.RUN,
             flags=flags,
@@ -311,6 +332,7 @@ class Stream:
             esr=returned.exception << 26,
             error=returned.error,
             branch_register=branch_register or 0,
+            detail=(*(returned.took or (0, 0)), 0, 0),
         )
 
     def happens(self, *rows: list[TruthRow]) -> Stream:
@@ -413,8 +435,19 @@ RELATIVE = (
 LONGEST_PROGRAM = 8
 HANDLERS = {EL1T: 0, EL1H: 0x200 // 4, EL0: 0x400 // 4}
 """PSTATE → index, in a program whose vectors are at ``BASE``, of the handler of its exceptions."""
+IRQ_BASES = (0, 0x80)
+"""Of a program that takes interrupts: VBAR_EL1, from ``BASE``. The first is its own vectors'."""
+IRQ_OFFSETS = {EL0: 0x480, EL1H: 0x280}
+"""PSTATE → offset of its interrupts' vector."""
 X8 = 0x6030_0000_0010_0010
 """KVM's register id of X8, which register branches are written to use."""
+
+
+IRQ_HANDLERS = frozenset(
+    (base + offset) // 4 for base in IRQ_BASES for offset in IRQ_OFFSETS.values()
+)
+"""Indexes of the IRQs' vectors in a program."""
+RETURN = Op(Kind.EXCEPTION_RETURN, lambda _: ERET)
 
 
 class Bug(Enum):
@@ -467,6 +500,7 @@ REPORTED_AS = {
 class Simulated:
     """A stream with its program, whose vectors are at ``BASE``.
 
+    :param irq_base: where else they may be, for interrupts; None where L2 takes none.
     :param expected: what each judged report must come to.
     :param leaks: indexes of the records that show user space what is not the guest's own.
     """
@@ -475,6 +509,7 @@ class Simulated:
     words: tuple[int, ...]
     expected: tuple[str, ...]
     leaks: frozenset[int]
+    irq_base: int | None
 
     def __repr__(self) -> str:
         """Without the words, most of which are padding, but with what happened."""
@@ -492,6 +527,11 @@ class Simulation:
     :param cleared: KVM has lost that.
     :param mode: PSTATE but for SS.
     :param elr: what ERET goes to.
+    :param spsr: PSTATE before the last exception that L2 took.
+    :param irq_base: VBAR_EL1 for interrupts; None where L2 takes none.
+    :param unmasked: PSTATE.I is 0.
+    :param took: L2 has taken an interrupt since the last report.
+    :param overran: and executed something since.
     :param spent: KVM's own memory of Active-pending over an exit.
     :param skips: KVM has emulated an instruction, and advances PC at the next entry.
     :param register: what register branches go to.
@@ -516,6 +556,11 @@ class Simulation:
     mode: int = EL1H
     mdscr: int = 0
     elr: int = BASE
+    spsr: int = EL1H
+    irq_base: int | None = None
+    unmasked: bool = False
+    took: bool = False
+    overran: bool = False
     spent: bool = False
     skips: bool = False
     register: int = BASE
@@ -529,6 +574,8 @@ class Simulation:
         """Run a job of so many operations."""
         self.stream.happens(marks(Mark.JOB_BEGIN))
         self.own, self.mode = self.once_in(2), self.chance.choice([*HANDLERS])
+        if self.once_in(2):
+            self.irq_base, self.unmasked = BASE + self.chance.choice(IRQ_BASES), True
         self.mdscr = self.chance.choice([0, 0, 1])
         if self.once_in(2):
             self.read_registers()
@@ -543,7 +590,10 @@ class Simulation:
         words = [UDF] * (max(self.program) + 1)
         for index, op in self.program.items():
             words[index] = op.word(index)
-        return Simulated(self.stream, tuple(words), tuple(self.expected), frozenset(self.leaks))
+        return Simulated(
+            *(self.stream, tuple(words), tuple(self.expected), frozenset(self.leaks)),
+            irq_base=self.irq_base,
+        )
 
     # --- the job ---
 
@@ -580,12 +630,12 @@ class Simulation:
         if self.once_in(2):
             self.write_pstate()
         self.stream.set_pc(self.pc)
-        self.muddled = self.recorded
+        self.muddled = self.recorded or self.took
 
     def write_pstate(self) -> None:
         """The job puts L2 on a level, and sets or clears PSTATE.SS."""
         self.own, self.mode = self.once_in(2), self.chance.choice([*HANDLERS])
-        self.cleared = False
+        self.cleared, self.unmasked = False, not self.once_in(4)
         self.stream.set_pstate(self.pstate)
 
     def write_mdscr(self) -> None:
@@ -595,7 +645,7 @@ class Simulation:
 
     def read_registers(self) -> None:
         """The job reads what KVM steps with."""
-        kept = self.mode | SS * (self.own and not self.cleared)
+        kept = self.level | SS * (self.own and not self.cleared)
         self.sees(kept, self.pstate)
         self.stream.read(REGISTER_PSTATE, kept)
         leaking = bool(self.rows) and self.shows(Bug.LEAKS_MDSCR, 2)
@@ -629,6 +679,7 @@ class Simulation:
         self.stream.vcpu_init()
         self.forget()
         self.own, self.cleared, self.mode, self.mdscr = False, False, EL1H, 0
+        self.unmasked = False
         self.pc = self.any_address()
         self.stream.set_pc(self.pc)
 
@@ -637,6 +688,7 @@ class Simulation:
         if not self.shows(Bug.REMEMBERS, 1):
             self.spent = False
         self.recorded, self.retired, self.muddled = False, 0, False
+        self.took, self.overran = False, False
 
     def kick(self) -> None:
         """KVM_RUN that does not enter L2."""
@@ -650,15 +702,23 @@ class Simulation:
         self.rows = []
         targets = {Kind.BY_REGISTER: self.register, Kind.EXCEPTION_RETURN: self.elr}
         register = targets.get(self.op.kind)
-        returned = self.until_return()
+        returned = self.noted(self.until_return())
         self.returns(returned, branch_register=register)
         if returned.reason == KVM_EXIT_DEBUG:
             self.expect(returned)
 
+    def noted(self, returned: Return) -> Return:
+        """At an IRQ's vector, user space reads what tells where L2 was interrupted."""
+        vectors = [] if self.irq_base is None else [BASE, self.irq_base]
+        at = {vector + offset for vector in vectors for offset in IRQ_OFFSETS.values()}
+        if returned.reason != KVM_EXIT_DEBUG or returned.pc not in at:
+            return returned
+        return replace(returned, took=(self.elr, self.spsr))
+
     def returns(self, returned: Return, branch_register: int | None = None, flags: int = 0) -> None:
         """The record of a return, with the PSTATE that user space reads."""
         kept = self.own and not self.cleared
-        shown = self.mode | SS * (self.ss if self.shows(Bug.LEAKS_SS, 1) else kept)
+        shown = self.level | SS * (self.ss if self.shows(Bug.LEAKS_SS, 1) else kept)
         self.sees(shown, self.pstate)
         self.stream.run(
             self.rows, returned, branch_register=branch_register, pstate=shown, flags=flags
@@ -694,7 +754,7 @@ class Simulation:
         """KVM's answer to an exit; None: enter L2 again."""
         if cause is Exit.STEP and self.shows(Bug.DROPS_REPORT, 4):
             return None
-        if cause is Exit.STEP and self.shows(Bug.WRONG_PC, 4):
+        if cause is Exit.STEP and not self.took and self.shows(Bug.WRONG_PC, 4):
             self.lied = True
             return debug(self.another_pc())
         if cause in REPORTED_AS:
@@ -717,15 +777,16 @@ class Simulation:
         """What this report must be judged as, by what was really done."""
         is_step = returned.exception == ExceptionClass.SOFTWARE_STEP
         outcome = OK
-        if self.retired >= 2 or (self.retired and not is_step):
+        if self.retired >= 2 or self.overran or (self.retired and not is_step):
             outcome = LOST_STEP
-        elif is_step and not self.retired:
+        elif is_step and not self.retired and not self.took:
             outcome = SPURIOUS_STEP
         elif self.lied:
             outcome = WRONG_PC
         if not self.muddled:
             self.expected.append(outcome)
         self.retired, self.recorded, self.muddled = 0, False, False
+        self.took, self.overran = False, False
 
     # --- the vCPU (DDI 0487, "Software step exceptions") ---
 
@@ -733,14 +794,16 @@ class Simulation:
         """L2 from an entry to an exit."""
         if self.once_in(5):
             return self.leaves(irq(), Exit.IRQ)
+        self.may_interrupt(3)
         if not self.ss:
             self.rows += phantom(self.pc)
             return self.step_exception()
         # A report after a lie must come from an instruction, which shows where L2 is.
-        if self.bug is not Bug.WRONG_PC and not self.faulted and self.once_in(12):
+        may_hit = self.bug is not Bug.WRONG_PC and not self.faulted and not self.took
+        if may_hit and self.once_in(12):
             return self.leaves(sync(), Exit.BREAKPOINT)
         self.rows += executes(self.pc)
-        self.recorded, self.lied = True, False
+        self.recorded, self.lied, self.overran = True, False, self.took
         return self.execute(self.op)
 
     def execute(self, op: Op) -> Exit:
@@ -758,9 +821,25 @@ class Simulation:
         # Which of the two is taken first is IMPLEMENTATION DEFINED.
         if self.once_in(5):
             return self.leaves(irq(), Exit.IRQ)
-        if op.kind in (Kind.SUPERVISOR_CALL, Kind.UNDEFINED) and not self.once_in(4):
+        to_vector = op.kind in (Kind.SUPERVISOR_CALL, Kind.UNDEFINED)
+        if (self.may_interrupt(3) or to_vector) and not self.once_in(4):
             self.rows += phantom(self.pc)
         return self.step_exception()
+
+    def may_interrupt(self, number: int) -> bool:
+        """L2 takes an interrupt between two instructions, if one comes. Its step is then done.
+
+        In Active-pending, too: which of the two is taken first is IMPLEMENTATION DEFINED.
+        """
+        offset = IRQ_OFFSETS.get(self.mode) if self.unmasked else None
+        # As of a breakpoint: after a lie, an instruction must show where L2 is.
+        if self.irq_base is None or offset is None or self.lied or not self.once_in(number):
+            return False
+        self.elr, self.spsr = self.pc, self.pstate
+        self.own, self.cleared = self.once_in(2), False
+        self.mode, self.unmasked = EL1H, False
+        self.pc, self.ss, self.took = self.irq_base + offset, False, True
+        return True
 
     def step_exception(self) -> Exit:
         """The Software Step exception, or the interrupt that a stub makes of it."""
@@ -773,10 +852,12 @@ class Simulation:
         pc = self.next_pc(op)
         if op.kind in (Kind.SUPERVISOR_CALL, Kind.UNDEFINED):
             self.elr = self.pc + 4 if op.kind is Kind.SUPERVISOR_CALL else self.any_address()
+            self.spsr = self.pstate
             self.own, self.cleared, self.mode = self.once_in(2), False, EL1H
+            self.unmasked = False
         elif op.kind is Kind.EXCEPTION_RETURN:
             self.own, self.cleared = self.once_in(2), False
-            self.mode = self.chance.choice([*HANDLERS])
+            self.mode, self.unmasked = self.chance.choice([*HANDLERS]), not self.once_in(4)
         elif op.kind is Kind.WRITES_MDSCR:
             self.mdscr = self.chance.choice([0, 1])
         self.retire(pc)
@@ -823,7 +904,12 @@ class Simulation:
     @property
     def pstate(self) -> int:
         """The guest's own."""
-        return self.mode | SS * self.own
+        return self.level | SS * self.own
+
+    @property
+    def level(self) -> int:
+        """PSTATE but for SS."""
+        return self.mode & ~IRQ_MASK if self.unmasked else self.mode
 
     @property
     def op(self) -> Op:
@@ -846,8 +932,8 @@ class Simulation:
     # --- chance ---
 
     def any_address(self) -> int:
-        """The address of some instruction."""
-        return BASE + 4 * self.chance.choice([*self.program])
+        """The address of some instruction; to an IRQ's vector, only an IRQ goes."""
+        return BASE + 4 * self.chance.choice([*(self.program.keys() - IRQ_HANDLERS)])
 
     def another_pc(self) -> int:
         """A PC where L2 is not."""
@@ -873,6 +959,9 @@ def simulations(draw: st.DrawFn, bugs: Sequence[Bug]) -> Simulated:
     program[len(ops)] = Op(Kind.BRANCH, b, target=len(ops))  # b .
     for index in HANDLERS.values():
         program.setdefault(index, Op(Kind.BRANCH, b, target=draw(targets)))
+    for index in IRQ_HANDLERS:
+        away = Op(Kind.BRANCH, b, target=draw(targets))
+        program.setdefault(index, draw(st.sampled_from([away, RETURN])))
     chance = draw(st.randoms(use_true_random=False))
     bug = draw(st.sampled_from(bugs))
     return Simulation(chance, program, bug).simulate(draw(st.integers(0, 40)))
@@ -897,6 +986,7 @@ class Garbage:
     phantom: NDArray[np.bool_]
     words: tuple[int, ...]
     vectors: int | None
+    irq_base: int | None
 
 
 GARBAGE_WORDS = (
@@ -916,7 +1006,10 @@ GARBAGE_PCS = (
 )
 GARBAGE_DETAILS = (0, 1, 2, 0x200, 0x400, 0x480, 0x500, 0x580, 0x600, 0x680, 0xFFFFFFFF)
 
-GARBAGE_PSTATES = (EL0, EL1T, EL1H, EL0 | SS, EL1H | SS, 0x10, 0x3C9, 0, PC_VALUES - 1)
+GARBAGE_PSTATES = (
+    *(EL0, EL1T, EL1H, EL0 | SS, EL1H | SS, 0x10, 0x3C9, 0, PC_VALUES - 1),
+    *[EL0 & ~IRQ_MASK, EL1H & ~IRQ_MASK, EL1H & ~IRQ_MASK | SS] * 2,
+)
 GARBAGE_REGISTERS = (REGISTER_MDSCR_EL1, DBGBVR0, DBGWCR3, X8)
 
 _pstates = st.sampled_from(GARBAGE_PSTATES)
@@ -941,7 +1034,8 @@ _records = st.fixed_dictionaries(
             _pcs | _pstates,
             st.just(0),
             st.just(0),
-        ),
+        )
+        | st.tuples(_pcs, _pstates, st.just(0), st.just(0)),
     }
 )
 
@@ -967,7 +1061,8 @@ def garbage(draw: st.DrawFn) -> Garbage:
         truth = _marked(draw, truth, int((records["kind"] == RecordKind.RUN).sum()))
     phantoms = (truth["kind"] == TruthKind.INSTRUCTION) & (truth["size"] == 0)
     vectors = draw(st.sampled_from([BASE, None]))
-    return Garbage(records, truth, phantoms, tuple(words), vectors)
+    irq_base = draw(st.sampled_from([BASE - 0x27C, BASE, BASE - 0x47C, None]))
+    return Garbage(records, truth, phantoms, tuple(words), vectors, irq_base)
 
 
 def _some(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
 
@@ -32,11 +32,13 @@ from streams import (
     ERET,
     FMOV,
     HVC,
+    IRQ_MASK,
     LDR,
     MRS,
     NOP,
     SMC,
     STEPPING_ON,
+    SUB,
     SVC,
     UDF,
     WITH_HARDWARE,
@@ -47,6 +49,7 @@ from streams import (
     Simulated,
     Stream,
     TruthRow,
+    at_vector,
     b,
     b_cond,
     bl,
@@ -105,6 +108,7 @@ WORDS = (
     *(BRK, NOP, SMC, NOP),
     *(ERET, NOP),
     *(SVC, NOP, UDF, NOP),
+    *(SUB, SUB, NOP, NOP),
 )
 """The program of the streams by hand. After each instruction come enough plain ones to go wrong."""
 
@@ -121,11 +125,21 @@ AT_BRK, AT_SMC, AT_ERET, ITSELF = (_at(word) for word in (BRK, SMC, ERET, b(0)))
 AT_SVC, AT_UDF = _at(SVC), _at(UDF)
 OUTSIDE = BASE + 4 * len(WORDS)
 AT_VECTORS = BASE - 0x800
+IRQ_FROM_EL1H = _at(SUB)
+IRQ_BASE = IRQ_FROM_EL1H - 0x280
+IRQ_FROM_EL0 = IRQ_BASE + 0x480
+BASES = AT_VECTORS, IRQ_BASE
+"""The vectors for interrupts: the one for EL1h lies in the program."""
 FROM_EL1T, FROM_EL1H, FROM_EL0 = AT_VECTORS, AT_VECTORS + 0x200, AT_VECTORS + 0x400
 
 BREAKPOINT, WATCHPOINT = ExceptionClass.BREAKPOINT, ExceptionClass.WATCHPOINT
 BREAK_INSTRUCTION = ExceptionClass.BRK
 HIGHEST_PC = PC_VALUES - 1
+
+
+Bases = tuple[int | None, int | None]
+"""VBAR_EL1: of the payload itself, and while it takes interrupts."""
+NO_VECTORS: Bases = (None, None)
 
 
 class Oracle(Protocol):
@@ -137,7 +151,7 @@ class Oracle(Protocol):
         truth: TruthRecords,
         phantoms: NDArray[np.bool_],
         words: Sequence[int],
-        vectors: int | None = None,
+        bases: Bases = NO_VECTORS,
     ) -> list[Report]: ...
 
 
@@ -146,10 +160,10 @@ def judged_by_arrays(
     truth: TruthRecords,
     phantoms: NDArray[np.bool_],
     words: Sequence[int],
-    vectors: int | None = None,
+    bases: Bases = NO_VECTORS,
 ) -> list[Report]:
     """What ``judge`` says, as the reference model says it."""
-    program = tables_of(words, vectors)
+    program = tables_of(words, *bases)
     steps = judge(records, truth, phantoms, program)
     groups = group_slices(records)
     done = executions(truth, phantoms, slice_truth(records, truth, groups), program)
@@ -174,15 +188,16 @@ def judged_by_model(
     truth: TruthRecords,
     phantoms: NDArray[np.bool_],
     words: Sequence[int],
-    vectors: int | None = None,
+    bases: Bases = NO_VECTORS,
 ) -> list[Report]:
     """What the reference model says."""
-    return judge_slowly(list(records), list(truth), phantoms.tolist(), code_of(words, vectors))
+    code = code_of(words, *bases)
+    return judge_slowly(list(records), list(truth), phantoms.tolist(), code)
 
 
 def judged(oracle: Oracle, stream: Stream) -> list[Report]:
     """What an oracle says about a stream by hand."""
-    return oracle(stream.records, stream.truth, stream.phantom, WORDS, AT_VECTORS)
+    return oracle(stream.records, stream.truth, stream.phantom, WORDS, BASES)
 
 
 def _name(outcome: Judged) -> str:
@@ -724,6 +739,337 @@ REDIRECTED = (
         stepping()
         .run(executes(A), redirected(), eintr(A + 4))
         .run(phantom(A + 4), sync(), debug(A + 4)),
+        OK,
+    ),
+)  # fmt: skip
+
+# --- interrupts that L2 takes ---------------------------------------------------------------------
+
+V, V0 = IRQ_FROM_EL1H, IRQ_FROM_EL0
+OPEN, OPEN_EL0 = EL1H & ~IRQ_MASK, EL0 & ~IRQ_MASK
+"""PSTATE with IRQs unmasked."""
+
+
+def excursion(pc: int, elr: int, *before: list[TruthRow]) -> list[list[TruthRow] | Return]:
+    """L2 does this, and then stops at its interrupt's vector."""
+    return [*before, phantom(pc), sync(), at_vector(pc, elr)]
+
+
+INTERRUPTED = (
+    case("an IRQ instead of the instruction", stepping().run(*excursion(V, A)), OK),
+    case("an IRQ after the instruction", stepping().run(*excursion(V, A + 4, executes(A))), OK),
+    case(
+        "an IRQ after the instruction, and no phantom at the vector",
+        stepping().run(executes(A), sync(), at_vector(V, A + 4)),
+        OK,
+    ),
+    case(
+        "an IRQ instead of the instruction, and no phantom at the vector",
+        stepping().run(sync(), at_vector(V, A)),
+        OK,
+    ),
+    case(
+        "an IRQ from EL0",
+        stepping().run(phantom(V0), sync(), at_vector(V0, A, OPEN_EL0)),
+        OK,
+    ),
+    case(
+        "an IRQ from EL0 after the instruction, PSTATE.SS of L2 set",
+        stepping().run(executes(A), phantom(V0), sync(), at_vector(V0, A + 4, OPEN_EL0 | 1 << 21)),
+        OK,
+    ),
+    case(
+        "an IRQ at the payload's own vectors",
+        stepping().run(*excursion(AT_VECTORS + 0x280, A)),
+        OK,
+    ),
+    case(
+        "an IRQ from EL0 at the payload's own vectors",
+        stepping().run(sync(), at_vector(AT_VECTORS + 0x480, A, OPEN_EL0)),
+        OK,
+    ),
+    case(
+        "stepping on in the handler",
+        stepping()
+        .run(*excursion(V, A))
+        .run(executes(V), sync(), debug(V + 4))
+        .run(executes(V + 4), sync(), debug(V + 8)),
+        *(OK, OK, OK),
+    ),
+    case(
+        "a nested IRQ, in the handler",
+        stepping()
+        .run(*excursion(V, A))
+        .run(executes(V), sync(), at_vector(V, V + 4))
+        .run(executes(V), sync(), debug(V + 4)),
+        *(OK, OK, OK),
+    ),
+    case(
+        "an IRQ, and after the handler's ERET the next",
+        stepping(AT_ERET).run(*excursion(V, A + 8, executes(AT_ERET)), branch_register=A + 8),
+        OK,
+    ),
+    case(
+        "an IRQ after an ERET that goes elsewhere",
+        stepping(AT_ERET).run(*excursion(V, A + 4, executes(AT_ERET)), branch_register=A + 8),
+        WRONG_PC,
+    ),
+    case(
+        "an IRQ after a branch",
+        stepping(AT_B).run(*excursion(V, AT_B + 8, executes(AT_B))),
+        OK,
+    ),
+    case(
+        "an IRQ after a branch, as if it fell through",
+        stepping(AT_B).run(*excursion(V, AT_B + 4, executes(AT_B))),
+        WRONG_PC,
+    ),
+    case(
+        "an IRQ after a branch, as if it never was",
+        stepping(AT_B).run(executes(AT_B), sync(), *excursion(V, AT_B)),
+        WRONG_PC,
+    ),
+    case(
+        "an IRQ after a fault: the load will be executed again",
+        stepping(AT_LDR).run(executes(AT_LDR), sync(), *excursion(V, AT_LDR)),
+        OK,
+    ),
+    case(
+        "an IRQ after a fault and a physical one: likewise",
+        stepping(AT_LDR).run(executes(AT_LDR), sync(), irq(), *excursion(V, AT_LDR)),
+        OK,
+    ),
+    case(
+        "an IRQ after a fault, and no phantom at the vector",
+        stepping(AT_LDR).run(executes(AT_LDR), sync(), sync(), at_vector(V, AT_LDR)),
+        OK,
+    ),
+    case(
+        "an IRQ after two faults",
+        stepping(AT_LDR).run(
+            executes(AT_LDR), sync(), executes(AT_LDR), sync(), *excursion(V, AT_LDR)
+        ),
+        OK,
+    ),
+    case(
+        "an IRQ after a load that faulted, then did not",
+        stepping(AT_LDR).run(
+            executes(AT_LDR), sync(), executes(AT_LDR), *excursion(V, AT_LDR + 4)
+        ),
+        OK,
+    ),
+    case(
+        "a load that did not fault will not be executed again",
+        stepping(AT_LDR).run(*excursion(V, AT_LDR, executes(AT_LDR))),
+        WRONG_PC,
+    ),
+    case(
+        "a load that did not fault: the step exception's exit is no fault",
+        stepping(AT_LDR)
+        .run(executes(AT_LDR), sync(), at_vector(V, AT_LDR))
+        .run(executes(V), sync(), debug(V + 4)),
+        *(WRONG_PC, OK),
+    ),
+    case(
+        "a redirected step exception is no fault",
+        stepping(AT_LDR).run(executes(AT_LDR), redirected(), *excursion(V, AT_LDR)),
+        WRONG_PC,
+    ),
+    case(
+        "an emulated instruction, then an IRQ",
+        stepping(AT_MRS).run(executes(AT_MRS), sync(), *excursion(V, AT_MRS + 4)),
+        OK,
+    ),
+    case(
+        "HVC, then an IRQ",
+        stepping(AT_HVC).run(executes(AT_HVC), sync(), *excursion(V, AT_HVC + 4)),
+        OK,
+    ),
+    case(
+        "the stop at the vector is lost",
+        stepping().run(executes(V), sync(), debug(V + 4)),
+        LOST_STEP,
+    ),
+    case(
+        "the stop at the vector is lost, by a physical interrupt there",
+        stepping().run(phantom(V), irq(), executes(V), sync(), debug(V + 4)),
+        LOST_STEP,
+    ),
+    case(
+        "the stop at the vector is lost, after the instruction",
+        stepping().run(executes(A), irq(), executes(V), sync(), debug(V + 4)),
+        LOST_STEP,
+    ),
+    case(
+        "the stop at the vector is lost, after a fault",
+        stepping(AT_LDR).run(executes(AT_LDR), sync(), executes(V), sync(), debug(V + 4)),
+        LOST_STEP,
+    ),
+    case(
+        "the stop at the vector is lost, and that spoils no step before",
+        stepped(A, A + 4).run(executes(V), sync(), debug(V + 4)),
+        *(OK, LOST_STEP),
+    ),
+    case(
+        "the stop at the vector is lost, whatever is reported instead",
+        stepping().run(executes(V), sync(), at_vector(V, A)),
+        LOST_STEP,
+    ),
+    case(
+        "the stop at the vector is lost, in the next a nested one comes",
+        stepping().run(executes(V), sync(), at_vector(V, V + 4)),
+        LOST_STEP,
+    ),
+    case(
+        "two instructions, and then an IRQ",
+        stepping().run(*excursion(V, A + 8, executes(A), irq(), executes(A + 4))),
+        LOST_STEP,
+    ),
+    case("a masked IRQ", stepping().run(sync(), at_vector(V, A, EL1H)), SPURIOUS_STEP),
+    case(
+        "a masked IRQ from EL0",
+        stepping().run(phantom(V0), sync(), at_vector(V0, A, EL0)),
+        SPURIOUS_STEP,
+    ),
+    case(
+        "a masked IRQ after the instruction",
+        stepping().run(*[*excursion(V, A, executes(A))[:-1], at_vector(V, A + 4, EL1H)]),
+        WRONG_PC,
+    ),
+    case(
+        "an IRQ from EL1h at EL0's vector",
+        stepping().run(sync(), at_vector(V0, A, OPEN)),
+        SPURIOUS_STEP,
+    ),
+    case(
+        "an IRQ from EL0 at EL1h's vector",
+        stepping().run(sync(), at_vector(V, A, OPEN_EL0)),
+        SPURIOUS_STEP,
+    ),
+    case(
+        "an IRQ from EL1t, which has vectors of its own",
+        stepping().run(sync(), at_vector(V, A, EL1T & ~IRQ_MASK)),
+        SPURIOUS_STEP,
+    ),
+    case(
+        "an IRQ from AArch32, which has vectors of its own",
+        stepping().run(sync(), at_vector(V0, A, OPEN_EL0 | 0x10)),
+        SPURIOUS_STEP,
+    ),
+    case("an IRQ, ELR one too far", stepping().run(sync(), at_vector(V, A + 4)), SPURIOUS_STEP),
+    case(
+        "an IRQ after the instruction, ELR one too far",
+        stepping().run(*excursion(V, A + 8, executes(A))),
+        WRONG_PC,
+    ),
+    case(
+        "an IRQ after the instruction, ELR not on",
+        stepping().run(*excursion(V, A, executes(A))),
+        WRONG_PC,
+    ),
+    case(
+        "a report at the vector without L2's registers",
+        stepping().run(phantom(V), sync(), debug(V)),
+        SPURIOUS_STEP,
+    ),
+    case(
+        "a report beside the vector, with L2's registers",
+        stepping().run(sync(), at_vector(V + 4, A)),
+        SPURIOUS_STEP,
+    ),
+    case(
+        "a report twice at the vector",
+        stepping().run(*excursion(V, A)).run(*excursion(V, A)),
+        *(OK, SPURIOUS_STEP),
+    ),
+    case(
+        "another exception than the step's excuses nothing",
+        stepping().run(sync(), replace(at_vector(V, A), exception=BREAKPOINT)),
+        WRONG_PC,
+    ),
+    case(
+        "nor does a watchpoint at the vector",
+        stepping().run(sync(), replace(at_vector(V, A), exception=WATCHPOINT)),
+        SPURIOUS_STEP,
+    ),
+    case(
+        "registers that nobody read are not all zero",
+        Stream().step_on().run(phantom(V0), sync(), debug(V0)),
+        SPURIOUS_STEP,
+    ),
+    case(
+        "where nobody stated a PC, an IRQ may have come from anywhere",
+        Stream().step_on().run(*excursion(V, A + 8)),
+        OK,
+    ),
+    case(
+        "the job wrote PC: an IRQ comes from there",
+        stepped(A, A + 4).set_pc(AT_B).run(*excursion(V, AT_B)),
+        *(OK, OK),
+    ),
+    case(
+        "the job wrote PC: an IRQ from elsewhere",
+        stepped(A, A + 4).set_pc(AT_B).run(*excursion(V, A + 4)),
+        *(OK, SPURIOUS_STEP),
+    ),
+    case(
+        "the job puts L2 at a vector: no IRQ",
+        stepping(V).run(executes(V), sync(), debug(V + 4)),
+        OK,
+    ),
+    case(
+        "a signal before an IRQ",
+        stepping().run(irq(), eintr(A)).run(*excursion(V, A)),
+        OK,
+    ),
+    case(
+        "a signal at the vector, a correct kernel",
+        stepping().run(executes(A), phantom(V), irq(), eintr(V)).run(*excursion(V, A + 4)),
+        OK,
+    ),
+    case(
+        "a signal at the vector, and nothing shows there before it",
+        stepping().run(irq(), eintr(V)).run(*excursion(V, A)),
+        OK,
+    ),
+    case(
+        "a signal at the vector, an unfixed kernel",
+        stepping().run(irq(), eintr(V)).run(executes(V), sync(), debug(V + 4)),
+        LOST_STEP,
+    ),
+    case(
+        "a signal at the vector, stepping off and on: a fresh step",
+        stepping()
+        .run(irq(), eintr(V))
+        .step_off()
+        .step_on()
+        .run(executes(V), sync(), debug(V + 4)),
+        OK,
+    ),
+    case(
+        "a signal at the vector, stepping off and on: the stop is not forgotten",
+        stepping().run(irq(), eintr(V)).step_off().step_on().run(*excursion(V, A)),
+        SPURIOUS_STEP,
+    ),
+    case(
+        "the job writes PC after a signal at the vector: a correct kernel reports at once",
+        stepping().run(irq(), eintr(V)).set_pc(AT_B).run(phantom(AT_B), sync(), debug(AT_B)),
+    ),
+    case(
+        "the job writes PC after a signal at a vector where L2 stood already",
+        stepping(V)
+        .run(irq(), eintr(V))
+        .set_pc(AT_B)
+        .run(executes(AT_B), sync(), debug(AT_B + 8)),
+        OK,
+    ),
+    case(
+        "unstepped, L2 may be anywhere: a vector, too",
+        Stream()
+        .set_pc(A)
+        .run(executes(A, V), irq(), eintr(V + 4))
+        .step_on()
+        .run(executes(V + 4), sync(), debug(V + 8)),
         OK,
     ),
 )  # fmt: skip
@@ -1318,6 +1664,7 @@ CASES = (
     *BRANCHES,
     *TAKEN,
     *REDIRECTED,
+    *INTERRUPTED,
     *AROUND,
     *JOINED,
     *DEBUG_EXCEPTIONS,
@@ -1395,6 +1742,18 @@ def test_without_vectors_nobody_knows_where_an_exception_goes(oracle: Oracle) ->
     assert report.outcome == WRONG_PC
 
 
+@pytest.mark.parametrize("outcome_of", [OK, SPURIOUS_STEP])
+def test_l2_takes_interrupts_only_where_it_has_a_handler(oracle: Oracle, outcome_of: str) -> None:
+    stream = stepping().run(*excursion(AT_VECTORS + 0x280, A))
+    irq_base = IRQ_BASE if outcome_of == OK else None
+
+    (report,) = oracle(
+        *(stream.records, stream.truth, stream.phantom, WORDS), (AT_VECTORS, irq_base)
+    )
+
+    assert report.outcome == outcome_of
+
+
 def test_after_unstepped_runs_a_step_begins_where_user_space_saw_l2_last(oracle: Oracle) -> None:
     stream = Stream().set_pc(A).run(executes(A, A + 4), irq(), eintr(A + 8)).step_on()
 
@@ -1438,7 +1797,11 @@ def test_groups_name_their_first_run() -> None:
 
 def test_every_outcome_but_ok_is_a_violation() -> None:
     of_steps = {outcome.violation for outcome in Judged if outcome is not Judged.OK}
-    assert of_steps == set(ViolationKind) - {ViolationKind.SS_LEAK, ViolationKind.STATE_MISMATCH}
+    of_others = {
+        *(ViolationKind.SS_LEAK, ViolationKind.STATE_MISMATCH),
+        *(ViolationKind.LOST_INTERRUPT, ViolationKind.SPURIOUS_INTERRUPT),
+    }
+    assert of_steps == set(ViolationKind) - of_others
     with pytest.raises(KeyError):
         _ = Judged.OK.violation
 
@@ -1513,12 +1876,14 @@ def test_arrays_and_model_agree_on_garbage(one: Garbage) -> None:
 
 def simulated(oracle: Oracle, one: Simulated) -> list[Report]:
     """What an oracle says about a simulation."""
-    return oracle(one.stream.records, one.stream.truth, one.stream.phantom, one.words, BASE)
+    arrays = one.stream.records, one.stream.truth, one.stream.phantom
+    return oracle(*arrays, one.words, (BASE, one.irq_base))
 
 
 def told(oracle: Oracle, one: Garbage) -> list[Report] | None:
     """What an oracle says about garbage; None where it refuses. It may raise nothing else."""
     try:
-        return oracle(one.records, one.truth, one.phantom, one.words, one.vectors)
+        arrays = one.records, one.truth, one.phantom
+        return oracle(*arrays, one.words, (one.vectors, one.irq_base))
     except CorruptDataError:
         return None

@@ -6,10 +6,17 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from samples import column, steps
 
 from qemu_diff.abi import STEP_RECORD, RecordFlag, RecordKind, StepRecords
-from qemu_diff.compare.placements import NOT_DELIVERED, Placements, place
+from qemu_diff.compare.placements import (
+    NOT_DELIVERED,
+    PERIODIC_LATENESS_NS,
+    Placements,
+    place,
+)
 from qemu_diff.errors import CorruptDataError
 
 ARMED = RecordFlag.STEPPING | RecordFlag.TIMER_ARMED
@@ -183,3 +190,142 @@ def test_all_of_a_burst_are_placed() -> None:
     fired = np.array([1310, 1410, 1510, 1610], np.uint64)
     assert place(rows, fired, judged, burst=3).ticks.tolist() == [1]
     assert place(rows, fired, judged, burst=4).ticks.tolist() == [0]
+
+
+# --- another CPU's timer ---
+
+OTHERS = FIRED | RecordFlag.OTHER_CPU
+
+
+def elsewhere(row: dict[str, int], fired: Iterable[int], irq_exits: int) -> tuple[int, int, int]:
+    """The only step of a vCPU that has a CPU of its own."""
+    judged = steps(1, first_run=column([0]), run=column([0]), irq_exits=column([irq_exits]))
+    return only(place(records(row), np.fromiter(fired, np.uint64), judged))
+
+
+@pytest.mark.parametrize(
+    ("acted_at", "delivered"),
+    [(1500, 400), (1100, 0), (2000, 900), (1099, NOT_DELIVERED), (2001, NOT_DELIVERED)],
+)
+def test_another_cpu_s_interrupt_comes_when_its_thread_acts(acted_at: int, delivered: int) -> None:
+    row = run(flags=OTHERS, acted_at=acted_at)
+    assert elsewhere(row, fired=[], irq_exits=1)[:2] == (500, delivered)
+
+
+def test_another_cpu_s_timer_is_no_tick_of_this_one() -> None:
+    row = run(flags=OTHERS, acted_at=1600)
+    assert elsewhere(row, fired=[1300, 1550, 1700], irq_exits=1) == (500, 500, 0)
+    assert elsewhere(row, fired=[1550], irq_exits=3) == (500, 500, 2)
+    assert elsewhere(row, fired=[1550], irq_exits=0) == (500, 500, 0)
+
+
+def test_a_thread_that_did_not_act_interrupted_nothing() -> None:
+    assert elsewhere(run(flags=OTHERS), fired=[1600], irq_exits=0) == (500, NOT_DELIVERED, 0)
+    assert elsewhere(run(flags=OTHERS), fired=[1600], irq_exits=2) == (500, NOT_DELIVERED, 2)
+
+
+def test_another_cpu_s_timer_is_not_missed_in_the_log() -> None:
+    assert elsewhere(run(flags=OTHERS, acted_at=1600), fired=[], irq_exits=1) == (500, 500, 0)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 1200), st.booleans(), st.integers(0, 3)), max_size=12),
+    st.lists(st.integers(0, 15_000), max_size=20),
+)
+def test_another_cpu_s_interrupts_are_each_step_s_own(
+    several: list[tuple[int, bool, int]], fired: list[int]
+) -> None:
+    rows = [
+        run(
+            flags=OTHERS,
+            armed_at=1000 * number + 1000,
+            entered_at=1000 * number + 1100,
+            returned_at=1000 * number + 1900,
+            acted_at=1000 * number + 1000 + at if acts else 0,
+        )
+        for number, (at, acts, _) in enumerate(several)
+    ]
+    index = column(range(len(rows)))
+    judged = steps(
+        len(rows), first_run=index, run=index, irq_exits=column(exits for *_, exits in several)
+    )
+    placements = place(records(*rows), np.fromiter(sorted(fired), np.uint64), judged)
+    for number, (at, acts, exits) in enumerate(several):
+        inside = acts and 100 <= at <= 900
+        assert placements.delivered_ns[number] == (at - 100 if inside else NOT_DELIVERED)
+        assert placements.ticks[number] == max(0, exits - inside)
+        assert placements.requested_ns[number] == 500
+
+
+# --- a periodic timer ---
+
+PERIOD = 20_000
+PERIODIC = RecordFlag.STEPPING | RecordFlag.PERIODIC
+
+
+def during(entered_at: int, returned_at: int, flags: int = PERIODIC) -> dict[str, int]:
+    """A KVM_RUN while a timer runs that was armed at 1000."""
+    return run(flags=flags, delay_ns=PERIOD, entered_at=entered_at, returned_at=returned_at)
+
+
+@pytest.mark.parametrize(
+    ("fired", "delivered", "ticks"),
+    [
+        ([21_000], 1_000, 0),  # at once
+        ([21_000 + PERIODIC_LATENESS_NS], 1_000 + PERIODIC_LATENESS_NS, 0),
+        ([21_000 + PERIODIC_LATENESS_NS + 1], NOT_DELIVERED, 1),  # too late to be its own
+        ([20_999], NOT_DELIVERED, 1),  # too early
+        ([20_500, 21_100], 1_100, 1),  # a tick before its own
+        ([21_100, 29_000], 1_100, 1),  # ... and after
+        ([19_999, 30_001], NOT_DELIVERED, 0),  # outside
+        ([], NOT_DELIVERED, 0),
+    ],
+)
+def test_a_periodic_timer_s_interrupts_come_at_multiples_of_its_period(
+    fired: list[int], delivered: int, ticks: int
+) -> None:
+    rows = records(during(20_000, 30_000))
+    requested = NOT_DELIVERED if delivered == NOT_DELIVERED else PERIOD
+    assert only(placed(rows, (0, 0), fired=fired)) == (requested, delivered, ticks)
+
+
+def test_no_period_ends_when_it_begins() -> None:
+    rows = records(during(1000, 5000))
+    assert only(placed(rows, (0, 0), fired=[1100])) == (NOT_DELIVERED, NOT_DELIVERED, 1)
+
+
+def test_before_a_periodic_timer_runs_nothing_is_its_own() -> None:
+    quiet = run(flags=RecordFlag.STEPPING, armed_at=0, delay_ns=0, entered_at=100, returned_at=900)
+    rows = records(quiet, during(20_000, 30_000))
+    placements = placed(rows, (0, 0), (1, 1), fired=[500, 21_100])
+    assert placements.delivered_ns.tolist() == [NOT_DELIVERED, 1_100]
+    assert placements.ticks.tolist() == [1, 0]
+
+
+@settings(deadline=None)
+@given(
+    st.integers(PERIODIC_LATENESS_NS + 2, 100_000),
+    st.lists(st.integers(0, PERIODIC_LATENESS_NS), min_size=1, max_size=30),
+    st.sets(st.integers(0, 500_000), max_size=30),
+)
+def test_each_interrupt_of_a_period_is_some_step_s_own_and_no_tick_is(
+    period: int, late: list[int], ticks: set[int]
+) -> None:
+    own = [1000 + period * number + by for number, by in enumerate(late, 1)]
+    others = {one for one in ticks if one < 1000 or (one - 1000) % period > PERIODIC_LATENESS_NS}
+    fired = sorted({*own, *others})
+    end = max(fired)
+    rows = records(
+        *(
+            run(flags=PERIODIC, delay_ns=period, entered_at=at, returned_at=at + period // 2 - 1)
+            for at in range(0, end + 1, period // 2)
+        )
+    )
+    placements = placed(rows, *((one, one) for one in range(len(rows))), fired=fired)
+    entered = rows["entered_at"].astype(np.int64)
+    came = (entered + placements.delivered_ns)[placements.delivered].tolist()
+    assert set(came) <= set(own)
+    windows = {time // (period // 2) for time in own}
+    assert len(came) == len({one for one in windows if one < len(rows)})
+    assert np.all(placements.ticks >= 0)

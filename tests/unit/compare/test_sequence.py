@@ -369,7 +369,7 @@ def test_the_job_s_words() -> None:
 @settings(max_examples=100, deadline=None)
 @given(simulations(list(Bug)))
 def test_every_simulation_has_a_sequence(one: Simulated) -> None:
-    payload = replace(payload_of(one.words), labels=((BASE, "vectors"),))
+    payload = payload_of(one.words, BASE, one.irq_base)
     whole = trace(one.stream)
     runs = int((whole.records["kind"] == RecordKind.RUN).sum())
     found = sequence(whole, program_of(payload), Listing(payload), 0, runs - 1)

@@ -68,18 +68,20 @@ AT_MRS, AT_SVC, AT_ERET, AT_UDF, AT_BRK, AT_HVC, AT_MSR_MDSCR, AT_MSR_DBGBVR0, A
 )
 OUTSIDE = BASE + 4 * len(WORDS)
 AT_VECTORS = BASE - 0x800
+IRQ_BASE = BASE + 0x1000
+"""VBAR_EL1 while L2 takes interrupts: beside its own vectors."""
 SET, CLEAR = EL1H | SS, EL1H
 
 Oracle = Callable[[Stream], list[Read]]
 
 
 def by_arrays(stream: Stream) -> list[Read]:
-    program = tables_of(WORDS, AT_VECTORS)
+    program = tables_of(WORDS, AT_VECTORS, IRQ_BASE)
     return as_reads(state_reads(stream.records, stream.truth, stream.phantom, program))
 
 
 def by_model(stream: Stream) -> list[Read]:
-    code = code_of(WORDS, AT_VECTORS)
+    code = code_of(WORDS, AT_VECTORS, IRQ_BASE)
     return read_slowly(list(stream.records), list(stream.truth), stream.phantom.tolist(), code)
 
 
@@ -237,6 +239,19 @@ PSTATE_SS = (
     case(
         "user space sees L2 at its IRQ vector",
         stepping(SET).run(irq(), eintr(AT_VECTORS + 0x280), pstate=CLEAR),
+    ),
+    case(
+        "user space sees L2 at the vector of an interrupt that it takes",
+        stepping(SET).run(irq(), eintr(IRQ_BASE + 0x280), pstate=CLEAR),
+    ),
+    case(
+        "L2 shows itself at the vector of an interrupt that it takes from EL0",
+        stepping(SET).run(phantom(IRQ_BASE + 0x480), irq(), eintr(A), pstate=CLEAR),
+    ),
+    case(
+        "beside the vector of an interrupt",
+        stepping(SET).run(irq(), eintr(IRQ_BASE + 0x284), pstate=CLEAR),
+        (0, 1),
     ),
     case(
         "beside a vector",
@@ -448,9 +463,9 @@ def test_parts_are_joined_in_order() -> None:
 def of_simulation(oracle: str, one: Simulated) -> list[Read]:
     stream = one.stream
     if oracle == "arrays":
-        program = tables_of(one.words, BASE)
+        program = tables_of(one.words, BASE, one.irq_base)
         return as_reads(state_reads(stream.records, stream.truth, stream.phantom, program))
-    code = code_of(one.words, BASE)
+    code = code_of(one.words, BASE, one.irq_base)
     return read_slowly(list(stream.records), list(stream.truth), stream.phantom.tolist(), code)
 
 
@@ -478,12 +493,12 @@ def test_arrays_and_model_agree_on_simulations(one: Simulated) -> None:
 def test_arrays_and_model_agree_on_garbage(one: Garbage) -> None:
     records, truth = one.records, one.truth
     try:
-        program = tables_of(one.words, one.vectors)
+        program = tables_of(one.words, one.vectors, one.irq_base)
         arrays = as_reads(state_reads(records, truth, one.phantom, program))
     except CorruptDataError:
         arrays = None
     try:
-        code = code_of(one.words, one.vectors)
+        code = code_of(one.words, one.vectors, one.irq_base)
         model = read_slowly(list(records), list(truth), one.phantom.tolist(), code)
     except CorruptDataError:
         model = None

@@ -210,6 +210,52 @@ def test_an_adaptive_flood_has_a_grid_and_probes_of_its_own(root: Path) -> None:
     assert scenario.flood == FloodSpec(sources, Placement.ADAPTIVE, step_ns=2, count=1)
 
 
+SOURCES = [source for source in FloodSource if source is not FloodSource.NONE]
+
+
+def flood_of(root: Path, text: str) -> FloodSpec:
+    (scenario,) = load_campaign(write(root, GOOD + f"flood = {{ {text} }}\n"), root=root).scenarios
+    return scenario.flood
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_source_is_a_name_or_a_list_of_them(root: Path, source: FloodSource) -> None:
+    expected = FloodSpec((source,), Placement.RANDOM, count=3)
+    assert flood_of(root, f'source = "{source}", placement = "random", count = 3') == expected
+    assert flood_of(root, f'source = ["{source}"], placement = "random", count = 3') == expected
+
+
+def test_sources_are_mixed_at_random_and_in_bursts(root: Path) -> None:
+    three = FloodSource.PPI, FloodSource.SIGNAL, FloodSource.VTIMER
+    sources = 'source = ["ppi", "signal", "vtimer"]'
+    assert flood_of(root, f'{sources}, placement = "random", count = 3') == FloodSpec(
+        three, Placement.RANDOM, count=3
+    )
+    burst = 'placement = "burst", count = 3, burst = 8, period_ns = 700, last_ns = 900'
+    assert flood_of(root, f"{sources}, {burst}") == FloodSpec(
+        three, Placement.BURST, last_ns=900, count=3, period_ns=700, burst=8
+    )
+
+
+def test_a_periodic_flood_has_a_period_and_passes(root: Path) -> None:
+    periodic = 'source = "lpi", placement = "periodic", period_ns = 20_000, count = 9'
+    assert flood_of(root, periodic) == FloodSpec(
+        (FloodSource.LPI,), Placement.PERIODIC, count=9, period_ns=20_000
+    )
+
+
+def test_pairs_are_a_grid(root: Path) -> None:
+    pairs = 'source = "ppi", placement = "pairs", first_ns = 9, last_ns = 99, step_ns = 10'
+    assert flood_of(root, pairs) == FloodSpec((FloodSource.PPI,), Placement.PAIRS, 9, 99, 10)
+
+
+def test_l1_has_one_cpu_or_more(root: Path) -> None:
+    for cpus in (1, 2, 8):
+        path = write(root, GOOD + f"machine.cpus = {cpus}\n")
+        (machine,) = load_campaign(path, root=root).scenarios[0].machines
+        assert machine == MachineSpec(cpus=cpus)
+
+
 # --- wrong ones ----------------------------------------------------------------------------------
 
 WRONG = {
@@ -316,6 +362,10 @@ WRONG = {
         GOOD + "flood.step_ns = 0\n",
         "10:7: scenario.0.flood.step_ns: must be at least 1, got 0",
     ),
+    "a step for which a job has no room": (
+        GOOD + "flood.step_ns = 1_000_000_001\n",
+        "10:7: scenario.0.flood.step_ns: must be at most 1000000000, got 1000000001",
+    ),
     "campaign name with a slash": (
         GOOD.replace('"c"', '"a/c"'),
         '2:1: campaign.name: the string "a/c" is not a name;'
@@ -347,7 +397,8 @@ WRONG = {
     "unknown expectation": (
         GOOD + 'expect.patched.hvc = "lost_step"\n',
         "10:16: scenario.0.expect.patched.hvc: expected one of"
-        " pass, lost-step, spurious-step, wrong-pc, hang, ss-leak, state-mismatch, fail;"
+        " pass, lost-step, spurious-step, wrong-pc, hang, ss-leak, state-mismatch,"
+        " lost-interrupt, spurious-interrupt, fail;"
         " got the string \"lost_step\"; did you mean 'lost-step'?",
     ),
     "no payloads": (
@@ -557,6 +608,126 @@ WRONG = {
     "sweep with count": (
         GOOD + 'flood = { source = "host_timer", placement = "sweep", count = 3 }\n',
         "10:55: scenario.0.flood.count: means nothing when placement is sweep; remove count",
+    ),
+    "no CPU": (
+        GOOD + "machine.cpus = 0\n",
+        "10:9: scenario.0.machine.cpus: must be at least 1, got 0",
+    ),
+    "more CPUs than the kernels have": (
+        GOOD + "machine.cpus = 9\n",
+        "10:9: scenario.0.machine.cpus: must be at most 8, got 9",
+    ),
+    "no sources": (
+        GOOD + 'flood = { source = [], placement = "random", count = 1 }\n',
+        "10:11: scenario.0.flood.source: the array is empty; name at least one",
+    ),
+    "unknown source among others": (
+        GOOD + 'flood = { source = ["ppi", "spi-edge"], placement = "random", count = 1 }\n',
+        "10:28: scenario.0.flood.source.1: expected one of none, host_timer, signal, spi_edge,"
+        " spi_level, irqfd, ppi, lpi, vtimer, memslot, dirty_log, device; got the string"
+        " \"spi-edge\"; did you mean 'spi_edge'?",
+    ),
+    "none among others": (
+        GOOD + 'flood = { source = ["ppi", "none"], placement = "random", count = 1 }\n',
+        "10:11: scenario.0.flood.source: none stands beside others; remove none",
+    ),
+    "sources mixed in a sweep": (
+        GOOD + 'flood = { source = ["ppi", "lpi"], placement = "sweep" }\n',
+        "10:11: scenario.0.flood.source: placement sweep takes one source;"
+        " mix with random or burst",
+    ),
+    "sources mixed in a period": (
+        GOOD
+        + 'flood = { source = ["ppi", "lpi"], placement = "periodic", count = 1,'
+        + " period_ns = 90_000 }\n",
+        "10:11: scenario.0.flood.source: placement periodic takes one source;"
+        " mix with random or burst",
+    ),
+    "sources mixed in pairs": (
+        GOOD + 'flood = { source = ["ppi", "lpi"], placement = "pairs" }\n',
+        "10:11: scenario.0.flood.source: placement pairs takes one source;"
+        " mix with random or burst",
+    ),
+    "periodic without a period or passes": (
+        GOOD + 'flood = { source = "ppi", placement = "periodic" }\n',
+        "10:1: scenario.0.flood: placement periodic needs count;"
+        " count is the number of passes over the payload",
+        "10:1: scenario.0.flood: placement periodic needs period_ns;"
+        " period_ns is from one interrupt to the next",
+    ),
+    "a period that leaves no time": (
+        GOOD
+        + 'flood = { source = "ppi", placement = "periodic", count = 1, period_ns = 19_999 }\n',
+        "10:62: scenario.0.flood.period_ns: 19999 leaves L1 no time to enter L2; at least 20000",
+    ),
+    "no period": (
+        GOOD + 'flood = { source = "ppi", placement = "periodic", count = 1, period_ns = 0 }\n',
+        "10:62: scenario.0.flood.period_ns: must be at least 1, got 0",
+    ),
+    "L2's own timer with a period": (
+        GOOD
+        + 'flood = { source = "vtimer", placement = "periodic", count = 1, period_ns = 90_000 }\n',
+        "10:11: scenario.0.flood.source: L2's virtual timer is set at each step;"
+        " set placement to random or burst",
+    ),
+    "burst without its numbers": (
+        GOOD + 'flood = { source = "ppi", placement = "burst" }\n',
+        "10:1: scenario.0.flood: placement burst needs count;"
+        " count is the number of passes over the payload",
+        "10:1: scenario.0.flood: placement burst needs burst;"
+        " burst is the number of interrupts of one burst",
+        "10:1: scenario.0.flood: placement burst needs period_ns;"
+        " period_ns is from one interrupt of a burst to the next",
+    ),
+    "burst of one": (
+        GOOD
+        + 'flood = { source = "ppi", placement = "burst", count = 1, period_ns = 9, burst = 1 }\n',
+        "10:74: scenario.0.flood.burst: must be at least 2, got 1",
+    ),
+    "burst of more than there are timers": (
+        GOOD
+        + 'flood = { source = "ppi", placement = "burst", count = 1, period_ns = 9, burst = 9 }\n',
+        "10:74: scenario.0.flood.burst: must be at most 8, got 9",
+    ),
+    "burst with a step": (
+        GOOD
+        + 'flood = { source = "ppi", placement = "burst", count = 1, period_ns = 9, burst = 2,'
+        + " step_ns = 2 }\n",
+        "10:85: scenario.0.flood.step_ns: means nothing when placement is burst; remove step_ns",
+    ),
+    "random with a period": (
+        GOOD + 'flood = { source = "ppi", placement = "random", count = 1, period_ns = 9 }\n',
+        "10:60: scenario.0.flood.period_ns: means nothing when placement is random;"
+        " remove period_ns",
+    ),
+    "pairs with passes": (
+        GOOD + 'flood = { source = "ppi", placement = "pairs", count = 1 }\n',
+        "10:48: scenario.0.flood.count: means nothing when placement is pairs; remove count",
+    ),
+    "a period of a flood that is none": (
+        GOOD + "flood.period_ns = 9\n",
+        "10:7: scenario.0.flood.period_ns: means nothing when placement is none; remove period_ns",
+    ),
+    "the host's device in a sweep": (
+        GOOD + 'flood = { source = "device", placement = "sweep" }\n',
+        "10:11: scenario.0.flood.source: device comes when the host says, alone and at random;"
+        " set placement to random, and no other source",
+    ),
+    "the host's device among others": (
+        GOOD + 'flood = { source = ["device", "ppi"], placement = "random", count = 1 }\n',
+        "10:11: scenario.0.flood.source: device comes when the host says, alone and at random;"
+        " set placement to random, and no other source",
+    ),
+    "a source and each of others": (
+        GOOD + 'flood = { source = "ppi", each_of = ["lpi"], placement = "random", count = 1 }\n',
+        "10:11: scenario.0.flood: source and each_of exclude each other; remove one",
+    ),
+    "each of none": (
+        GOOD + 'flood = { each_of = ["lpi", "none"], placement = "random", count = 1 }\n',
+        "10:11: scenario.0.flood.each_of: none is no flood; remove none",
+        "10:38: scenario.0.flood: placement random needs a source of interrupts;"
+        " set source to host_timer or signal or spi_edge or spi_level or irqfd or ppi or lpi or"
+        " vtimer or memslot or dirty_log or device",
     ),
     "backward interval": (
         GOOD

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from qemu_diff.abi import (
     JOB_HEADER,
     OPERATION,
+    PLACEMENT,
     PSTATE_EL1H_MASKED,
     REGISTER_MDSCR_EL1,
     REGISTER_PC,
@@ -36,20 +37,28 @@ from qemu_diff.drive.job import (
     alone_job,
     compiled,
     fill_job,
+    pairs_job,
+    periodic_job,
     quiet_job,
     sweep_job,
     table_job,
 )
 from qemu_diff.drive.script import STEPS_PER_PASS, parsed
 from qemu_diff.errors import ConfigError
-from qemu_diff.flood.placement import Sweep
+from qemu_diff.flood.placement import TIMER_KINDS, PairGrid, Placements, Sweep
 from qemu_diff.guest.image import LOAD_ADDRESS, MEMORY_BYTES
-from qemu_diff.model import FloodSource, Payload
+from qemu_diff.model import FloodSource, GuestInterrupts, Payload
 
 ENTRY, END = LOAD_ADDRESS + 8, LOAD_ADDRESS + 0x20
 BLOB = bytes(range(0x24))
 LABELS = ((ENTRY, "entry"), (ENTRY + 8, "vectors"), (END, "step_end"))
 PAYLOAD = Payload("test", BLOB, LOAD_ADDRESS, ENTRY, ENTRY, END, labels=LABELS, classes=())
+SETUP, COUNTERS = LOAD_ADDRESS + 0x100, LOAD_ADDRESS + 0x2000
+HANDLER = (LOAD_ADDRESS + 0x200, LOAD_ADDRESS + 0x300)
+INTERRUPTED = replace(
+    PAYLOAD, interrupts=GuestInterrupts(SETUP, HANDLER, LOAD_ADDRESS + 0x800, COUNTERS)
+)
+"""The same, assembled to take interrupts."""
 STEP_ON = Operation(OperationCode.DEBUG, n=DebugControl.ENABLE | DebugControl.SINGLESTEP)
 ONE_PASS = (
     Operation(OperationCode.SET_REG, a=REGISTER_PC, b=ENTRY),
@@ -70,20 +79,23 @@ operations = st.lists(
     ),
     max_size=10,
 )
-delay_tables = st.lists(st.integers(0, U32 - 1), max_size=10)
+placements = st.lists(
+    st.tuples(st.integers(0, U32 - 1), st.sampled_from([*map(int, TimerKind)])), max_size=10
+)
 
 TIMER = FloodSource.HOST_TIMER
 
 
-def table(*delays: int) -> NDArray[np.uint32]:
-    return np.array(delays, dtype=np.uint32)
+def table(*rows: tuple[int, int]) -> Placements:
+    """Of (delay, kind)."""
+    return np.array(list(rows), dtype=PLACEMENT)
 
 
 @dataclass(frozen=True)
 class Decoded:
     header: np.void
     operations: NDArray[np.void]
-    delays: list[int]
+    placements: list[tuple[int, int]]
 
 
 def decoded(job: Job) -> Decoded:
@@ -92,10 +104,10 @@ def decoded(job: Job) -> Decoded:
     body = encoded[JOB_HEADER.itemsize :]
     count = int(header["operations"])
     found = np.frombuffer(body, OPERATION, count)
-    delays = np.frombuffer(body[found.nbytes :], "<u4")
-    assert len(delays) == header["delays"]
+    rows = np.frombuffer(body[found.nbytes :], PLACEMENT)
+    assert len(rows) == header["placements"]
     assert zlib.crc32(body) == header["crc32"]
-    return Decoded(header, found, delays.tolist())
+    return Decoded(header, found, rows.tolist())
 
 
 @dataclass(frozen=True)
@@ -139,10 +151,10 @@ def pass_of(body: NDArray[np.void], delay: int) -> Pass:
 
 
 @settings(deadline=None)
-@given(operations, delay_tables)
-def test_an_encoded_job_reads_back(rows: list[Operation], delays: list[int]) -> None:
-    job = decoded(Job(tuple(rows), table(*delays)))
-    assert job.delays == delays
+@given(operations, placements)
+def test_an_encoded_job_reads_back(rows: list[Operation], placed: list[tuple[int, int]]) -> None:
+    job = decoded(Job(tuple(rows), table(*placed)))
+    assert job.placements == placed
     assert [
         Operation(
             OperationCode(int(one["code"])),
@@ -162,10 +174,24 @@ def test_the_header_says_what_the_job_is_for() -> None:
     assert header["load_address"] == LOAD_ADDRESS
     assert header["memory_bytes"] == MEMORY_BYTES
     assert header["stall_ns"] == STALL_NS
+    assert header["cpu"] == 0
+
+
+def test_the_header_says_on_which_cpu_l2_runs() -> None:
+    encoded = quiet_job(ROUTINE, 3).encode(PAYLOAD, cpu=3)
+    assert np.frombuffer(encoded, JOB_HEADER, 1)["cpu"] == 3
+
+
+def test_the_header_says_where_l2_s_handler_is_or_that_there_is_none() -> None:
+    names = ["counters", "handler_begin", "handler_end"]
+    header = decoded(quiet_job(ROUTINE, 3)).header
+    assert [int(header[name]) for name in names] == [0, 0, 0]
+    header = np.frombuffer(quiet_job(ROUTINE, 3).encode(INTERRUPTED), JOB_HEADER, 1)[0]
+    assert [int(header[name]) for name in names] == [COUNTERS, *HANDLER]
 
 
 def test_any_change_of_the_body_shows_in_the_checksum() -> None:
-    encoded = table_job(ROUTINE, TIMER, 2, table(5, 6, 7)).encode(PAYLOAD)
+    encoded = table_job(ROUTINE, 2, table((5, 0), (6, 1), (7, 2))).encode(PAYLOAD)
     crc = int(np.frombuffer(encoded, JOB_HEADER, 1)["crc32"][0])
     for index in range(JOB_HEADER.itemsize, len(encoded)):
         damaged = bytearray(encoded)
@@ -204,7 +230,10 @@ def test_every_pass_begins_at_the_entry_and_stops_at_the_end() -> None:
         quiet_job(ROUTINE, 1),
         sweep_job(ROUTINE, TIMER, Sweep(1, 1, 5)),
         fill_job(ROUTINE, TIMER, [5]),
-        table_job(ROUTINE, TIMER, 1, table(5)),
+        alone_job(ROUTINE, TIMER, [(3, 5)]),
+        table_job(ROUTINE, 1, table((5, 0))),
+        pairs_job(ROUTINE, TIMER, PairGrid(1, 1, 5)),
+        periodic_job(ROUTINE, TIMER, 1000, 5),
     ],
 )
 def test_what_is_done_once_comes_before_anything_else(job: Job) -> None:
@@ -251,36 +280,103 @@ def test_passes_are_those_of_the_outermost_repeats() -> None:
 
 
 @settings(deadline=None)
-@given(st.integers(1, 5), delay_tables)
-def test_a_table_job_brings_its_delays_along(count: int, delays: list[int]) -> None:
-    job = table_job(ROUTINE, TIMER, count, table(*delays))
+@given(st.integers(1, 5), placements)
+def test_a_table_job_brings_its_placements_along(count: int, placed: list[tuple[int, int]]) -> None:
+    job = table_job(ROUTINE, count, table(*placed))
     assert len(passes(job)) == count
     read = decoded(job)
     (timer,) = read.operations[read.operations["code"] == OperationCode.TIMER_TABLE]
-    assert (timer["a"], timer["n"]) == (0, len(delays))
-    assert read.delays == delays
+    assert (timer["a"], timer["n"]) == (0, len(placed))
+    assert OperationCode.TIMER_BURST not in read.operations["code"]
+    assert read.placements == placed
 
 
-def test_the_table_is_there_before_the_first_step() -> None:
-    codes = decoded(table_job(ROUTINE, TIMER, 1, table(5))).operations["code"].tolist()
-    assert codes.index(OperationCode.TIMER_TABLE) < codes.index(OperationCode.REPEAT)
+def test_a_table_job_may_have_a_burst_for_each_placement() -> None:
+    job = table_job(ROUTINE, 2, table((5, 2)), burst=4, spacing_ns=300)
+    (burst,) = [one for one in job.operations if one.code is OperationCode.TIMER_BURST]
+    assert burst == Operation(OperationCode.TIMER_BURST, n=3, a=300)
+
+
+def test_a_burst_of_one_is_none() -> None:
+    alone, burst = (table_job(ROUTINE, 2, table((5, 2)), burst=1, spacing_ns=ns) for ns in (0, 9))
+    assert alone.operations == burst.operations
 
 
 @pytest.mark.parametrize(
-    ("source", "kind"),
-    [(FloodSource.HOST_TIMER, TimerKind.INTERRUPT), (FloodSource.SIGNAL, TimerKind.SIGNAL)],
+    ("job", "code"),
+    [
+        (table_job(ROUTINE, 1, table((5, 0)), burst=2, spacing_ns=9), OperationCode.TIMER_TABLE),
+        (table_job(ROUTINE, 1, table((5, 0)), burst=2, spacing_ns=9), OperationCode.TIMER_BURST),
+        (pairs_job(ROUTINE, TIMER, PairGrid(1, 1, 5)), OperationCode.TIMER_SECOND),
+        (periodic_job(ROUTINE, TIMER, 1000, 5), OperationCode.TIMER_PERIODIC),
+    ],
 )
-def test_a_flood_names_the_kind_of_its_timer(source: FloodSource, kind: TimerKind) -> None:
-    jobs = (
-        sweep_job(ROUTINE, source, Sweep(1, 1, 5)),
-        fill_job(ROUTINE, source, [5]),
-        table_job(ROUTINE, source, 1, table(5)),
-    )
+def test_a_flood_is_there_before_the_first_step(job: Job, code: OperationCode) -> None:
+    codes = decoded(job).operations["code"].tolist()
+    assert codes.index(code) < codes.index(OperationCode.REPEAT)
+
+
+@settings(deadline=None)
+@given(st.integers(1, U32 - 1), st.integers(1, U32 - 1), st.integers(1, 60_000))
+def test_pairs_make_a_pass_for_each_two_delays(first: int, step: int, side: int) -> None:
+    job = pairs_job(ROUTINE, FloodSource.PPI, PairGrid(first, step, side))
+    outer, inner = job.operations[1:3]
+    assert job.passes == side * side
+    assert (outer.code, inner.code) == (OperationCode.TIMER_SWEEP, OperationCode.TIMER_SECOND)
+    assert (outer.n, inner.n) == (side, 1)
+    for one in (outer, inner):
+        assert (one.a, one.b % U32, one.b >> 32) == (first, step, side)
+    job.encode(PAYLOAD)
+
+
+def test_a_periodic_timer_runs_from_the_first_pass_to_the_last() -> None:
+    job = periodic_job(ROUTINE, FloodSource.SIGNAL, 70_000, 5)
+    begin, repeat, *each, end, count = job.operations[1:]
+    assert begin == Operation(OperationCode.TIMER_PERIODIC, a=70_000, kind=TimerKind.SIGNAL)
+    assert (repeat.code, repeat.n, tuple(each)) == (OperationCode.REPEAT, 5, ONE_PASS)
+    assert end == Operation(OperationCode.TIMER_PERIODIC, kind=TimerKind.SIGNAL)
+    assert count == Operation(OperationCode.INTERRUPTS)
+
+
+def all_jobs(routine: Routine, source: FloodSource) -> list[Job]:
+    return [
+        sweep_job(routine, source, Sweep(1, 1, 5)),
+        fill_job(routine, source, [5, 6]),
+        alone_job(routine, source, [(3, 5), (0, 2)]),
+        pairs_job(routine, source, PairGrid(1, 1, 5)),
+        periodic_job(routine, source, 1000, 5),
+    ]
+
+
+def test_interrupts_are_counted_once_at_the_end() -> None:
+    jobs = [
+        quiet_job(ROUTINE, 3),
+        table_job(ROUTINE, 3, table((5, 0))),
+        *all_jobs(ROUTINE, TIMER),
+        *all_jobs(routine_of("pass:\nstep\n", INTERRUPTED), FloodSource.LPI),
+    ]
     for job in jobs:
-        operations = decoded(job).operations
-        timers = np.isin(operations["code"], [OperationCode.TIMER_SWEEP, OperationCode.TIMER_TABLE])
-        assert set(operations["kind"][timers].tolist()) == {kind}
-        assert set(operations["kind"][~timers].tolist()) == {0}
+        codes = [one.code for one in job.operations]
+        assert codes[-1] is OperationCode.INTERRUPTS
+        assert codes.count(OperationCode.INTERRUPTS) == 1
+
+
+TIMERS = (
+    OperationCode.TIMER_SWEEP,
+    OperationCode.TIMER_SECOND,
+    OperationCode.TIMER_PERIODIC,
+)
+"""Operations that have one source."""
+
+
+@pytest.mark.parametrize(("source", "kind"), TIMER_KINDS.items())
+def test_a_flood_names_the_kind_of_its_timer(source: FloodSource, kind: TimerKind) -> None:
+    for job in all_jobs(ROUTINE, source):
+        rows = decoded(job)
+        timers = np.isin(rows.operations["code"], TIMERS)
+        named = {*rows.operations["kind"][timers].tolist(), *(one for _, one in rows.placements)}
+        assert named == {kind}
+        assert set(rows.operations["kind"][~timers].tolist()) == {0}
 
 
 # --- scripts ---
@@ -289,8 +385,8 @@ JOBS = Path(__file__).parents[3] / "guest_images" / "jobs"
 X0, DBGBCR0 = 0x6030_0000_0010_0000, 0x6030_0000_0013_8005
 
 
-def routine_of(text: str) -> Routine:
-    return compiled(parsed(text, Path("x.job")), PAYLOAD)
+def routine_of(text: str, payload: Payload = PAYLOAD) -> Routine:
+    return compiled(parsed(text, Path("x.job")), payload)
 
 
 def operation_of(statement: str) -> Operation:
@@ -385,7 +481,7 @@ def test_a_block_s_operations_follow_it() -> None:
             [
                 "x.job:2:13: 0x100000000 is 0x100000000, which does not fit into 32 bits",
                 "x.job:3:9: 0x10 is 0x10, outside of L2's memory; "
-                "a word there lies at 0x5a5a0000 to 0x5a5afffc",
+                "a word there lies at 0x5a5a0000 to 0x5a61fffc",
             ],
         ),
     ],
@@ -415,3 +511,62 @@ def test_a_job_of_the_project_is_right(path: Path) -> None:
 
 def test_the_default_job_steps_from_the_entry_to_the_end() -> None:
     assert routine_of((JOBS / "step.job").read_text()) == ROUTINE
+
+
+# --- L2 that takes interrupts ---
+
+CALL_SETUP = Operation(OperationCode.CALL, a=SETUP)
+DRAIN = Operation(OperationCode.CALL)
+
+
+@pytest.mark.parametrize("path", sorted(JOBS.glob("*.job")), ids=lambda path: path.stem)
+def test_l2_sets_itself_up_first_and_ends_what_it_handles_after_each_pass(path: Path) -> None:
+    labels = (
+        *LABELS,
+        *((ENTRY + 12, name) for name in ("moved", "resumed", "conditional", "second_hvc")),
+    )
+    script = parsed(path.read_text(), path)
+    quiet = compiled(script, replace(PAYLOAD, labels=labels))
+    interrupted = compiled(script, replace(INTERRUPTED, labels=labels))
+    codes = [[one.code for one in part] for part in (quiet.once, quiet.each_pass)]
+    assert interrupted.once[0] == CALL_SETUP
+    assert interrupted.each_pass[-1] == DRAIN
+    assert [one.code for one in interrupted.once[1:]] == codes[0]
+    assert [one.code for one in interrupted.each_pass[:-1]] == codes[1]
+
+
+def test_what_l2_ends_is_in_the_pass_that_is_repeated() -> None:
+    job = quiet_job(routine_of("pass:\nstep\n", INTERRUPTED), 7)
+    assert job.passes == 7
+    _, repeat, step, drain, _ = job.operations
+    assert (repeat.code, repeat.a, step.code) == (OperationCode.REPEAT, 2, OperationCode.STEP)
+    assert drain == DRAIN
+
+
+def test_there_is_room_for_fewer_fills_where_each_pass_has_more_to_do() -> None:
+    routine = routine_of("pass:\nstep\n", INTERRUPTED)
+    most = routine.most_fills
+    assert most < routine_of("pass:\nstep\n").most_fills
+    assert len(fill_job(routine, TIMER, range(1, most + 1)).operations) <= MOST_OPERATIONS
+    with pytest.raises(ValueError, match="65536"):
+        fill_job(routine, TIMER, range(1, most + 2))
+
+
+@pytest.mark.parametrize(
+    ("value", "quiet", "interrupted"),
+    [
+        ("el1h", 0x3C5, 0x345),
+        ("el0t", 0x3C0, 0x340),
+        ("el1h|ss", 0x2003C5, 0x200345),
+        ("0x3c5", 0x3C5, 0x3C5),
+    ],
+)
+def test_l2_begins_with_irqs_unmasked_where_it_takes_any(
+    value: str, quiet: int, interrupted: int
+) -> None:
+    def pstate(payload: Payload) -> int:
+        return routine_of(f"pass:\nset pstate {value}\nstep\n", payload).each_pass[0].b
+
+    assert pstate(PAYLOAD) == quiet
+    assert pstate(INTERRUPTED) == interrupted
+    assert pstate(PAYLOAD) == quiet  # the table of constants is as it was
