@@ -8,7 +8,7 @@
 	classes	alu, sysreg, system, smc, load, store, nop
 
 	.equ	DISTRIBUTOR, 0x08000000		/* guest_images/stepvmm/vm.h */
-	.equ	GICD_CTLR, 0x0
+	.equ	GICD_STATUSR, 0x10		/* RAZ/WI in KVM: the write changes nothing */
 	.equ	GICD_TYPER, 0x4
 	.equ	SMCCC_UNKNOWN, 0x8400ffff	/* no such function: KVM answers NOT_SUPPORTED */
 
@@ -37,6 +37,6 @@ device_read:
 	ldr	w3, [x4, #GICD_TYPER]		/* stage-2 abort: the vgic serves it */
 	nop
 device_write:
-	str	wzr, [x4, #GICD_CTLR]
+	str	wzr, [x4, #GICD_STATUSR]
 	nop
 	range_end

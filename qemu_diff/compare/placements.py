@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qemu_diff.abi import RecordFlag, RecordKind, StepRecords
+from qemu_diff.abi import RecordFlag, RecordKind, StepRecords, TimerKind
 from qemu_diff.compare.contract import Steps
 from qemu_diff.errors import CorruptDataError
 
@@ -131,8 +131,10 @@ def _own_deliveries(runs: StepRecords, fired: NDArray[np.int64]) -> NDArray[np.i
     if np.any(periodic):
         return _periodic_deliveries(runs, fired)
     expired = ((runs["flags"] & RecordFlag.TIMER_FIRED) != 0) & ~others
+    # L2's own timer may expire while L1 has it: then nothing fires.
+    ours = expired & (runs["timer_kind"] != TimerKind.VTIMER)
     logged_until = fired[-1] if len(fired) else NOT_DELIVERED
-    if np.any(runs["armed_at"][expired].astype(np.int64) > logged_until):
+    if np.any(runs["armed_at"][ours].astype(np.int64) > logged_until):
         raise CorruptDataError("the timer log ends before the run: a timer fired that it lacks")
     expiry = (runs["armed_at"] + runs["delay_ns"]).astype(np.int64)
     time = np.append(fired, NOT_DELIVERED)[np.searchsorted(fired, expiry)]

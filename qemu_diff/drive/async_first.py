@@ -152,7 +152,8 @@ def plan_of(machine: MachineSpec, payload: Payload, guest_images: Path, cache: P
             + ", ".join(sorted(labels))
         )
     chosen = tuple(labels[label] for label in machine.redirect_at)
-    plan = plan_at(machine, payload.entry, guest_images, cache)
+    first = payload.interrupts.setup if payload.interrupts else payload.entry
+    plan = plan_at(machine, first, guest_images, cache)
     return plan and replace(plan, chosen=chosen)
 
 
