@@ -158,7 +158,7 @@ def test_a_device_s_interrupt_at_a_chosen_instruction(run_cells: RunCells) -> No
 
 def test_v1_takes_user_space_s_ss_for_its_own(run_cells: RunCells) -> None:
     """The review's case: after a signal in Active-pending, PSTATE.SS = 1 is written."""
-    done = run_cells("[pv]*.hvc.vhe.job-eintr-ss-set.signal-sweep.1200-5000-120")
+    done = run_cells("[pv]*.hvc.vhe.job-eintr-ss-set.signal-sweep.1200-6000-120")
     v1, patched = cells_of(done).values()
     assert kinds(v1) == {LOST, SS_LEAK}
     assert labels(v1, LOST) == {"first_hvc", "second_hvc"}
@@ -194,7 +194,7 @@ def test_a_kick_costs_a_step_over_mmio(run_cells: RunCells) -> None:
 
 def test_a_spent_step_outlives_what_should_end_it(run_cells: RunCells) -> None:
     """docs/findings/0002 and 0003: a step is reported, and nothing ran."""
-    cells = cells_of(run_cells("patched.hvc.vhe.job-[ei]n*-eintr.signal-sweep.1200-5000-120"))
+    cells = cells_of(run_cells("patched.hvc.vhe.job-[ei]n*-eintr.signal-sweep.1200-6000-120"))
     enable_only, init = cells.values()
     assert (enable_only.cell.job, init.cell.job) == ("enable-only-eintr", "init-eintr")
     for cell in (enable_only, init):
