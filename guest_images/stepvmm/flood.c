@@ -271,6 +271,14 @@ int flood_fired(uint64_t *acted_at)
 	return first;
 }
 
+int flood_pending(void)
+{
+	for (int i = 0; i < flood.count; i++)
+		if (!flood.shots[i].over)
+			return 1;
+	return 0;
+}
+
 void flood_disarm(void)
 {
 	for (int i = 0; i < flood.count; i++)

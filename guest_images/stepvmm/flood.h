@@ -32,6 +32,9 @@ uint64_t flood_arm(const struct placement *shots, int count);
 /* Whether the first has fired since this was asked before; *acted_at: when the thread acted. */
 int flood_fired(uint64_t *acted_at);
 
+/* Whether there is one that has not fired. */
+int flood_pending(void);
+
 /* Disarms what has not fired. */
 void flood_disarm(void);
 

@@ -292,7 +292,7 @@ static void end_timers(struct runner *runner, struct step_record *record)
 		return;
 	if (flood_fired(&record->acted_at))
 		record->flags |= FLAG_TIMER_FIRED;
-	if (step_goes_on(runner, record))
+	if (step_goes_on(runner, record) && flood_pending())
 		return;
 	flood_disarm();
 	runner->armed = 0;
