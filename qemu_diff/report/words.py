@@ -178,9 +178,14 @@ def coverage_sentences(result: CellResult) -> list[str]:
     return [
         f"{result.cell.kernel}: {_method(result, done)}: {distinct:,} distinct placements over "
         f"{len(result.maps)} instructions; of {done.tried:,} interrupts sent {done.inside:,} came "
-        f"inside a step window; {_own_interrupts(result.l1_ticks)}",
+        f"inside a step window{_rate(done.inside, result.duration_s)}; "
+        f"{_own_interrupts(result.l1_ticks)}",
         *_left_out(result.cell.kernel, done),
     ]
+
+
+def _rate(number: int, seconds: float) -> str:
+    return f", {number / seconds:,.0f} a second of wall time" if seconds else ""
 
 
 def _method(result: CellResult, done: Coverage) -> str:
