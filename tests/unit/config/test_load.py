@@ -568,8 +568,8 @@ WRONG = {
     ),
     "job twice": (
         GOOD + 'job = ["kick", "kick"]\n',
-        "8:3: scenario.0: 'hvc' is here twice with the same job, machine, flood and driver;"
-        " remove one, or make them differ",
+        "8:3: scenario.0: 'hvc' is here twice for unpatched, patched with the same job, machine,"
+        " flood and driver; remove one, or make them differ",
     ),
     "expectation of another scenario's job": (
         GOOD + 'expect = { patched = { "hvc/kick" = "pass" } }\n',
@@ -729,6 +729,18 @@ WRONG = {
         " set source to host_timer or signal or spi_edge or spi_level or irqfd or ppi or lpi or"
         " vtimer or memslot or dirty_log or device",
     ),
+    "burst beyond 32 bits": (
+        GOOD + 'flood = { source = "ppi", placement = "burst", count = 1, burst = 8,'
+        " period_ns = 142_857_143 }\n",
+        "10:70: scenario.0.flood.period_ns: a burst of 8 takes 1,000,000,001 ns;"
+        " there may be 1,000,000,000: period_ns at most 142,857,142",
+    ),
+    "period on several CPUs": (
+        GOOD + 'flood = { source = "ppi", placement = "periodic", count = 1, period_ns = 50000 }\n'
+        "machine = { cpus = 2 }\n",
+        "11:13: scenario.0.machine.cpus: placement periodic is of one CPU;"
+        " remove cpus, or set placement to random or burst",
+    ),
     "backward interval": (
         GOOD
         + 'flood = { source = "host_timer", placement = "sweep", first_ns = 9, last_ns = 3 }\n',
@@ -736,13 +748,13 @@ WRONG = {
     ),
     "payload twice": (
         GOOD.replace('"hvc"', '["hvc", "hvc"]'),
-        "8:3: scenario.0: 'hvc' is here twice with the same job, machine, flood and driver;"
-        " remove one, or make them differ",
+        "8:3: scenario.0: 'hvc' is here twice for unpatched, patched with the same job, machine,"
+        " flood and driver; remove one, or make them differ",
     ),
     "scenario twice": (
         GOOD + SCENARIO,
-        "10:3: scenario.1: 'hvc' is here twice with the same job, machine, flood and driver;"
-        " remove one, or make them differ",
+        "10:3: scenario.1: 'hvc' is here twice for unpatched, patched with the same job, machine,"
+        " flood and driver; remove one, or make them differ",
     ),
 }
 
