@@ -302,9 +302,15 @@ _MIXED = (Placement.RANDOM, Placement.BURST)
 def _flood_problems(path: KeyPath, flood: FloodTable) -> Iterator[Problem]:
     if flood.each_of:
         yield from _each_of_problems(path, flood)
-        for source in flood.each_of:
-            alone = {"each_of": None, "source": [source]}
-            yield from _flood_problems(path, flood.model_copy(update=alone))
+        floods = [
+            flood.model_copy(update={"each_of": None, "source": [source]})
+            for source in flood.each_of
+            if source is not FloodSource.NONE
+        ]
+        # What is wrong with each of them is told once.
+        yield from dict.fromkeys(
+            problem for one in floods for problem in _flood_problems(path, one)
+        )
         return
     quiet, unplaced = flood.source == [FloodSource.NONE], flood.placement is Placement.NONE
     if quiet != unplaced:

@@ -725,9 +725,11 @@ WRONG = {
     "each of none": (
         GOOD + 'flood = { each_of = ["lpi", "none"], placement = "random", count = 1 }\n',
         "10:11: scenario.0.flood.each_of: none is no flood; remove none",
-        "10:38: scenario.0.flood: placement random needs a source of interrupts;"
-        " set source to host_timer or signal or spi_edge or spi_level or irqfd or ppi or lpi or"
-        " vtimer or memslot or dirty_log or device",
+    ),
+    "each of several without a number": (
+        GOOD + 'flood = { each_of = ["lpi", "ppi"], placement = "random" }\n',
+        "10:1: scenario.0.flood: placement random needs count;"
+        " count is the number of passes over the payload",
     ),
     "burst beyond 32 bits": (
         GOOD + 'flood = { source = "ppi", placement = "burst", count = 1, burst = 8,'
