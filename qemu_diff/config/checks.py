@@ -410,6 +410,13 @@ def _machine_problems(path: KeyPath, scenario: ScenarioTable) -> Iterator[Proble
         # QEMU's log tells whose timer fired from its period alone, and not on which CPU.
         text = f"{label((*path, 'cpus'))}: placement periodic is of one CPU"
         yield Problem((*path, "cpus"), text, "remove cpus, or set placement to random or burst")
+    if machine.cpus > 1 and FloodSource.DEVICE in (
+        *scenario.flood.source,
+        *(scenario.flood.each_of or ()),
+    ):
+        # Linux routes an SPI to its first CPU (drivers/irqchip/irq-gic-v3.c, gic_dist_init()).
+        text = f"{label((*path, 'cpus'))}: a device interrupts the first CPU, and L2 has the last"
+        yield Problem((*path, "cpus"), text, "remove cpus, or the source device")
     if ExceptionOrder.ASYNC_FIRST not in machine.exception_order:
         for key in _OF_ASYNC_FIRST:
             if key in machine.model_fields_set:

@@ -737,6 +737,12 @@ WRONG = {
         "10:70: scenario.0.flood.period_ns: a burst of 8 takes 1,000,000,001 ns;"
         " there may be 1,000,000,000: period_ns at most 142,857,142",
     ),
+    "device on several CPUs": (
+        GOOD + 'flood = { each_of = ["ppi", "device"], placement = "random", count = 1 }\n'
+        "machine = { cpus = 2 }\n",
+        "11:13: scenario.0.machine.cpus: a device interrupts the first CPU, and L2 has the last;"
+        " remove cpus, or the source device",
+    ),
     "period on several CPUs": (
         GOOD + 'flood = { source = "ppi", placement = "periodic", count = 1, period_ns = 50000 }\n'
         "machine = { cpus = 2 }\n",
