@@ -89,7 +89,7 @@ def run(
     *,
     out: Path | None = None,
     jobs: Annotated[int | None, Parameter(name=["--jobs", "-j"])] = None,
-    only: str = "*",
+    only: list[str] | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
     junit_file: Annotated[Path | None, Parameter(name="--junit")] = None,
     dry_run: bool = False,
@@ -105,7 +105,8 @@ def run(
     jobs
         Boots side by side; default: the CPUs.
     only
-        A glob over cell ids, as `list` shows them.
+        A glob over cell ids, as `list` shows them; may be given several times: a cell is run if any
+        of them matches.
     set_
         KEY=VALUE over the campaign file, with dotted keys; may be given several times.
     junit_file
@@ -177,7 +178,7 @@ def list_(
     campaign: Path,
     /,
     *,
-    only: str = "*",
+    only: list[str] | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
 ) -> int:
     """Show the cells of a campaign, and what is expected of each.
@@ -187,7 +188,7 @@ def list_(
     campaign
         A campaign file (TOML).
     only
-        A glob over cell ids.
+        A glob over cell ids; may be given several times.
     set_
         KEY=VALUE over the campaign file.
     """
@@ -587,13 +588,20 @@ def _interrupted(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _selected(
-    campaign: Path, only: str, overrides: list[str] | None
+    campaign: Path, only: list[str] | None, overrides: list[str] | None
 ) -> tuple[Campaign, tuple[Cell, ...]]:
+    """The cells that any of the globs matches; all where there is none.
+
+    :raises UserError: a glob matches nothing: it is misspelt.
+    """
     loaded = load_campaign(campaign, overrides or ())
-    cells = tuple(cell for cell in plan(loaded) if fnmatch(cell.id, only))
-    if not cells:
-        raise UserError(f"--only {only}: no cell of {campaign} matches; see qemu-diff list")
-    return loaded, cells
+    cells = plan(loaded)
+    globs = only or ["*"]
+    for glob in globs:
+        if not any(fnmatch(cell.id, glob) for cell in cells):
+            raise UserError(f"--only {glob}: no cell of {campaign} matches; see qemu-diff list")
+    chosen = (cell for cell in cells if any(fnmatch(cell.id, glob) for glob in globs))
+    return loaded, tuple(chosen)
 
 
 def _print_cells(cells: tuple[Cell, ...]) -> None:

@@ -116,7 +116,7 @@ class FloodSource(StrEnum):
 
     NONE = "none"
     HOST_TIMER = "host_timer"
-    """A one-shot timer of L1: its interrupt alone."""
+    """A one-shot timer of L1: its interrupt alone; where L2 has another CPU, an IPI to that."""
     SIGNAL = "signal"
     """The same, and a signal to the vCPU thread: KVM_RUN returns to user space with EINTR."""
     SPI_EDGE = "spi_edge"
@@ -132,9 +132,10 @@ class FloodSource(StrEnum):
     VTIMER = "vtimer"
     """L2's own virtual timer."""
     MEMSLOT = "memslot"
-    """Another thread deletes L2's memory slot and sets it again."""
+    """Another thread deletes a memory slot of L2's and sets it again. Its timer is what interrupts:
+    where L2 has another CPU, nothing does."""
     DIRTY_LOG = "dirty_log"
-    """Another thread turns dirty logging of L2's memory on, or off."""
+    """Another thread turns dirty logging of L2's memory on, or off; likewise."""
     DEVICE = "device"
     """A device interrupt of L1, pended in its GIC from outside: not deterministic."""
 

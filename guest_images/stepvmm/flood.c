@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #define _GNU_SOURCE	/* gettid(), CPU_SET() */
 #include <errno.h>
+#include <linux/membarrier.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -295,6 +297,23 @@ void flood_periodic(enum timer_kind kind, uint64_t period_ns)
 
 /* --- the thread --- */
 
+static void membarrier(int command)
+{
+	if (syscall(SYS_membarrier, command, 0, 0))
+		failed("membarrier");
+}
+
+/*
+ * A timer of CPU 0 interrupts nobody on the vCPU's: an IPI does. The barrier
+ * sends one to each CPU that runs this process, and does nothing else there
+ * (membarrier(2), MEMBARRIER_CMD_PRIVATE_EXPEDITED). It is over when the other CPU
+ * has answered: perhaps when the step is over, too.
+ */
+static void interrupt_other_cpu(void)
+{
+	membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED);
+}
+
 static void serve(uint32_t tag)
 {
 	uint64_t one = 1;
@@ -314,6 +333,8 @@ static void serve(uint32_t tag)
 
 		shot->acted_at = act(shot->placement.kind);
 		__atomic_store_n(&shot->fired, 1, __ATOMIC_RELEASE);
+		if (flood.other_cpu && shot->placement.kind == TIMER_INTERRUPT)
+			interrupt_other_cpu();
 	}
 }
 
@@ -383,6 +404,8 @@ void flood_start(struct vm *vm, const struct job_header *header)
 	if (header->counters)
 		flood.counters = vm_at(vm, header->counters, sizeof(*flood.counters));
 	pin(flood.vcpu, header->cpu);
+	if (flood.other_cpu)
+		membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED);
 	flood.epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (flood.epoll < 0)
 		failed("epoll_create1");

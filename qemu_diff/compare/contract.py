@@ -102,7 +102,8 @@ class Steps:
     :param executed: number of executed instructions, repeats collapsed.
     :param first_executed: PC of the first of them, or ``UNKNOWN_PC``.
     :param active_pending: bool: L2 was entered in Active-pending (a phantom was seen, and not at
-        once after an executed instruction: SVC comes to its vector without an entry).
+        once after an executed instruction: SVC comes to its vector without an entry; nor at an
+        IRQ's vector before the step's instruction was completed: taking the IRQ spent the step).
     :param irq_exits: exits through the IRQ vector.
     :param redirects: Software Step exceptions that were turned into interrupts.
     :param outcome: :class:`Judged`.
@@ -155,7 +156,9 @@ def judge(
     _check_continuity(outcome, groups, np.where(took_irq, UNKNOWN_PC, begins), number)
     keep = groups.closed & groups.stepping & ~groups.unfinished
     keep &= ~_spent(records, groups, done, program)
+    undone = (executed == 0) | _interrupted_before(runs, groups, last)
     entered = _entered_pending(truth, phantom)
+    entered &= ~_spent_by_irq(truth, slices.group, undone, groups, program)
     redirects = truth["kind"] == TruthKind.REDIRECT
     return Steps(
         first_run=groups.first_run[keep],
@@ -200,6 +203,35 @@ def _entered_pending(truth: TruthRecords, phantom: NDArray[np.bool_]) -> NDArray
     before = np.append(-1, last_of(instruction | left))[: len(truth)]
     after_execution = np.append(instruction & ~phantom, False)[before]
     return np.asarray(phantom & ~after_execution)
+
+
+def _interrupted_before(
+    runs: StepRecords, groups: Groups, last: _LastExecutions
+) -> NDArray[np.bool_]:
+    """Groups whose last instruction faulted: after the interrupt it is executed. Shape (g,)."""
+    closing = runs[groups.run]
+    at_vector = (closing["flags"] & RecordFlag.AT_VECTOR) != 0
+    elr = closing["detail"][:, 0].astype(np.int64)
+    return np.asarray(at_vector & last.faulted & (elr == last.pc))
+
+
+def _spent_by_irq(
+    truth: TruthRecords,
+    row_group: NDArray[np.int64],
+    undone: NDArray[np.bool_],
+    groups: Groups,
+    program: Program,
+) -> NDArray[np.bool_]:
+    """The phantom with which L2 took an IRQ in Active-not-pending: the first that stands at an
+    IRQ's vector, in a group that has not completed an instruction. Shape (t,)."""
+    pc = truth["pc"].astype(np.int64)
+    at = (truth["kind"] == TruthKind.INSTRUCTION) & (row_group >= 0) & program.is_irq_vector(pc)
+    rows = np.flatnonzero(at)
+    rows = rows[undone[row_group[rows]] & (pc[rows] != groups.previous_pc[row_group[rows]])]
+    _, first = np.unique(row_group[rows], return_index=True)
+    found = np.zeros(len(truth), dtype=bool)
+    found[rows[first]] = True
+    return found
 
 
 def _count(

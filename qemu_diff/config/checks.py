@@ -14,6 +14,7 @@ from qemu_diff.config.paths import SearchPath, is_directory, mode
 from qemu_diff.config.problems import Problem, label, listing, suggestion
 from qemu_diff.config.resolve import scenario_specs
 from qemu_diff.config.schema import (
+    LONGEST_NS,
     MOST_SWEPT,
     CampaignFile,
     FloodTable,
@@ -301,9 +302,15 @@ _MIXED = (Placement.RANDOM, Placement.BURST)
 def _flood_problems(path: KeyPath, flood: FloodTable) -> Iterator[Problem]:
     if flood.each_of:
         yield from _each_of_problems(path, flood)
-        for source in flood.each_of:
-            alone = {"each_of": None, "source": [source]}
-            yield from _flood_problems(path, flood.model_copy(update=alone))
+        floods = [
+            flood.model_copy(update={"each_of": None, "source": [source]})
+            for source in flood.each_of
+            if source is not FloodSource.NONE
+        ]
+        # What is wrong with each of them is told once.
+        yield from dict.fromkeys(
+            problem for one in floods for problem in _flood_problems(path, one)
+        )
         return
     quiet, unplaced = flood.source == [FloodSource.NONE], flood.placement is Placement.NONE
     if quiet != unplaced:
@@ -351,12 +358,24 @@ def _mix_problems(path: KeyPath, flood: FloodTable) -> Iterator[Problem]:
     if flood.placement is Placement.PERIODIC and 0 < (flood.period_ns or 0) < SHORTEST_PERIOD_NS:
         text = f"{label((*path, 'period_ns'))}: {flood.period_ns} leaves L1 no time to enter L2"
         yield Problem((*path, "period_ns"), text, f"at least {SHORTEST_PERIOD_NS}")
+    if flood.placement is Placement.BURST:
+        yield from _burst_problems(path, flood)
     if FloodSource.NONE in flood.source and len(flood.source) > 1:
         text = f"{label((*path, 'source'))}: none stands beside others"
         yield Problem((*path, "source"), text, "remove none")
     if flood.placement is Placement.PERIODIC and flood.source == [FloodSource.VTIMER]:
         text = f"{label((*path, 'source'))}: L2's virtual timer is set at each step"
         yield Problem((*path, "source"), text, "set placement to random or burst")
+
+
+def _burst_problems(path: KeyPath, flood: FloodTable) -> Iterator[Problem]:
+    """The step VMM counts a burst's last delay in 32 bits."""
+    later = (flood.burst or 1) - 1
+    whole = later * (flood.period_ns or 0)
+    if whole > LONGEST_NS:
+        text = f"{label((*path, 'period_ns'))}: a burst of {flood.burst} takes {whole:,} ns"
+        remedy = f"there may be {LONGEST_NS:,}: period_ns at most {LONGEST_NS // later:,}"
+        yield Problem((*path, "period_ns"), text, remedy)
 
 
 def _passes(flood: FloodTable) -> int:
@@ -387,6 +406,17 @@ _FROM_OUTSIDE = (Pending.SPI, Pending.PPI)
 
 def _machine_problems(path: KeyPath, scenario: ScenarioTable) -> Iterator[Problem]:
     machine = scenario.machine
+    if machine.cpus > 1 and scenario.flood.placement is Placement.PERIODIC:
+        # QEMU's log tells whose timer fired from its period alone, and not on which CPU.
+        text = f"{label((*path, 'cpus'))}: placement periodic is of one CPU"
+        yield Problem((*path, "cpus"), text, "remove cpus, or set placement to random or burst")
+    if machine.cpus > 1 and FloodSource.DEVICE in (
+        *scenario.flood.source,
+        *(scenario.flood.each_of or ()),
+    ):
+        # Linux routes an SPI to its first CPU (drivers/irqchip/irq-gic-v3.c, gic_dist_init()).
+        text = f"{label((*path, 'cpus'))}: a device interrupts the first CPU, and L2 has the last"
+        yield Problem((*path, "cpus"), text, "remove cpus, or the source device")
     if ExceptionOrder.ASYNC_FIRST not in machine.exception_order:
         for key in _OF_ASYNC_FIRST:
             if key in machine.model_fields_set:
@@ -430,13 +460,16 @@ def _duplicate_cells(
     seen: set[tuple[str, _Point]] = set()
     for index, scenario in enumerate(scenarios):
         path: KeyPath = ("scenario", index)
-        repeated: dict[str, None] = {}
+        repeated: dict[str, dict[str, None]] = {}
         for cell in product(scenario.kernels or kernels, _points(scenario)):
             if cell in seen:
-                repeated[cell[1][0]] = None
+                repeated.setdefault(cell[1][0], {})[cell[0]] = None
             seen.add(cell)
-        for payload in repeated:
-            text = f"{payload!r} is here twice with the same job, machine, flood and driver"
+        for payload, of in repeated.items():
+            text = (
+                f"{payload!r} is here twice for {listing(tuple(of))} with the same job, machine, "
+                "flood and driver"
+            )
             yield Problem(path, f"{label(path)}: {text}", "remove one, or make them differ")
 
 

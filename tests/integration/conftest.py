@@ -28,18 +28,28 @@ def quickstart(builds: dict[str, Build], tmp_path_factory: pytest.TempPathFactor
     return run_campaign(QUICKSTART, tmp_path_factory.mktemp("quickstart") / "results")
 
 
+def write_campaign(
+    path: Path,
+    builds: dict[str, Build],
+    kernels: dict[str, str | Path],
+    body: str,
+    **settings: float,
+) -> Path:
+    """A campaign over kernels that are built already: name → one of ``builds``, or an image."""
+    lines = ["[campaign]", 'name = "test"']
+    lines.extend(f"{key} = {value}" for key, value in settings.items())
+    for name, image in kernels.items():
+        where = builds[image].image if isinstance(image, str) else image
+        lines += [f"[kernels.{name}]", f'source = {{ image = "{where}" }}']
+    path.write_text("\n".join([*lines, body]) + "\n")
+    return path
+
+
 @pytest.fixture
 def campaign_of(builds: dict[str, Build], tmp_path: Path) -> WriteCampaign:
-    """Write a campaign over kernels that are built already."""
+    """:func:`write_campaign`, into a directory of the test's own."""
 
     def write(kernels: dict[str, str | Path], body: str, **settings: float) -> Path:
-        lines = ["[campaign]", 'name = "test"']
-        lines.extend(f"{key} = {value}" for key, value in settings.items())
-        for name, image in kernels.items():
-            path = builds[image].image if isinstance(image, str) else image
-            lines += [f"[kernels.{name}]", f'source = {{ image = "{path}" }}']
-        path = tmp_path / "campaign.toml"
-        path.write_text("\n".join([*lines, body]) + "\n")
-        return path
+        return write_campaign(tmp_path / "campaign.toml", builds, kernels, body, **settings)
 
     return write

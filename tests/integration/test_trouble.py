@@ -182,6 +182,28 @@ def test_no_qemu_at_all(campaign_of, tmp_path: Path, qemu: str) -> None:
     assert qemu in one_line(done)
 
 
+def test_only_takes_several_globs(campaign_of) -> None:
+    campaign = campaign_of({"a": "patched", "b": "patched"}, HVC.replace('"hvc"', '["hvc", "sgi"]'))
+
+    def listed(*only: str) -> list[str]:
+        done = qemu_diff("list", campaign, *(word for glob in only for word in ("--only", glob)))
+        assert done.status == 0, done.said
+        return [word for word in done.stdout.split() if word.endswith(".quiet")]
+
+    assert listed("a.hvc.*", "*.sgi.*") == ["a.hvc.vhe.quiet", "a.sgi.vhe.quiet", "b.sgi.vhe.quiet"]
+    assert listed("b.*", "b.hvc.*") == ["b.hvc.vhe.quiet", "b.sgi.vhe.quiet"]
+    assert len(listed()) == 4
+
+
+def test_a_glob_of_several_that_matches_nothing(campaign_of) -> None:
+    campaign = campaign_of({"a": "patched"}, HVC)
+    done = qemu_diff("run", campaign, "--only", "a.*", "--only", "a.hcv.*")
+    assert done.status == 2
+    assert one_line(done) == (
+        f"qemu-diff: --only a.hcv.*: no cell of {campaign} matches; see qemu-diff list"
+    )
+
+
 def test_a_mistake_leaves_earlier_results_alone(campaign_of, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run_campaign(campaign_of({"one": "patched"}, HVC), out).status == 0

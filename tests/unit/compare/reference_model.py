@@ -463,19 +463,40 @@ def report_of(group: Group, code: Code) -> Report:
         executed=tuple(row.pc for row in executed_by(group, code)),
         previous_pc=group.stands_at,
         reported_pc=group.reported_pc,
-        active_pending=entered_pending(group.rows),
+        active_pending=entered_pending(group.rows, takes_irq_by(group, code)),
         irq_exits=sum(1 for row in group.rows if row.what == "irq"),
         redirects=sum(1 for row in group.rows if row.what == "redirect"),
     )
 
 
-def entered_pending(rows: Sequence[Row]) -> bool:
-    """Whether L2 was entered in Active-pending: a phantom not right behind an execution."""
+def takes_irq_by(group: Group, code: Code) -> int | None:
+    """Index of the row with which L2 took an IRQ instead of what it was entered for.
+
+    Where the step's instruction was not completed, the IRQ spends the step by itself: a phantom at
+    the vector is then no entry in Active-pending.
+    """
+    done = executed_by(group, code)
+    record = group.report
+    again = record["flags"] & RecordFlag.AT_VECTOR and faults_at_last(group, code)
+    if done and not (again and int(record["detail"][0]) == done[-1].pc):
+        return None
+    for index, row in enumerate(group.rows):
+        if row.is_instruction and row.pc in code.irq_vectors and row.pc != group.stands_at:
+            return index
+    return None
+
+
+def entered_pending(rows: Sequence[Row], irq: int | None) -> bool:
+    """Whether L2 was entered in Active-pending: a phantom not right behind an execution.
+
+    :param irq: index of a row that is none.
+    """
     last: Row | None = None
-    for row in rows:
+    for index, row in enumerate(rows):
         if last is not None and last.run != row.run:
             last = None
-        if row.what == "phantom" and (last is None or last.what != "executed"):
+        behind = last is not None and last.what == "executed"
+        if row.what == "phantom" and not behind and index != irq:
             return True
         if row.is_instruction or row.leaves:
             last = row

@@ -1724,6 +1724,27 @@ def test_a_vector_is_reached_without_an_entry_in_active_pending(oracle: Oracle) 
     assert (quiet.active_pending, entered.active_pending) == (False, True)
 
 
+def test_an_irq_that_spends_the_step_is_no_entry_in_active_pending(oracle: Oracle) -> None:
+    """L2 was entered to execute what it did not, or not to its end; but where the instruction was
+    completed before, or L1 came between, it was entered in Active-pending."""
+    taken = [phantom(V), sync(), at_vector(V, A)]
+    faulted = [executes(AT_LDR), sync(), phantom(V), sync(), at_vector(V, AT_LDR)]
+    completed = [executes(AT_HVC), sync(), phantom(V), sync(), at_vector(V, AT_HVC + 4)]
+    again = [phantom(V), irq(), *taken]
+    stands_there = [phantom(V), sync(), debug(V)]
+    found = [
+        judged(oracle, stepping(pc).run(*rows))[0].active_pending
+        for pc, rows in (
+            (A, taken),
+            (AT_LDR, faulted),
+            (AT_HVC, completed),
+            (A, again),
+            (V, stands_there),
+        )
+    ]
+    assert found == [False, False, True, True, True]
+
+
 def test_redirects_are_counted(oracle: Oracle) -> None:
     twice = stepping().run(
         executes(A), redirected(), phantom(A + 4), redirected(), phantom(A + 4), sync(),

@@ -568,8 +568,8 @@ WRONG = {
     ),
     "job twice": (
         GOOD + 'job = ["kick", "kick"]\n',
-        "8:3: scenario.0: 'hvc' is here twice with the same job, machine, flood and driver;"
-        " remove one, or make them differ",
+        "8:3: scenario.0: 'hvc' is here twice for unpatched, patched with the same job, machine,"
+        " flood and driver; remove one, or make them differ",
     ),
     "expectation of another scenario's job": (
         GOOD + 'expect = { patched = { "hvc/kick" = "pass" } }\n',
@@ -725,9 +725,29 @@ WRONG = {
     "each of none": (
         GOOD + 'flood = { each_of = ["lpi", "none"], placement = "random", count = 1 }\n',
         "10:11: scenario.0.flood.each_of: none is no flood; remove none",
-        "10:38: scenario.0.flood: placement random needs a source of interrupts;"
-        " set source to host_timer or signal or spi_edge or spi_level or irqfd or ppi or lpi or"
-        " vtimer or memslot or dirty_log or device",
+    ),
+    "each of several without a number": (
+        GOOD + 'flood = { each_of = ["lpi", "ppi"], placement = "random" }\n',
+        "10:1: scenario.0.flood: placement random needs count;"
+        " count is the number of passes over the payload",
+    ),
+    "burst beyond 32 bits": (
+        GOOD + 'flood = { source = "ppi", placement = "burst", count = 1, burst = 8,'
+        " period_ns = 142_857_143 }\n",
+        "10:70: scenario.0.flood.period_ns: a burst of 8 takes 1,000,000,001 ns;"
+        " there may be 1,000,000,000: period_ns at most 142,857,142",
+    ),
+    "device on several CPUs": (
+        GOOD + 'flood = { each_of = ["ppi", "device"], placement = "random", count = 1 }\n'
+        "machine = { cpus = 2 }\n",
+        "11:13: scenario.0.machine.cpus: a device interrupts the first CPU, and L2 has the last;"
+        " remove cpus, or the source device",
+    ),
+    "period on several CPUs": (
+        GOOD + 'flood = { source = "ppi", placement = "periodic", count = 1, period_ns = 50000 }\n'
+        "machine = { cpus = 2 }\n",
+        "11:13: scenario.0.machine.cpus: placement periodic is of one CPU;"
+        " remove cpus, or set placement to random or burst",
     ),
     "backward interval": (
         GOOD
@@ -736,13 +756,13 @@ WRONG = {
     ),
     "payload twice": (
         GOOD.replace('"hvc"', '["hvc", "hvc"]'),
-        "8:3: scenario.0: 'hvc' is here twice with the same job, machine, flood and driver;"
-        " remove one, or make them differ",
+        "8:3: scenario.0: 'hvc' is here twice for unpatched, patched with the same job, machine,"
+        " flood and driver; remove one, or make them differ",
     ),
     "scenario twice": (
         GOOD + SCENARIO,
-        "10:3: scenario.1: 'hvc' is here twice with the same job, machine, flood and driver;"
-        " remove one, or make them differ",
+        "10:3: scenario.1: 'hvc' is here twice for unpatched, patched with the same job, machine,"
+        " flood and driver; remove one, or make them differ",
     ),
 }
 

@@ -295,18 +295,18 @@ WRONG = {
     ),
     "the same cell for a kernel and for all": (
         OURS + '[[scenario]]\npayload = "hvc"\nkernels = ["patched"]\n',
-        "9:3: scenario.1: 'hvc' is here twice with the same job, machine, flood and driver;"
-        " remove one, or make them differ",
+        "9:3: scenario.1: 'hvc' is here twice for patched with the same job, machine,"
+        " flood and driver; remove one, or make them differ",
     ),
     "a kernel twice": (
         OURS + 'kernels = ["patched", "patched"]\n',
-        "7:3: scenario.0: 'hvc' is here twice with the same job, machine, flood and driver;"
-        " remove one, or make them differ",
+        "7:3: scenario.0: 'hvc' is here twice for patched with the same job, machine,"
+        " flood and driver; remove one, or make them differ",
     ),
     "the same machine twice": (
         OURS + f'machine = {{ {ASYNC_FIRST}, pending = ["sgi", "sgi"] }}\n',
-        "7:3: scenario.0: 'hvc' is here twice with the same job, machine, flood and driver;"
-        " remove one, or make them differ",
+        "7:3: scenario.0: 'hvc' is here twice for unpatched, patched with the same job, machine,"
+        " flood and driver; remove one, or make them differ",
     ),
     "kernels that are no names": (
         OURS + "kernels = [1]\n",

@@ -22,19 +22,27 @@ from qemu_diff.model import (
     Cell,
     CellResult,
     CellVerdict,
+    Confirmation,
+    Coverage,
     Driver,
+    Excursions,
     Expectation,
     Finding,
     FloodSource,
     FloodSpec,
     Grid,
     Instruction,
+    InterruptCount,
     KvmMode,
     MachineSpec,
+    Method,
     PairOutcome,
     PairResult,
     Placement,
     SideBySide,
+    Signature,
+    SignatureGroup,
+    SourceCount,
     ViolationKind,
     Window,
 )
@@ -221,12 +229,65 @@ def test_a_cell_s_flat_keys(tmp_path: Path) -> None:
         "wrong_pcs": 2,
         "ss_leaks": 0,
         "state_mismatches": 0,
+        "lost_interrupts": 0,
+        "spurious_interrupts": 0,
         "placements": 11811,
+        "coverage": None,
+        "sources": [],
+        "interrupts": [],
+        "excursions": None,
+        "signatures": [],
         "first_broken_step": 0,
         "fingerprint": "",
         "duration_s": 8.452,
         "findings": ["2 instructions ran for one reported step"],
     }
+
+
+def test_what_was_sent_and_tried_is_flat_too(tmp_path: Path) -> None:
+    signature = Signature("step/tcg", "sysreg", ViolationKind.LOST_STEP, "kvm_handle_sys_reg")
+    known = replace(
+        FAILED,
+        violations=((ViolationKind.LOST_INTERRUPT, 1),),
+        coverage=Coverage(Method.GRID, 8, tried=40, inside=30, missing=500, untouched=1),
+        sources=(SourceCount("ppi", 12, 3, 11), SourceCount("host_timer", 7, 0, None)),
+        interrupts=(InterruptCount("arch_timer", 26, 41),),
+        excursions=Excursions(handled=11, nested=2, passes=4, unfinished=1),
+        signatures=(SignatureGroup(signature, 9, 3159, 3617, "a-finding", Confirmation(5, 4)),),
+    )
+    (cell,) = written(replace(CAMPAIGN, cells=(known,), pairs=()), tmp_path)["cells"]
+    assert (cell["lost_interrupts"], cell["spurious_interrupts"]) == (1, 0)
+    assert cell["coverage"] == {
+        "method": "grid",
+        "resolution_ns": 8,
+        "tried": 40,
+        "inside": 30,
+        "missing": 500,
+        "first_ns": 0,
+        "beyond_ns": 0,
+        "untouched": 1,
+    }
+    assert cell["sources"] == [
+        {"source": "ppi", "sent": 12, "held_back": 3, "handled": 11},
+        {"source": "host_timer", "sent": 7, "held_back": 0, "handled": None},
+    ]
+    assert cell["interrupts"] == [{"name": "arch_timer", "intid": 26, "count": 41}]
+    assert cell["excursions"] == {"handled": 11, "nested": 2, "passes": 4, "unfinished": 1}
+    assert cell["signatures"] == [
+        {
+            "signature": {
+                "scenario": "step/tcg",
+                "instruction": "sysreg",
+                "kind": "lost-step",
+                "function": "kvm_handle_sys_reg",
+            },
+            "count": 9,
+            "first_ns": 3159,
+            "last_ns": 3617,
+            "finding_id": "a-finding",
+            "confirmation": {"boots": 5, "reproduced": 4, "in_batch": False},
+        }
+    ]
 
 
 def test_a_pair_s_flat_keys(tmp_path: Path) -> None:
