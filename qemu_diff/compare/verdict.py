@@ -68,6 +68,9 @@ def judged_cell(
     if _must_redirect(cell) and not redirected.any():
         return unjudged_cell(cell, CellVerdict.LOST, NOT_REDIRECTED)
     interrupted = placements.delivered | (placements.ticks > 0) | redirected | from_outside
+    if cell.machine.cpus > 1:
+        # What another CPU does need not interrupt this one: only L2's exits tell.
+        interrupted &= (steps.irq_exits > 0) | redirected
     name = {pc: listing.instruction(pc) for pc in np.unique(steps.instruction).tolist()}
     return CellResult(
         cell=cell,
