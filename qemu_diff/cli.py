@@ -105,7 +105,7 @@ def run(
     jobs
         Boots side by side; default: the CPUs.
     only
-        A glob over cell ids, as `list` shows them.
+        A glob over cell ids, as qemu-diff list shows them.
     set_
         KEY=VALUE over the campaign file, with dotted keys; may be given several times.
     junit_file
@@ -187,9 +187,9 @@ def list_(
     campaign
         A campaign file (TOML).
     only
-        A glob over cell ids.
+        A glob over cell ids; all where none is given.
     set_
-        KEY=VALUE over the campaign file.
+        KEY=VALUE over the campaign file, with dotted keys; may be given several times.
     """
     _print_cells(_selected(campaign, only, set_)[1])
     return ExitCode.AS_EXPECTED
@@ -222,7 +222,7 @@ def report(
     svg_directory: SvgDirectory = None,
     png_directory: PngDirectory = None,
 ) -> int:
-    """Show the table of a run, scenario and order of exceptions by kernel; or write a report.
+    """Show the table of a run, scenario by kernel; or write a report. The exit status is the run's.
 
     Parameters
     ----------
@@ -284,7 +284,7 @@ def sequence(
     results
         A results directory.
     cell
-        The id of one of its cells.
+        The id of one of its cells, as qemu-diff list shows it.
     boot
         A boot of that cell; default: that of its first finding, else its first.
     pass_number
@@ -319,7 +319,7 @@ def replay(
     vmlinux: Path | None = None,
     build: bool = False,
 ) -> int:
-    """Boot a finding's job again: exit status 0 if the same comes out, 1 if it does not.
+    """Boot a finding again: exit status 0 if the same comes out, 1 if it does not.
 
     Parameters
     ----------
@@ -330,7 +330,7 @@ def replay(
     image
         The kernel to boot; default: the finding's own, from the cache.
     vmlinux
-        What belongs to --image.
+        The vmlinux of --image: without it nothing in L1's kernel has a name.
     build
         Build the finding's kernel from its source and its patches where the cache lacks it.
     """
@@ -363,13 +363,13 @@ def minimize(
     Parameters
     ----------
     finding
-        A finding's directory.
+        A finding's directory: RESULTS/findings/ID, wherever it lies now.
     out
         The directory that is made; default: minimized/ID.
     image
         The kernel to boot; default: the finding's own, from the cache.
     vmlinux
-        What belongs to --image.
+        The vmlinux of --image: without it nothing in L1's kernel has a name.
     build
         Build the finding's kernel from its source and its patches where the cache lacks it.
     """
@@ -410,7 +410,7 @@ def debug(
     Parameters
     ----------
     finding
-        A finding's directory.
+        A finding's directory: RESULTS/findings/ID, wherever it lies now.
     command
         A file of gdb commands, executed first.
     batch
@@ -423,7 +423,7 @@ def debug(
     image
         The kernel to boot; default: the finding's own, from the cache.
     vmlinux
-        What belongs to --image.
+        The vmlinux of --image: without it nothing in L1's kernel has a name.
     build
         Build the finding's kernel from its source and its patches where the cache lacks it.
     """
@@ -452,7 +452,7 @@ def _kept(out: Path | None) -> Iterator[Path]:
 
 @app.command
 def doctor() -> int:
-    """Say what this machine lacks, with the command that mends it."""
+    """Say what this machine lacks, with the command that mends it: exit status 2 if it is needed."""
     done = checks()
     print_checks(done, _console())
     return ExitCode.AS_EXPECTED if all_needed(done) else ExitCode.USER_ERROR

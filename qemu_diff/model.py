@@ -132,7 +132,7 @@ class FloodSource(StrEnum):
     VTIMER = "vtimer"
     """L2's own virtual timer."""
     MEMSLOT = "memslot"
-    """Another thread deletes L2's memory slot and sets it again."""
+    """Another thread makes, or deletes, a memory slot that L2 does not use."""
     DIRTY_LOG = "dirty_log"
     """Another thread turns dirty logging of L2's memory on, or off."""
     DEVICE = "device"
