@@ -452,7 +452,7 @@ def _kept(out: Path | None) -> Iterator[Path]:
 
 @app.command
 def doctor() -> int:
-    """Say what this machine lacks, with the command that mends it: exit status 2 if it is needed."""
+    """Say what this machine lacks, with the command that mends it; exit status 2 then."""
     done = checks()
     print_checks(done, _console())
     return ExitCode.AS_EXPECTED if all_needed(done) else ExitCode.USER_ERROR
