@@ -164,6 +164,7 @@ class OperationCode(IntEnum):
     TIMER_PERIODIC = 17
     CALL = 18
     INTERRUPTS = 19
+    TIMER_TURNS = 20
 
 
 class WriteKind(IntEnum):

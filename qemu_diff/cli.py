@@ -188,9 +188,9 @@ def list_(
     campaign
         A campaign file (TOML).
     only
-        A glob over cell ids; may be given several times.
+        A glob over cell ids; may be given several times; all where none is given.
     set_
-        KEY=VALUE over the campaign file.
+        KEY=VALUE over the campaign file, with dotted keys; may be given several times.
     """
     _print_cells(_selected(campaign, only, set_)[1])
     return ExitCode.AS_EXPECTED
@@ -223,7 +223,7 @@ def report(
     svg_directory: SvgDirectory = None,
     png_directory: PngDirectory = None,
 ) -> int:
-    """Show the table of a run, scenario and order of exceptions by kernel; or write a report.
+    """Show the table of a run, scenario by kernel; or write a report. The exit status is the run's.
 
     Parameters
     ----------
@@ -285,7 +285,7 @@ def sequence(
     results
         A results directory.
     cell
-        The id of one of its cells.
+        The id of one of its cells, as qemu-diff list shows it.
     boot
         A boot of that cell; default: that of its first finding, else its first.
     pass_number
@@ -320,7 +320,7 @@ def replay(
     vmlinux: Path | None = None,
     build: bool = False,
 ) -> int:
-    """Boot a finding's job again: exit status 0 if the same comes out, 1 if it does not.
+    """Boot a finding again: exit status 0 if the same comes out, 1 if it does not.
 
     Parameters
     ----------
@@ -331,7 +331,7 @@ def replay(
     image
         The kernel to boot; default: the finding's own, from the cache.
     vmlinux
-        What belongs to --image.
+        The vmlinux of --image: without it nothing in L1's kernel has a name.
     build
         Build the finding's kernel from its source and its patches where the cache lacks it.
     """
@@ -364,13 +364,13 @@ def minimize(
     Parameters
     ----------
     finding
-        A finding's directory.
+        A finding's directory: RESULTS/findings/ID, wherever it lies now.
     out
         The directory that is made; default: minimized/ID.
     image
         The kernel to boot; default: the finding's own, from the cache.
     vmlinux
-        What belongs to --image.
+        The vmlinux of --image: without it nothing in L1's kernel has a name.
     build
         Build the finding's kernel from its source and its patches where the cache lacks it.
     """
@@ -411,7 +411,7 @@ def debug(
     Parameters
     ----------
     finding
-        A finding's directory.
+        A finding's directory: RESULTS/findings/ID, wherever it lies now.
     command
         A file of gdb commands, executed first.
     batch
@@ -424,7 +424,7 @@ def debug(
     image
         The kernel to boot; default: the finding's own, from the cache.
     vmlinux
-        What belongs to --image.
+        The vmlinux of --image: without it nothing in L1's kernel has a name.
     build
         Build the finding's kernel from its source and its patches where the cache lacks it.
     """
@@ -453,7 +453,7 @@ def _kept(out: Path | None) -> Iterator[Path]:
 
 @app.command
 def doctor() -> int:
-    """Say what this machine lacks, with the command that mends it."""
+    """Say what this machine lacks, with the command that mends it; exit status 2 then."""
     done = checks()
     print_checks(done, _console())
     return ExitCode.AS_EXPECTED if all_needed(done) else ExitCode.USER_ERROR

@@ -132,8 +132,8 @@ class FloodSource(StrEnum):
     VTIMER = "vtimer"
     """L2's own virtual timer."""
     MEMSLOT = "memslot"
-    """Another thread deletes a memory slot of L2's and sets it again. Its timer is what interrupts:
-    where L2 has another CPU, nothing does."""
+    """Another thread makes, or deletes, a memory slot that L2 does not use. Its timer is what
+    interrupts: where L2 has another CPU, nothing does."""
     DIRTY_LOG = "dirty_log"
     """Another thread turns dirty logging of L2's memory on, or off; likewise."""
     DEVICE = "device"

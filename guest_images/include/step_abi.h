@@ -50,6 +50,7 @@ enum operation_code {
 	OP_TIMER_BURST = 16,	/* each placement is followed by n more, a ns apart */
 	OP_TIMER_PERIODIC = 17,	/* from now on each a ns, whatever is stepped; kind: enum timer_kind */
 	OP_CALL = 18,		/* unstepped, from PC a, or from where L2 is, until it says VM_DONE */
+	OP_TIMER_TURNS = 20,	/* one placement a pass: of n steps, that whose turn it is */
 	OP_INTERRUPTS = 19,	/* a record for each line of /proc/interrupts, and of each source */
 };
 

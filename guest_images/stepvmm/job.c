@@ -68,6 +68,7 @@ struct runner {
 	struct placement first;
 	uint32_t second_delay;
 	uint64_t armed_at;
+	uint32_t turns, turn;		/* OP_TIMER_TURNS; this pass's steps so far */
 	uint32_t handler_steps;
 	int in_handler;			/* the step before was the handler's */
 	uint64_t periodic_since, period;
@@ -249,6 +250,12 @@ static void note_timers(const struct runner *runner, struct step_record *record)
 	record->second_delay_ns = runner->second_delay;
 }
 
+/* Whether a pass that has one placement has it here. */
+static int is_turn(struct runner *runner)
+{
+	return !runner->turns || runner->turn++ == iteration(runner) % runner->turns;
+}
+
 static void arm_timers(struct runner *runner, struct step_record *record)
 {
 	struct placement shots[MOST_SHOTS];
@@ -265,7 +272,7 @@ static void arm_timers(struct runner *runner, struct step_record *record)
 	if (runner->placed)
 		return;
 	runner->placed = 1;
-	if (runner->timer.mode == TIMER_OFF || spares_handler(runner))
+	if (runner->timer.mode == TIMER_OFF || spares_handler(runner) || !is_turn(runner))
 		return;
 	count = timer_next(&runner->timer, iteration(runner), shots);
 	if (!count)
@@ -523,6 +530,8 @@ static void call(struct runner *runner, const struct operation *operation)
 		write_register(runner, CORE_REGISTER(regs.pstate), EL1H_MASKED);
 	}
 	run_to_done(runner);
+	/* An exit for MMIO is complete only after the next KVM_RUN (KVM API, 5): not the job's. */
+	kick(runner);
 	set_debug(runner, debug ? debug : &off);
 	runner->timer.mode = mode;
 }
@@ -600,6 +609,9 @@ static void perform_simple(struct runner *runner, const struct operation *operat
 	case OP_TIMER_BURST:
 		runner->timer.burst = operation->n;
 		runner->timer.spacing = operation->a;
+		break;
+	case OP_TIMER_TURNS:
+		runner->turns = operation->n;
 		break;
 	case OP_TIMER_PERIODIC:
 		set_period(runner, operation);
@@ -708,6 +720,7 @@ static void begin_pass(struct runner *runner)
 	if (runner->depth > 1)
 		return;
 	runner->handler_steps = 0;
+	runner->turn = 0;
 	record = new_record(runner, RECORD_PASS);
 	record->operation = runner->repeats[0].begin - 1;
 	record->detail[0] = iteration(runner);

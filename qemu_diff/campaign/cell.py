@@ -210,7 +210,7 @@ class _CellRunner:
     def _learn(self) -> Learnt:
         """What a flood has to know of a quiet pass; a campaign that names the interval knows."""
         last_ns = self._cell.flood.last_ns
-        if last_ns is not None:
+        if last_ns is not None and not self._cell.flood.into_guest:
             return assumed(self._context.payload, last_ns)
         trace = self._boot("learn", self._learning_job(), self._landmark_addresses())
         steps = judge(trace.records, trace.truth, trace.phantom, self._program)
@@ -287,26 +287,29 @@ class _CellRunner:
         self._records_per_pass = max(learnt.records_per_pass * longer, self._records_per_pass)
         return max(1, int(USABLE_CAPACITY / self._records_per_pass))
 
-    def _parts(self, passes: int, learnt: Learnt) -> Iterator[tuple[int, int]]:
-        """(first, number of) passes of each boot.
+    def _parts(self, passes: int, learnt: Learnt, each: int = 1) -> Iterator[tuple[int, int]]:
+        """(first, number of) passes of each boot; or of so many passes ``each``.
 
         How much longer L2's handler makes a pass, the boot before has shown; the first is short.
         """
-        most, begin = self._most_passes(learnt), 0
+        most, begin = max(1, self._most_passes(learnt) // each), 0
         while begin < passes:
             part = min(most, passes - begin)
             yield begin, part
             begin += part
             if self._cell.flood.into_guest:
-                most = max(1, int(USABLE_CAPACITY / (self._records_per_pass * HANDLED_SLACK)))
+                room = int(USABLE_CAPACITY / (self._records_per_pass * HANDLED_SLACK))
+                most = max(1, room // each)
 
     def _sweep(self, learnt: Learnt) -> Iterator[Observation]:
         flood = self._cell.flood
         whole = sweep(flood, learnt.longest_ns)
         observed: list[Observation] = []
-        for number, (begin, passes) in enumerate(self._parts(whole.passes, learnt)):
+        # What is pending when a step begins would be its interrupt, not the one that is placed.
+        each = learnt.placed_per_pass if flood.into_guest else 0
+        for number, (begin, passes) in enumerate(self._parts(whole.passes, learnt, max(1, each))):
             part = replace(whole, first_ns=whole.first_ns + begin * whole.step_ns, passes=passes)
-            job = sweep_job(self._context.routine, flood.sources[0], part)
+            job = sweep_job(self._context.routine, flood.sources[0], part, each)
             observed.append(self._observe(f"sweep-{number}", job))
             yield observed[-1]
         if whole.step_ns == 1 and not flood.into_guest:
@@ -500,6 +503,7 @@ class Learnt:
     :param records_per_pass: records of any kind.
     :param windows_ns: instruction's PC → its step window; empty where nothing was learnt.
     :param turns: instruction's PC → how many placements of a pass come before its own; likewise.
+    :param placed_per_pass: how many placements a pass has.
     """
 
     longest_ns: int
@@ -507,13 +511,19 @@ class Learnt:
     records_per_pass: float
     windows_ns: Mapping[int, int] = field(default_factory=dict)
     turns: Mapping[int, int] = field(default_factory=dict)
+    placed_per_pass: int = 0
 
 
 def learnt_from(trace: Trace) -> Learnt:
     """What ``LEARNING_PASSES`` quiet passes show."""
     runs = float(np.sum(trace.records["kind"] == RecordKind.RUN))
+    armed = (trace.records["flags"] & RecordFlag.TIMER_ARMED) != 0
+    placed = len(np.unique(trace.records["armed_at"][armed]))
     return Learnt(
-        longest_window(trace), runs / LEARNING_PASSES, len(trace.records) / LEARNING_PASSES
+        longest_window(trace),
+        runs / LEARNING_PASSES,
+        len(trace.records) / LEARNING_PASSES,
+        placed_per_pass=placed // LEARNING_PASSES,
     )
 
 

@@ -30,6 +30,7 @@ from qemu_diff.model import (
     ExceptionOrder,
     FloodSource,
     PairOutcome,
+    Placement,
     ViolationKind,
 )
 from qemu_diff.trace.listing import Listing
@@ -68,8 +69,7 @@ def judged_cell(
     if _must_redirect(cell) and not redirected.any():
         return unjudged_cell(cell, CellVerdict.LOST, NOT_REDIRECTED)
     interrupted = placements.delivered | (placements.ticks > 0) | redirected | from_outside
-    if cell.machine.cpus > 1:
-        # What another CPU does need not interrupt this one: only L2's exits tell.
+    if cell.machine.cpus > 1 and set(cell.flood.sources) <= WITHOUT_IPI:
         interrupted &= (steps.irq_exits > 0) | redirected
     name = {pc: listing.instruction(pc) for pc in np.unique(steps.instruction).tolist()}
     return CellResult(
@@ -86,9 +86,9 @@ def judged_cell(
         first_broken_step=_first_broken(steps.outcome),
         breakdown=_breakdown(observation, listing),
         findings=observation.findings,
-        windows=windows(steps, placements, name),
+        windows=windows(steps, placements, name) if cell.flood.placement in SWEPT else (),
         grids=grids(steps, placements, name),
-        maps=placement_maps(steps, placements, name, window_ns),
+        maps=placement_maps(steps, placements, name, window_ns) if _one_by_one(cell) else (),
         coverage=coverage(cell.flood, steps, placements, window_ns, observation.resolution_ns),
         reason=_reason(broken, len(steps)),
         sources=observation.delivered.sources,
@@ -110,6 +110,18 @@ def _outside(observation: Observation, window_ns: Mapping[int, int]) -> str:
         f"{nothing}: asked for {interval}, but the longest step window ends {end}; see the flood's "
         "first_ns and last_ns"
     )
+
+
+WITHOUT_IPI = {FloodSource.MEMSLOT, FloodSource.DIRTY_LOG}
+"""What another CPU does with these interrupts nobody: TLBs are invalidated by broadcast."""
+
+SWEPT = (Placement.SWEEP, Placement.ADAPTIVE)
+"""Placements that are close enough to each other for a window to be said of them."""
+
+
+def _one_by_one(cell: Cell) -> bool:
+    """Whether what came of a step is one interrupt's doing."""
+    return cell.flood.placement not in (Placement.PAIRS, Placement.BURST)
 
 
 def _first_broken(outcome: NDArray[np.int64]) -> int:

@@ -179,12 +179,19 @@ def quiet_job(routine: Routine, passes: int) -> Job:
     return Job((*routine.once, *_repeated(routine, passes), _COUNT))
 
 
-def sweep_job(routine: Routine, source: FloodSource, sweep: Sweep) -> Job:
-    """One pass for each placement; within a pass every step has the same requested delay."""
+def sweep_job(routine: Routine, source: FloodSource, sweep: Sweep, turns: int = 0) -> Job:
+    """One pass for each placement; within a pass every step has the same requested delay.
+
+    :param turns: so many passes for each delay instead, with one placement a pass: in the first of
+        them in its first step, and so on.
+    """
     flood = Operation(
-        OperationCode.TIMER_SWEEP, a=sweep.first_ns, b=sweep.step_ns, kind=TIMER_KINDS[source]
+        OperationCode.TIMER_SWEEP, turns, sweep.first_ns, sweep.step_ns, TIMER_KINDS[source]
     )
-    return _flooded(routine, (flood,), sweep.passes)
+    if not turns:
+        return _flooded(routine, (flood,), sweep.passes)
+    alone = Operation(OperationCode.TIMER_TURNS, n=turns)
+    return _flooded(routine, (flood, alone), sweep.passes * turns)
 
 
 def pairs_job(routine: Routine, source: FloodSource, grid: PairGrid) -> Job:

@@ -62,10 +62,11 @@ def window_sentence(kernel: str, source: str, window: Window) -> str:
     if window.mixed:
         every += f", {window.mixed:,} of them with both outcomes"
     when = WHEN.get(source, f"{source} is sent")
+    tried = _counted(window.placements, "placement")
     between = f"{window.first_ns:,} to {window.last_ns:,} ns"
     return (
         f"{kernel} {VERBS[window.kind]} at {place(window.instruction)} whenever {when} "
-        f"{between} after the entry into KVM_RUN: {window.placements:,} placements, {every}"
+        f"{between} after the entry into KVM_RUN: {tried}, {every}"
     )
 
 
@@ -144,7 +145,8 @@ def _signature_sentences(result: CellResult) -> Iterator[str]:
             yield f"{result.cell.kernel}: {name}, {group.count:,} of them: {often}{where}"
     untried = sum(group.confirmation is None for group in result.signatures)
     if untried:
-        yield f"{result.cell.kernel}: {untried} more signatures are not confirmed"
+        more = "signature is" if untried == 1 else "signatures are"
+        yield f"{result.cell.kernel}: {untried} more {more} not confirmed"
 
 
 def confirmation_words(confirmation: Confirmation) -> str:

@@ -316,7 +316,7 @@ def test_one_pass_is_enough_to_learn_from() -> None:
 def test_a_pass_has_its_share_of_returns_and_of_all_records() -> None:
     # Each return has a record of another kind behind it.
     runs = [(0x1000 + 4 * index, 3_000 + index) for index in range(3)]
-    assert learnt_from(quiet(*runs * LEARNING_PASSES)) == Learnt(3_002, 3.0, 6.0)
+    assert learnt_from(quiet(*runs * LEARNING_PASSES)) == Learnt(3_002, 3.0, 6.0, placed_per_pass=3)
 
 
 def test_what_is_left_over_of_a_pass_counts_too() -> None:

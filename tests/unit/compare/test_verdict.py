@@ -216,12 +216,23 @@ def test_the_reason_says_how_much_is_broken() -> None:
 
 def test_windows_and_grids_are_those_of_the_placements() -> None:
     broken = range(110, 115)
-    result = judged(
-        *(step(B, LOST if time in broken else OK, delivered=time) for time in range(100, 120))
-    )
+    steps = [step(B, LOST if time in broken else OK, delivered=time) for time in range(100, 120)]
+    swept = replace(cell(), flood=FloodSpec((FloodSource.HOST_TIMER,), Placement.SWEEP))
+    result = judged_cell(swept, observed(*steps), LISTING)
     ((window,), (grid,)) = result.windows, result.grids
     assert (window.instruction, window.first_ns, window.last_ns) == (AT_B, 110, 114)
     assert (grid.instruction, grid.placements, grid.missing) == (AT_B, 20, 0)
+
+
+@pytest.mark.parametrize("placement", [Placement.RANDOM, Placement.PAIRS, Placement.BURST])
+def test_what_is_not_swept_has_no_windows(placement: Placement) -> None:
+    steps = [step(B, LOST, delivered=time) for time in range(100, 120)]
+    flooded = replace(cell(), flood=FloodSpec((FloodSource.HOST_TIMER,), placement))
+    result = judged_cell(flooded, observed(*steps), LISTING)
+    assert result.verdict is CellVerdict.FAIL
+    assert result.windows == ()
+    # What came of two interrupts in one step is neither's doing.
+    assert bool(result.maps) == (placement is Placement.RANDOM)
 
 
 def test_a_placement_outside_of_the_windows_says_where_they_end() -> None:
