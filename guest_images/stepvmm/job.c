@@ -517,6 +517,8 @@ static void call(struct runner *runner, const struct operation *operation)
 	enum timer_mode mode = runner->timer.mode;
 
 	runner->timer.mode = TIMER_OFF;
+	/* What comes too late for L2 to handle it would count as lost. */
+	flood_pause();
 	set_debug(runner, &off);
 	if (operation->a) {
 		write_register(runner, CORE_REGISTER(regs.pc), operation->a);
@@ -524,6 +526,7 @@ static void call(struct runner *runner, const struct operation *operation)
 	}
 	run_to_done(runner);
 	set_debug(runner, debug ? debug : &off);
+	flood_resume();
 	runner->timer.mode = mode;
 }
 
