@@ -45,6 +45,7 @@ static struct {
 	pthread_t vcpu;
 	int epoll, periodic, request, done;
 	enum timer_kind periodic_kind;
+	uint64_t periodic_since, period;
 	int other_cpu;			/* the vCPU's thread has a CPU of its own */
 	struct flood_sent sent[TIMER_KINDS];
 	uint64_t virtual_expiry;	/* of L2's virtual timer, in its own count */
@@ -202,6 +203,16 @@ static void arm_all(void)
 		arm_shot(&flood.shots[i], !i);
 }
 
+/* It arms what there is to arm, and answers. */
+static void call_thread(void)
+{
+	uint64_t one = 1;
+
+	if (write(flood.request, &one, sizeof(one)) != sizeof(one) ||
+	    read(flood.done, &one, sizeof(one)) != sizeof(one))
+		failed("asking the flood's thread");
+}
+
 /*
  * A timer fires on the CPU that arms it (hrtimers are per CPU): the thread's, if
  * it has its own. Both sides wait for the same moment, so that what asking takes
@@ -209,11 +220,7 @@ static void arm_all(void)
  */
 static void ask_thread(void)
 {
-	uint64_t one = 1;
-
-	if (write(flood.request, &one, sizeof(one)) != sizeof(one) ||
-	    read(flood.done, &one, sizeof(one)) != sizeof(one))
-		failed("asking the flood's thread");
+	call_thread();
 	if (counter() > flood.armed_at)
 		end(STATE_FAILED, "asking CPU 0 for an interrupt took more than %d ns", ASKING_NS);
 	while (counter() < flood.armed_at)
@@ -292,7 +299,27 @@ void flood_disarm(void)
 void flood_periodic(enum timer_kind kind, uint64_t period_ns)
 {
 	flood.periodic_kind = kind;
+	flood.period = period_ns;
+	flood.periodic_since = counter();
 	set_timerfd(flood.periodic, period_ns, period_ns);
+}
+
+/* The thread does one thing after another: when it answers, it is in the midst of none. */
+void flood_pause(void)
+{
+	if (flood.period)
+		set_timerfd(flood.periodic, 0, 0);
+	flood_disarm();
+	call_thread();
+}
+
+/* Where its period would be, had it never been paused. */
+void flood_resume(void)
+{
+	if (flood.period)
+		set_timerfd(flood.periodic,
+			    flood.period - (counter() - flood.periodic_since) % flood.period,
+			    flood.period);
 }
 
 /* --- the thread --- */

@@ -41,6 +41,10 @@ void flood_disarm(void);
 /* From now on each period_ns; 0: no longer. */
 void flood_periodic(enum timer_kind kind, uint64_t period_ns);
 
+/* From when this returns until the other is called nothing is sent. */
+void flood_pause(void);
+void flood_resume(void);
+
 /* L2's handler asks for its line to be lowered. */
 void flood_acknowledge(uint32_t intid);
 

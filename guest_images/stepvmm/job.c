@@ -43,6 +43,13 @@
  */
 #define HANDLER_STRIDE	61
 
+/*
+ * So often does L2 ask user space for something in one step, or in one call,
+ * only if it gets no further: a line that stays high, a store that is never
+ * done with. Each handler of what is pending asks twice at most.
+ */
+#define MOST_SERVED	1000
+
 struct repeat {
 	uint32_t begin, end;		/* operations [begin, end) */
 	uint32_t left;
@@ -382,6 +389,15 @@ static int serve_exit(const struct runner *runner, const struct step_record *rec
 	}
 }
 
+static void check_progress(struct step_record *record, int served)
+{
+	if (served < MOST_SERVED)
+		return;
+	record->flags |= FLAG_STALLED;
+	end(STATE_STALLED, "L2 gets no further: %d exits that user space served; PC %#llx", served,
+	    (unsigned long long)record->pc);
+}
+
 /* --- the operations --- */
 
 static uint64_t value_to_write(const struct runner *runner, const struct operation *operation)
@@ -502,7 +518,7 @@ static int says_done(const struct runner *runner, const struct step_record *reco
 /* Until L2 says that it is done; what else it asks of user space is served. */
 static void run_to_done(struct runner *runner)
 {
-	for (;;) {
+	for (int served = 0;;) {
 		struct step_record *record = run_once(runner);
 		int done;
 
@@ -513,6 +529,7 @@ static void run_to_done(struct runner *runner)
 			expect_exit(record, KVM_EXIT_MMIO);
 		if (done)
 			return;
+		check_progress(record, ++served);
 	}
 }
 
@@ -524,6 +541,8 @@ static void call(struct runner *runner, const struct operation *operation)
 	enum timer_mode mode = runner->timer.mode;
 
 	runner->timer.mode = TIMER_OFF;
+	/* What comes too late for L2 to handle it would count as lost. */
+	flood_pause();
 	set_debug(runner, &off);
 	if (operation->a) {
 		write_register(runner, CORE_REGISTER(regs.pc), operation->a);
@@ -533,6 +552,7 @@ static void call(struct runner *runner, const struct operation *operation)
 	/* An exit for MMIO is complete only after the next KVM_RUN (KVM API, 5): not the job's. */
 	kick(runner);
 	set_debug(runner, debug ? debug : &off);
+	flood_resume();
 	runner->timer.mode = mode;
 }
 
@@ -665,12 +685,13 @@ static uint64_t run_to_report(struct runner *runner)
 	shared_touch(MOST_RECORDS);
 	runner->placed = 0;
 	runner->in_step = 1;
-	for (;;) {
+	for (int served = 0;;) {
 		struct step_record *record = run_once(runner);
 
 		if (record->flags & FLAG_EINTR) {
 			perform_block(runner, ON_EINTR);
 		} else if (serve_exit(runner, record)) {
+			check_progress(record, ++served);
 			perform_block(runner, ON_EXIT);
 		} else {
 			expect_exit(record, KVM_EXIT_DEBUG);

@@ -16,9 +16,10 @@ And L2 must go on where the report says it is, unless the job wrote PC.
 
 Repeats of one PC count once if a synchronous exit that is not the step exception follows the first
 (a stage-2 fault or a first FP use, after which the instruction executes again). A branch, SVC, UDF
-or ERET raises no exception to EL2 of its own, a BRK's is reported, and an entry in Active-pending
-raises none but the step exception: after these, a synchronous exit excuses nothing. Nor does one
-that was redirected to the interrupt vector, for that is the step exception.
+or ERET raises no exception to EL2 of its own, a BRK's is reported, PC is behind an HVC when its own
+is taken, and an entry in Active-pending raises none but the step exception: after these, a
+synchronous exit excuses nothing. Nor does one that was redirected to the interrupt vector, for that
+is the step exception; nor that of a load or store that user space has served.
 
 An IRQ that L2 takes is a stop of its own: taking the exception goes to Active-pending (D2.12.3),
 so the report is the vector's address, with nothing executed there. Before it the step's instruction
@@ -151,8 +152,8 @@ def judge(
     took_irq = program.is_irq_vector(begins) & (begins != groups.previous_pc)
     outcome = _outcomes(runs, groups, executed, last, program)
     first = _first_of_group(done.pc, done.group, number)
-    # The interrupt came first, and its vector's first instruction ran without a stop there.
-    outcome[took_irq & (first == begins)] = Judged.LOST_STEP
+    # The interrupt came first, and L2 went on without a stop at its vector.
+    outcome[took_irq & (executed > 0)] = Judged.LOST_STEP
     _check_continuity(outcome, groups, np.where(took_irq, UNKNOWN_PC, begins), number)
     keep = groups.closed & groups.stepping & ~groups.unfinished
     keep &= ~_spent(records, groups, done, program)

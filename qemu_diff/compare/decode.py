@@ -44,10 +44,10 @@ class InstructionClass:
         """Whether a synchronous exit after it is no reason to execute it again.
 
         Branches, SVC, UDF and ERET raise no exception to EL2 by themselves, and BRK's is reported.
+        HVC is behind PC when its exception is taken (DDI 0487, D1.3.1: preferred return address).
         """
-        return (
-            self.offset_bits is not None or self.by_register or self.to_vector or self.name == BRK
-        )
+        completes = self.name in (BRK, HVC)
+        return self.offset_bits is not None or self.by_register or self.to_vector or completes
 
 
 BRANCH_REGISTER = "branch-register"

@@ -89,10 +89,13 @@ class Slices:
     :param run: number of the RUN record whose slice it lies in; after the last mark there is none,
         and the number is that of all RUN records.
     :param group: the group, or -1 after the last mark.
+    :param served: its slice ends with MMIO that user space serves: the last instruction there is
+        completed by that.
     """
 
     run: NDArray[np.int64]
     group: NDArray[np.int64]
+    served: NDArray[np.bool_]
 
 
 def group_slices(records: StepRecords) -> Groups:
@@ -117,7 +120,7 @@ def group_slices(records: StepRecords) -> Groups:
     last = np.append(first[1:], len(runs)) - 1 if len(first) else first
     # KVM_EXIT_MMIO: "the corresponding operations are complete (and guest state is consistent) only
     # after userspace has re-entered the kernel with KVM_RUN" (KVM API, 5).
-    unfinished = (runs["exit_reason"] == KVM_EXIT_MMIO) & (runs["error"] == 0)
+    unfinished = _ends_with_mmio(runs)
     return Groups(
         first_run=first,
         run=last,
@@ -138,7 +141,12 @@ def slice_truth(records: StepRecords, truth: TruthRecords, groups: Groups) -> Sl
     :raises CorruptDataError: see :func:`judge`.
     """
     run = run_of_truth(records, truth)
-    return Slices(run, np.append(groups.of_run, -1)[run].astype(np.int64))
+    served = np.append(_ends_with_mmio(records[records["kind"] == RecordKind.RUN]), False)
+    return Slices(run, np.append(groups.of_run, -1)[run].astype(np.int64), served[run])
+
+
+def _ends_with_mmio(runs: StepRecords) -> NDArray[np.bool_]:
+    return np.asarray((runs["exit_reason"] == KVM_EXIT_MMIO) & (runs["error"] == 0))
 
 
 def run_of_truth(records: StepRecords, truth: TruthRecords) -> NDArray[np.int64]:
@@ -165,6 +173,10 @@ def executions(
     pc, group = truth["pc"].astype(np.int64), slices.group
     left = np.zeros(len(truth), dtype=bool)
     left[shown] = _exits_before_next(exits, slices, shown) > exits[shown]
+    # "The MMIO instruction is emulated and should not be re-executed" (Linux arch/arm64/kvm/mmio.c)
+    last_of_run = np.ones(len(shown), dtype=bool)
+    last_of_run[:-1] = slices.run[shown[1:]] != slices.run[shown[:-1]]
+    left[shown[last_of_run & slices.served[shown]]] = False
     row = shown[~phantom[shown]]
     faulted = left[row] & ~program.executes_once(pc[row])
     again = np.zeros(len(row), dtype=bool)

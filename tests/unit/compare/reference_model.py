@@ -46,7 +46,7 @@ ALWAYS_TAKEN = frozenset({"b", "bl"})
 REGISTER_BRANCHES = frozenset({"br", "blr", "ret"})
 BY_REGISTER = REGISTER_BRANCHES | {"eret"}
 TO_VECTORS = frozenset({"svc", "udf"})
-NEVER_AGAIN = TO_VECTORS | {"eret", "brk"}
+NEVER_AGAIN = TO_VECTORS | {"eret", "brk", "hvc"}
 """Beside branches: what is not executed again because of a synchronous exit after it."""
 
 KVM_EXIT_MMIO = 6
@@ -125,6 +125,15 @@ class Group:
     runs: list[tuple[int, Any, int | None]] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     outcome: str = OK
+
+    @property
+    def served(self) -> set[int]:
+        """Returns with MMIO for user space: it completes what L2 did last."""
+        return {
+            number
+            for number, record, _ in self.runs
+            if record["exit_reason"] == KVM_EXIT_MMIO and not record["error"]
+        }
 
     @property
     def report(self) -> Any:
@@ -330,7 +339,7 @@ def executed_by(group: Group, code: Code) -> list[Row]:
     last: Row | None = None
     for row in group.rows:
         if row.what == "sync" and last is not None:
-            faulted = faulted or not excuses_nothing(last, code)
+            faulted = faulted or not (excuses_nothing(last, code) or is_served(last, group))
         elif row.is_instruction:
             if row.what == "executed":
                 if done and done[-1].pc == row.pc and faulted:
@@ -341,12 +350,18 @@ def executed_by(group: Group, code: Code) -> list[Row]:
     return done
 
 
+def is_served(row: Row, group: Group) -> bool:
+    """User space completes this instruction: it is the last before the return with its MMIO."""
+    here = [one for one in group.rows if one.is_instruction and one.run == row.run]
+    return row.run in group.served and here[-1] is row
+
+
 def excuses_nothing(last: Row, code: Code) -> bool:
     """Whether a synchronous exit right after this instruction can't be a fault of its own.
 
     After a phantom it is the Software Step exception: that is an entry in Active-pending. Branches,
-    SVC, UDF and ERET raise no exception to EL2, and a BRK's is reported: one of these that shows up
-    again was executed again.
+    SVC, UDF and ERET raise no exception to EL2, a BRK's is reported, and PC is behind an HVC before
+    its own is taken: one of these that shows up again was executed again.
     """
     name = code.name(last.pc)
     return last.what == "phantom" or is_branch_name(name) or name in NEVER_AGAIN
@@ -361,7 +376,7 @@ def outcome_of(group: Group, code: Code) -> str:
         return OK
     done = executed_by(group, code)
     exception = int(group.report["esr"]) >> 26
-    missed = done and goes_on_at_irq_vector(group, code) and done[0].pc == first_pc(group.rows)
+    missed = done and goes_on_at_irq_vector(group, code)
     if exception == ExceptionClass.BREAKPOINT and not missed:
         return outcome_of_breakpoint(group, done)
     if missed or len(done) >= 2:
@@ -416,6 +431,8 @@ def faults_at_last(group: Group, code: Code) -> bool:
     """A synchronous exit follows the last executed instruction, beside the one that is reported."""
     executed = [index for index, row in enumerate(group.rows) if row.what == "executed"]
     if not executed or excuses_nothing(group.rows[executed[-1]], code):
+        return False
+    if is_served(group.rows[executed[-1]], group):
         return False
     exits = 0
     for row in group.rows[executed[-1] + 1 :]:

@@ -367,6 +367,14 @@ EXITS = (
         LOST_STEP,
     ),
     case(
+        "HVC, executed twice",
+        stepping(AT_HVC).run(
+            executes(AT_HVC), sync(), executes(AT_HVC), sync(), phantom(AT_HVC + 4), sync(),
+            debug(AT_HVC + 4),
+        ),
+        LOST_STEP,
+    ),
+    case(
         "HVC, a correct kernel: a phantom, not counted",
         stepping(AT_HVC).run(
             executes(AT_HVC), sync(), phantom(AT_HVC + 4), sync(), debug(AT_HVC + 4)
@@ -757,6 +765,23 @@ def excursion(pc: int, elr: int, *before: list[TruthRow]) -> list[list[TruthRow]
 
 INTERRUPTED = (
     case("an IRQ instead of the instruction", stepping().run(*excursion(V, A)), OK),
+    case(
+        "an IRQ before a load that user space has served is to be executed again",
+        stepping(AT_LDR)
+        .run(executes(AT_LDR), sync(), mmio(AT_LDR))
+        .run(*excursion(V, AT_LDR, sync())),
+        WRONG_PC,
+    ),
+    case(
+        "HVC, executed again over an IRQ",
+        stepping(AT_HVC).run(*excursion(V, AT_HVC, executes(AT_HVC), sync())),
+        WRONG_PC,
+    ),
+    case(
+        "L2 went on elsewhere from its vector, without a stop",
+        stepping().run(phantom(V), sync(), executes(A + 8), sync(), debug(A + 12)),
+        LOST_STEP,
+    ),
     case("an IRQ after the instruction", stepping().run(*excursion(V, A + 4, executes(A))), OK),
     case(
         "an IRQ after the instruction, and no phantom at the vector",
@@ -1163,6 +1188,21 @@ JOINED = (
         .run(executes(AT_LDR), sync(), mmio(AT_LDR))
         .run(irq(), executes(AT_LDR + 4), sync(), debug(AT_LDR + 8)),
         LOST_STEP,
+    ),
+    case(
+        "a load that user space has served is executed again",
+        stepping(AT_LDR)
+        .run(executes(AT_LDR), sync(), mmio(AT_LDR))
+        .run(executes(AT_LDR), sync(), mmio(AT_LDR))
+        .run(phantom(AT_LDR + 4), sync(), debug(AT_LDR + 4)),
+        LOST_STEP,
+    ),
+    case(
+        "a load that faulted before user space had to serve it",
+        stepping(AT_LDR)
+        .run(executes(AT_LDR), sync(), executes(AT_LDR), sync(), mmio(AT_LDR))
+        .run(phantom(AT_LDR + 4), sync(), debug(AT_LDR + 4)),
+        OK,
     ),
     case("a signal and no report after it", stepping().run(executes(A), irq(), eintr(A + 4))),
     case(
