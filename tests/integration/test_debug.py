@@ -31,7 +31,10 @@ payload = "straightline"
 expect = { unpatched = { straightline = "lost-step" } }
 machine = { exception_order = "async_first" }
 """  # noqa: E501
-SYSREG = "unpatched.trapped_sysreg.vhe.host_timer-sweep.3200-4200-50.lost-step.trapped_read"
+SYSREG = (
+    "unpatched.trapped_sysreg.vhe.host_timer-sweep.3200-4200-50"
+    ".lost-step.trapped_read.kvm_handle_sys_reg"
+)
 ASYNC_FIRST = "unpatched.straightline.vhe.quiet.async_first-sgi.lost-step.entry"
 MRS, LOST, REPORTED = 0x5A5A_0004, 0x5A5A_0008, 0x5A5A_000C
 

@@ -42,7 +42,7 @@ step_ns = 50
 """
 HVC = "unpatched.hvc.vhe.quiet.x20"
 SYSREG = "unpatched.trapped_sysreg.vhe.host_timer-sweep.3200-4200-50"
-SYSREG_FINDING = f"{SYSREG}.lost-step.trapped_read"
+SYSREG_FINDING = f"{SYSREG}.lost-step.trapped_read.kvm_handle_sys_reg"
 
 
 @pytest.fixture(scope="module")
@@ -65,18 +65,21 @@ def test_thousands_of_lost_steps_are_one_entry_with_a_count(found: CliRun) -> No
             "scenario": "step/tcg",
             "instruction": "hvc",
             "kind": "lost-step",
-            "function": "",
+            "function": "handle_hvc",
         },
         "count": 40,
         "first_ns": None,
         "last_ns": None,
-        "finding_id": f"{HVC}.lost-step.first_hvc",
+        "finding_id": f"{HVC}.lost-step.first_hvc.handle_hvc",
         "confirmation": {"boots": 1, "reproduced": 1, "in_batch": False},
     }
     (placed,) = found.cell(SYSREG)["result"]["signatures"]
     assert placed["finding_id"] == SYSREG_FINDING
     assert 3000 < placed["first_ns"] < placed["last_ns"] < 3800
-    assert "lost-step of hvc in step/tcg, 40 of them: confirmed from a fresh boot" in found.said
+    assert (
+        "lost-step of hvc in step/tcg, served by handle_hvc, 40 of them: confirmed from a fresh"
+        in (found.said)
+    )
 
 
 def test_a_finding_shows_three_columns(found: CliRun) -> None:
