@@ -67,6 +67,9 @@ HtmlFile = Annotated[Path | None, Parameter(name="--html")]
 SvgDirectory = Annotated[Path | None, Parameter(name="--svg")]
 PngDirectory = Annotated[Path | None, Parameter(name="--png")]
 
+KernelOptions = Annotated[KernelChoice, Parameter(name="*")]
+FROM_CACHE = KernelChoice()
+
 app = App(
     name="qemu-diff",
     help="Judges KVM/arm64 guest single-step, kernel against kernel, and both against the truth.",
@@ -316,9 +319,7 @@ def replay(
     /,
     *,
     out: Path | None = None,
-    image: Path | None = None,
-    vmlinux: Path | None = None,
-    build: bool = False,
+    kernel: KernelOptions = FROM_CACHE,
 ) -> int:
     """Boot a finding again: exit status 0 if the same comes out, 1 if it does not.
 
@@ -328,18 +329,12 @@ def replay(
         A finding's directory: RESULTS/findings/ID, wherever it lies now.
     out
         A directory that gets what the boot leaves; default: nothing is kept.
-    image
-        The kernel to boot; default: the finding's own, from the cache.
-    vmlinux
-        The vmlinux of --image: without it nothing in L1's kernel has a name.
-    build
-        Build the finding's kernel from its source and its patches where the cache lacks it.
     """
-    stored, choice = read_finding(finding), KernelChoice(image, vmlinux, build)
+    stored = read_finding(finding)
     guest_images, cache = project_root() / "guest_images", cache_directory("guest")
     console = _console()
     with _kept(out) as directory, show_progress(console):
-        done = replay_finding(stored, choice, directory, guest_images, cache)
+        done = replay_finding(stored, kernel, directory, guest_images, cache)
     with _reader_may_leave():
         for line in replay_sentences(stored, done):
             console.print(line, markup=False, soft_wrap=True)
@@ -355,9 +350,7 @@ def minimize(
     /,
     *,
     out: Path | None = None,
-    image: Path | None = None,
-    vmlinux: Path | None = None,
-    build: bool = False,
+    kernel: KernelOptions = FROM_CACHE,
 ) -> int:
     """Shrink a finding to a payload of few instructions, and a campaign that shows it.
 
@@ -367,19 +360,13 @@ def minimize(
         A finding's directory: RESULTS/findings/ID, wherever it lies now.
     out
         The directory that is made; default: minimized/ID.
-    image
-        The kernel to boot; default: the finding's own, from the cache.
-    vmlinux
-        The vmlinux of --image: without it nothing in L1's kernel has a name.
-    build
-        Build the finding's kernel from its source and its patches where the cache lacks it.
     """
-    stored, choice = read_finding(finding), KernelChoice(image, vmlinux, build)
+    stored = read_finding(finding)
     guest_images, cache = project_root() / "guest_images", cache_directory("guest")
     directory = out or Path("minimized") / stored.record.id
     console = _console()
     with tempfile.TemporaryDirectory(prefix="qemu-diff-") as scratch, show_progress(console):
-        bench = bench_of(stored, choice, guest_images, cache)
+        bench = bench_of(stored, kernel, guest_images, cache)
         with stage("minimize", stored.record.id) as running:
             done = minimize_finding(stored, bench, directory, Path(scratch), running.progress)
     with _reader_may_leave():
@@ -402,9 +389,7 @@ def debug(
     batch: bool = False,
     reverse: bool = False,
     out: Path | None = None,
-    image: Path | None = None,
-    vmlinux: Path | None = None,
-    build: bool = False,
+    kernel: KernelOptions = FROM_CACHE,
 ) -> int:
     """Hand a finding over to gdb, stopped just before the step that goes wrong.
 
@@ -421,18 +406,12 @@ def debug(
     out
         A directory that gets WHERE.txt, gdb's first commands and the recording; default: nothing
         is kept.
-    image
-        The kernel to boot; default: the finding's own, from the cache.
-    vmlinux
-        The vmlinux of --image: without it nothing in L1's kernel has a name.
-    build
-        Build the finding's kernel from its source and its patches where the cache lacks it.
     """
-    stored, choice = read_finding(finding), KernelChoice(image, vmlinux, build)
+    stored = read_finding(finding)
     guest_images, cache = project_root() / "guest_images", cache_directory("guest")
     session = Session(command, batch, reverse)
     with _kept(out) as directory:
-        bench = bench_of(stored, choice, guest_images, cache)
+        bench = bench_of(stored, kernel, guest_images, cache)
         status = debug_finding(stored, bench, session, directory)
     if status is None:
         _console().print(f"{stored.record.id}: not reproduced", markup=False, soft_wrap=True)

@@ -25,9 +25,14 @@ from qemu_diff.truth.plugin import prepare_plugin
 class KernelChoice:
     """Where a finding's kernel may come from, besides the cache.
 
-    :param image: an ``Image`` that the user names.
-    :param vmlinux: its vmlinux.
-    :param build: whether to build it from what the finding says, and the patches that it holds.
+    Parameters
+    ----------
+    image
+        The kernel to boot; default: the finding's own, from the cache.
+    vmlinux
+        The vmlinux of --image: without it nothing in L1's kernel has a name.
+    build
+        Build the finding's kernel from its source and its patches where the cache lacks it.
     """
 
     image: Path | None = None
