@@ -27,7 +27,7 @@ CAUGHT = {
     "lpi-dropped": {ViolationKind.LOST_INTERRUPT},
     "mmio-again": {ViolationKind.WRONG_PC},
 }
-"""One mutant of each kind; the rest of the campaign is for the nightly, for each is a kernel more."""
+"""One mutant of each kind; each of the others would be a kernel more to build."""
 
 RunCells = Callable[[str], CliRun]
 Cells = dict[str, CellResult]
