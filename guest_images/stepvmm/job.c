@@ -42,6 +42,7 @@
  * shorter than this.
  */
 #define HANDLER_STRIDE	61
+#define PASS_STRIDE	17
 
 /*
  * So often does L2 ask user space for something in one step, or in one call,
@@ -740,7 +741,8 @@ static void begin_pass(struct runner *runner)
 
 	if (runner->depth > 1)
 		return;
-	runner->handler_steps = 0;
+	/* Another one of the handler's steps in each pass. */
+	runner->handler_steps = PASS_STRIDE * iteration(runner);
 	runner->turn = 0;
 	record = new_record(runner, RECORD_PASS);
 	record->operation = runner->repeats[0].begin - 1;

@@ -53,7 +53,7 @@ def test_the_sequence_of_the_fixed_kernel_stays_in_active_pending(quickstart: Cl
     ("arguments", "complaint"),
     [
         (["no.such.cell"], "there is no cell 'no.such.cell'"),
-        ([UNPATCHED_HVC, "--boot", "sweep-9"], "has no boot 'sweep-9'; there are run"),
+        ([UNPATCHED_HVC, "--boot", "sweep-9"], "has no boot 'sweep-9'; there are landmarks, run"),
         ([UNPATCHED_HVC, "--pass", "999"], "has no pass 999"),
     ],
 )
