@@ -300,8 +300,14 @@ void flood_periodic(enum timer_kind kind, uint64_t period_ns)
 {
 	flood.periodic_kind = kind;
 	flood.period = period_ns;
-	flood.periodic_since = counter();
+	flood.periodic_since = period_ns ? counter() : 0;
 	set_timerfd(flood.periodic, period_ns, period_ns);
+}
+
+uint64_t flood_period(uint64_t *since)
+{
+	*since = flood.periodic_since;
+	return flood.period;
 }
 
 /* The thread does one thing after another: when it answers, it is in the midst of none. */
@@ -443,11 +449,6 @@ void flood_start(struct vm *vm, const struct job_header *header)
 	}
 	flood.periodic = new_timerfd(PERIODIC);
 	start_thread();
-}
-
-void flood_acknowledge(uint32_t intid)
-{
-	vm_lower(flood.vm, intid);
 }
 
 struct flood_sent flood_sent(enum timer_kind kind)

@@ -41,12 +41,12 @@ void flood_disarm(void);
 /* From now on each period_ns; 0: no longer. */
 void flood_periodic(enum timer_kind kind, uint64_t period_ns);
 
+/* That period, or 0; *since: CNTVCT_EL0 that it counts from. */
+uint64_t flood_period(uint64_t *since);
+
 /* From when this returns until the other is called nothing is sent. */
 void flood_pause(void);
 void flood_resume(void);
-
-/* L2's handler asks for its line to be lowered. */
-void flood_acknowledge(uint32_t intid);
 
 struct flood_sent flood_sent(enum timer_kind kind);
 

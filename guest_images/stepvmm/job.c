@@ -79,7 +79,6 @@ struct runner {
 	uint32_t turns, turn;		/* OP_TIMER_TURNS; this pass's steps so far */
 	uint32_t handler_steps;
 	int in_handler;			/* the step before was the handler's */
-	uint64_t periodic_since, period;
 	uint32_t operation;
 };
 
@@ -269,10 +268,9 @@ static void arm_timers(struct runner *runner, struct step_record *record)
 	struct placement shots[MOST_SHOTS];
 	int count;
 
-	if (runner->period) {
+	record->delay_ns = flood_period(&record->armed_at);
+	if (record->delay_ns) {
 		record->flags |= FLAG_PERIODIC;
-		record->armed_at = runner->periodic_since;
-		record->delay_ns = runner->period;
 		record->timer_kind = runner->timer.kind;
 	}
 	if (runner->armed)
@@ -292,7 +290,7 @@ static void arm_timers(struct runner *runner, struct step_record *record)
 	note_timers(runner, record);
 }
 
-/* User space has something to do before L2 is entered again, and the step is done. */
+/* User space serves the exit and enters L2 again: the report is yet to come. */
 static int step_goes_on(const struct runner *runner, const struct step_record *record)
 {
 	return runner->in_step &&
@@ -377,7 +375,7 @@ static int serve_exit(const struct runner *runner, const struct step_record *rec
 		if (!run->mmio.is_write)
 			memset(run->mmio.data, MMIO_READS, run->mmio.len);
 		else if (run->mmio.phys_addr == VM_DEVICE_ACKNOWLEDGE)
-			flood_acknowledge(*(const uint32_t *)run->mmio.data);
+			vm_lower(&runner->vm, *(const uint32_t *)run->mmio.data);
 		return 1;
 	case KVM_EXIT_SYSTEM_EVENT:
 		/* KVM has stopped the vCPU (kvm_prepare_system_event()): L2 goes on. */
@@ -503,8 +501,6 @@ static void set_grid(struct runner *runner, const struct operation *operation)
 static void set_period(struct runner *runner, const struct operation *operation)
 {
 	runner->timer.kind = operation->kind;
-	runner->period = operation->a;
-	runner->periodic_since = counter();
 	flood_periodic(operation->kind, operation->a);
 }
 

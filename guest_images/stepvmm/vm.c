@@ -55,11 +55,11 @@ static void init_vgic(int device)
 	uint64_t distributor = VM_DISTRIBUTOR, redistributor = VM_REDISTRIBUTOR;
 
 	vm_set_device_attribute(device, KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_V3_ADDR_TYPE_DIST,
-			     &distributor, "vgic distributor address");
+				&distributor, "vgic distributor address");
 	vm_set_device_attribute(device, KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_V3_ADDR_TYPE_REDIST,
-			     &redistributor, "vgic redistributor address");
+				&redistributor, "vgic redistributor address");
 	vm_set_device_attribute(device, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_CTRL_INIT, NULL,
-			     "vgic init");
+				"vgic init");
 }
 
 void vm_init_vcpu(const struct vm *vm)
