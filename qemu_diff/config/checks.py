@@ -295,6 +295,8 @@ SHORTEST_PERIOD_NS = 20_000
 """Twice what a step and a thread that preempts it take: with less, that L2 makes no progress would
 be legal."""
 
+_OF_SEVERAL_TIMERS = (Placement.PERIODIC, Placement.BURST, Placement.PAIRS)
+
 _MIXED = (Placement.RANDOM, Placement.BURST)
 """Placements that may draw from several sources."""
 
@@ -363,9 +365,10 @@ def _mix_problems(path: KeyPath, flood: FloodTable) -> Iterator[Problem]:
     if FloodSource.NONE in flood.source and len(flood.source) > 1:
         text = f"{label((*path, 'source'))}: none stands beside others"
         yield Problem((*path, "source"), text, "remove none")
-    if flood.placement is Placement.PERIODIC and flood.source == [FloodSource.VTIMER]:
-        text = f"{label((*path, 'source'))}: L2's virtual timer is set at each step"
-        yield Problem((*path, "source"), text, "set placement to random or burst")
+    if flood.placement in _OF_SEVERAL_TIMERS and FloodSource.VTIMER in flood.source:
+        text = f"{label((*path, 'source'))}: L2 has one virtual timer, which is set at each step"
+        remedy = f"leave vtimer out where placement is {flood.placement}"
+        yield Problem((*path, "source"), text, remedy)
 
 
 def _burst_problems(path: KeyPath, flood: FloodTable) -> Iterator[Problem]:

@@ -226,8 +226,8 @@ def test_a_source_is_a_name_or_a_list_of_them(root: Path, source: FloodSource) -
 
 
 def test_sources_are_mixed_at_random_and_in_bursts(root: Path) -> None:
-    three = FloodSource.PPI, FloodSource.SIGNAL, FloodSource.VTIMER
-    sources = 'source = ["ppi", "signal", "vtimer"]'
+    three = FloodSource.PPI, FloodSource.SIGNAL, FloodSource.LPI
+    sources = 'source = ["ppi", "signal", "lpi"]'
     assert flood_of(root, f'{sources}, placement = "random", count = 3') == FloodSpec(
         three, Placement.RANDOM, count=3
     )
@@ -667,8 +667,19 @@ WRONG = {
     "L2's own timer with a period": (
         GOOD
         + 'flood = { source = "vtimer", placement = "periodic", count = 1, period_ns = 90_000 }\n',
-        "10:11: scenario.0.flood.source: L2's virtual timer is set at each step;"
-        " set placement to random or burst",
+        "10:11: scenario.0.flood.source: L2 has one virtual timer, which is set at each step;"
+        " leave vtimer out where placement is periodic",
+    ),
+    "L2's own timer twice in a step": (
+        GOOD + 'flood = { source = "vtimer", placement = "pairs", step_ns = 80 }\n',
+        "10:11: scenario.0.flood.source: L2 has one virtual timer, which is set at each step;"
+        " leave vtimer out where placement is pairs",
+    ),
+    "L2's own timer in a mixed burst": (
+        GOOD + 'flood = { source = ["ppi", "vtimer"], placement = "burst", count = 1, burst = 2, '
+        "period_ns = 900 }\n",
+        "10:11: scenario.0.flood.source: L2 has one virtual timer, which is set at each step;"
+        " leave vtimer out where placement is burst",
     ),
     "burst without its numbers": (
         GOOD + 'flood = { source = "ppi", placement = "burst" }\n',
