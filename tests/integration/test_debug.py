@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pexpect
@@ -11,10 +10,7 @@ from integration.cli_run import CliRun, command, environment, qemu_diff, run_cam
 
 from qemu_diff.model import Build
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(shutil.which("gdb-multiarch") is None, reason="there is no gdb-multiarch"),
-]
+pytestmark = pytest.mark.integration
 
 CAMPAIGN = """
 [campaign]
