@@ -26,7 +26,7 @@ from qemu_diff.compare.placement_map import (
     quiet_windows,
     turns,
 )
-from qemu_diff.compare.placements import Placements, place
+from qemu_diff.compare.placements import place
 from qemu_diff.compare.verdict import NOT_REDIRECTED, judged_cell, unjudged_cell
 from qemu_diff.drive.in_guest import RECORDS, TIMER_LOG, TRUTH, Boot, Tools, boot
 from qemu_diff.drive.job import (
@@ -213,11 +213,7 @@ class _CellRunner:
         if last_ns is not None and not self._cell.flood.into_guest:
             return assumed(self._context.payload, last_ns)
         trace = self._boot("learn", self._learning_job(), self._landmark_addresses())
-        steps = judge(trace.records, trace.truth, trace.phantom, self._program)
-        placements = place(trace.records, trace.deliveries, steps)
-        self._windows = quiet_windows(steps, placements)
-        self._landmarks = self._landmarks_of(trace, steps, placements)
-        order = turns(trace.records, steps)
+        order = turns(trace.records, self._note_quiet(trace))
         return replace(learnt_from(trace), windows_ns=self._windows, turns=order)
 
     def _learning_job(self) -> Job:
@@ -237,17 +233,16 @@ class _CellRunner:
             done = self._boot_once("landmarks", job, addresses)
             if _unjudged(done, self._context.budget_s) is not None:
                 return
-            trace = read_boot(done.directory, self._context.tools)
-            steps = judge(trace.records, trace.truth, trace.phantom, self._program)
-            placements = place(trace.records, trace.deliveries, steps)
-            self._landmarks = self._landmarks_of(trace, steps, placements)
-            self._windows = quiet_windows(steps, placements)
+            self._note_quiet(read_boot(done.directory, self._context.tools))
 
-    def _landmarks_of(
-        self, trace: Trace, steps: Steps, placements: Placements
-    ) -> dict[int, tuple[Landmark, ...]]:
+    def _note_quiet(self, trace: Trace) -> Steps:
+        """Windows and landmarks of quiet passes; their steps."""
+        steps = judge(trace.records, trace.truth, trace.phantom, self._program)
+        placements = place(trace.records, trace.deliveries, steps)
         reads = self._context.tools.stepvmm.counter_reads
-        return landmarks_of_steps(trace, steps, placements, reads, self._functions)
+        self._windows = quiet_windows(steps, placements)
+        self._landmarks = landmarks_of_steps(trace, steps, placements, reads, self._functions)
+        return steps
 
     def _landmark_addresses(self) -> tuple[int, ...]:
         return (*self._context.tools.stepvmm.counter_reads, *self._functions)
