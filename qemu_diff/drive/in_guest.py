@@ -84,11 +84,24 @@ class Boot:
 class _Pulse:
     """The heartbeat, and when it last moved."""
 
-    def __init__(self) -> None:
+    def __init__(self, records: Path) -> None:
+        """
+        :param records: the file that the step VMM counts in.
+        """
+        self._records = records
         self.heartbeat = 0
         self._moved = time.monotonic()
 
-    def beat(self, heartbeat: int) -> None:
+    def read(self) -> int:
+        """What it is now.
+
+        :raises CorruptDataError: the file has no header.
+        """
+        return read_header(self._records).heartbeat
+
+    def beat(self) -> None:
+        """:raises CorruptDataError: see :meth:`read`."""
+        heartbeat = self.read()
         if heartbeat != self.heartbeat:
             self.heartbeat = heartbeat
             self._moved = time.monotonic()
@@ -136,13 +149,9 @@ def boot(
         if debugger is None:
             plan = plan_of(machine, payload, tools.guest_images, tools.cache)
         redirector = Redirector(plan, qmp_socket.with_name("gdb"), budget_s, cancel)
-        pender = DevicePender(
-            device,
-            qmp_socket.with_name("qtest"),
-            seed,
-            cancel,
-            lambda: read_header(directory / RECORDS).heartbeat,
-        )
+        pulse = _Pulse(directory / RECORDS)
+        qtest = qmp_socket.with_name("qtest")
+        pender = DevicePender(device, qtest, seed, cancel, pulse.read)
         files = MachineFiles(
             kernel=build.image,
             initramfs=directory / INITRAMFS,
@@ -157,12 +166,10 @@ def boot(
         command = argv(tools.qemu, machine, files, seed)
         (directory / "argv").write_text(shlex.join(command) + "\n")
 
-        pulse = _Pulse()
-
         def watch() -> None:
             redirector.check()
             with suppress(CorruptDataError):
-                pulse.beat(read_header(files.shared).heartbeat)
+                pulse.beat()
                 if pulse.heartbeat:
                     pender.stepping()
                 progress(pulse.heartbeat)
@@ -173,27 +180,31 @@ def boot(
         ended = run_guest(
             command, console, qmp_socket, budget_s=budget_s, cancel=cancel, watch=watch
         )
-        complaint = redirector.finish()
-        device_complaint = pender.finish()
-    if ended.registers:
-        (directory / "registers.txt").write_text(ended.registers)
-    header = _final_header(files.shared)
-    with suppress(CorruptDataError):
-        trim(files.shared)
-        trim_truth(directory / TRUTH)
-    files.initramfs.unlink()
-    seal_log(files.timer_log)
+        complaints = redirector.finish(), pender.finish()
     return Boot(
         directory,
         ended,
-        header,
+        _tidied(directory, ended),
         pulse.idle_s,
-        complaint,
-        redirector.redirects,
-        device_complaint,
-        pender.sent,
-        pender.held_back,
+        redirector=complaints[0],
+        redirects=redirector.redirects,
+        device=complaints[1],
+        device_interrupts=pender.sent,
+        device_held_back=pender.held_back,
     )
+
+
+def _tidied(directory: Path, ended: GuestExit) -> SharedHeader | None:
+    """A boot's files, cut to what they hold and sealed; the record file's header."""
+    if ended.registers:
+        (directory / "registers.txt").write_text(ended.registers)
+    header = _final_header(directory / RECORDS)
+    with suppress(CorruptDataError):
+        trim(directory / RECORDS)
+        trim_truth(directory / TRUTH)
+    (directory / INITRAMFS).unlink()
+    seal_log(directory / TIMER_LOG)
+    return header
 
 
 def _write_inputs(directory: Path, job: bytes, archive: bytes) -> None:
