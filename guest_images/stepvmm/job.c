@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <crc32.h>
@@ -808,6 +809,18 @@ static void perform(struct runner *runner, const struct operation *operation)
 	}
 }
 
+/*
+ * Whatever else L1 has to run runs now. As long as something waits for this CPU, L1's path from
+ * KVM_RUN into L2 is another one: kvm_arch_vcpu_load() asks single_task_running() whether to trap
+ * WFE and WFI, and takes 7 ns less. A window would then have two places, one before L1's first tick.
+ */
+static void let_others_run(void)
+{
+	const struct timespec pause = { .tv_nsec = 1000000 };
+
+	nanosleep(&pause, NULL);
+}
+
 void job_run(const struct job *job)
 {
 	static struct runner runner;
@@ -819,6 +832,7 @@ void job_run(const struct job *job)
 	load_payload(&runner);
 	flood_start(&runner.vm, job->header);
 	watchdog_start(runner.vm.run, job->header->stall_ns);
+	let_others_run();
 	mark_job_begin();
 	while (runner.operation < job->header->operations) {
 		const struct operation *operation = &job->operations[runner.operation];
