@@ -15,8 +15,9 @@
         ├── CompileError          our own C or assembly did not compile
         ├── LostGuestError        QEMU died, or the guest ended without a sealed record file
         ├── CorruptDataError      a record or truth file that fails version, counts or checksum
-        ├── GdbStubError          QEMU's gdbstub refused, or fell silent
-        │   └── GdbStubClosedError    it went away
+        ├── DebuggerError         what drives a guest from outside does not answer as it must
+        │   └── GdbStubError          QEMU's gdbstub refused, or fell silent
+        │       └── GdbStubClosedError    it went away
         └── NoPhantomRuleError    no rule tells executed from phantom records on this QEMU
 """
 
@@ -146,7 +147,11 @@ class CorruptDataError(InfrastructureError):
     """A record or truth file that contradicts its own header."""
 
 
-class GdbStubError(InfrastructureError):
+class DebuggerError(InfrastructureError):
+    """A debugger, or a monitor, refused, talked nonsense, fell silent, or went away."""
+
+
+class GdbStubError(DebuggerError):
     """QEMU's gdbstub refused a request, or fell silent."""
 
 
