@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * PID 1 of an L1 in which somebody else's program judges single-step: it runs
- * /peer with the arguments from /arguments (one a line), says how that ended and
- * powers the machine off. While it waits, it may wake up at random moments:
- * /wakeups holds the mean interval in ns and a seed, neither of them 0, or nothing.
- * On the console, beside what /peer itself prints:
+ * PID 1 of an L1 in which somebody else's program asks KVM for steps, a peer: it
+ * runs the program that /arguments names, with the arguments that follow (one a
+ * line), says how that ended and powers the machine off. It begins when all
+ * files that /devices names are there. While it waits, it may wake up at random
+ * moments: /wakeups holds the mean interval in ns and a seed, neither of them 0,
+ * or nothing.
+ * On the console, beside what the peer itself prints:
  *   peer: kernel LINE       what the kernel said of KVM when it booted
- *   peer: begin             /peer's own output starts here
+ *   peer: begin             the peer's own output starts here
  *   peer: exit STATUS NS    its exit status, or minus the signal that ended it;
  *                           ns of virtual time from fork to end
  *   peer: failed: REASON    there was nothing to run
@@ -27,7 +29,8 @@
 #include <unistd.h>
 
 #define NS_PER_S		1000000000ll
-#define ARGUMENTS_MAX		16
+#define ARGUMENTS_MAX		64
+#define DEVICES_NS		(10 * NS_PER_S)
 #define KLOG_READ_ALL		3	/* SYSLOG_ACTION_READ_ALL, syslog(2) */
 #define EXEC_FAILED		127	/* as in a shell */
 
@@ -100,11 +103,28 @@ static void split_arguments(char *text, char **argv)
 	char *line;
 	int count = 0;
 
-	argv[count++] = "/peer";
 	while ((line = strsep(&text, "\n")))
 		if (*line && count < ARGUMENTS_MAX)
 			argv[count++] = line;
 	argv[count] = NULL;
+	if (!count)
+		fail("/arguments names no program");
+}
+
+/* Ports of a virtio-serial device come some time after the device. */
+static void wait_for_devices(char *text)
+{
+	const struct timespec pause = { .tv_nsec = 1000000 };
+	int64_t begun = now_ns();
+	char *path;
+
+	while ((path = strsep(&text, "\n"))) {
+		while (*path && access(path, F_OK)) {
+			if (now_ns() - begun > DEVICES_NS)
+				fail("%s: %s", path, strerror(errno));
+			nanosleep(&pause, NULL);
+		}
+	}
 }
 
 static pid_t start(char **argv)
@@ -171,7 +191,7 @@ static int wait_for(pid_t child, const char *wakeups)
 
 int main(void)
 {
-	char text[4096], wakeups[64], *argv[ARGUMENTS_MAX + 1];
+	char text[4096], devices[512], wakeups[64], *argv[ARGUMENTS_MAX + 1];
 	int64_t started;
 	int status;
 
@@ -183,6 +203,8 @@ int main(void)
 	if (prctl(PR_SET_TIMERSLACK, 1))
 		fail("PR_SET_TIMERSLACK: %s", strerror(errno));
 	show_kvm_messages();
+	read_text("/devices", devices, sizeof(devices));
+	wait_for_devices(devices);
 	read_text("/arguments", text, sizeof(text));
 	read_text("/wakeups", wakeups, sizeof(wakeups));
 	split_arguments(text, argv);

@@ -26,10 +26,9 @@ from elftools.elf.sections import SymbolTableSection
 from qemu_diff.drive.async_first import Redirector, plan_at
 from qemu_diff.errors import GdbStubError, InfrastructureError
 from qemu_diff.guest.initramfs import pack
-from qemu_diff.guest.machine import SHARED_BYTES, MachineFiles, argv
+from qemu_diff.guest.machine import MachineFiles, argv
 from qemu_diff.guest.process import Ending, GuestExit, private_socket, run_guest
 from qemu_diff.guest.qemu import Qemu
-from qemu_diff.guest.shared import reserve
 from qemu_diff.guest.toolchain import CROSS_COMPILER, compile_cached
 from qemu_diff.kernels.selftest import Selftest
 from qemu_diff.model import Build, ExceptionOrder, KvmMode, MachineSpec
@@ -183,7 +182,7 @@ def run_peer(
         files = MachineFiles(
             kernel=build.image,
             initramfs=scratch / "initramfs",
-            shared=scratch / "shared",
+            shared=None,
             # Nothing is placed, so nobody asks when L1's timers fired.
             timer_log=Path(os.devnull),
             qmp_socket=qmp_socket,
@@ -195,8 +194,6 @@ def run_peer(
         for name, content in contents.items():
             _write(directory / name, content)
         _write(directory / "argv", f"{shlex.join(command)}\n".encode())
-        # The machine has the device whether somebody looks at it or not.
-        reserve(files.shared, SHARED_BYTES)
         redirector.start()
         ended = run_guest(
             command,
@@ -233,7 +230,7 @@ def initramfs_files(iterations: int, wake_ns: int, seed: int) -> dict[str, bytes
     # Its generator stands still at 0, and starts slowly from a small number.
     random_seed = random.Random(seed).getrandbits(64) | 1
     wakeups = f"{wake_ns} {random_seed}\n" if wake_ns else ""
-    return {"arguments": f"-i\n{iterations}\n".encode(), "wakeups": wakeups.encode()}
+    return {"arguments": f"/peer\n-i\n{iterations}\n".encode(), "wakeups": wakeups.encode()}
 
 
 def parse_console(text: str) -> PeerConsole:

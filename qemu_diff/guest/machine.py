@@ -54,24 +54,26 @@ class MachineFiles:
     """The files of one boot.
 
     :param kernel: an arm64 ``Image``.
-    :param shared: file of ``SHARED_BYTES`` bytes behind the ivshmem device.
+    :param shared: file of ``SHARED_BYTES`` bytes behind the ivshmem device; or None: there is none.
     :param timer_log: where QEMU logs what it programs into L1's generic timers.
     :param plugin: argument of ``-plugin``, or None.
     :param gdb_socket: where a gdbstub listens; with one, the machine waits at its first
         instruction for a client to let it go. Or None.
     :param qtest_socket: where qtest listens. Or None.
     :param recording: what QEMU records, or replays; or None.
+    :param ports: where virtio-serial ports listen, in order: L1 has them as ``/dev/vport0p1``, ….
     """
 
     kernel: Path
     initramfs: Path
-    shared: Path
+    shared: Path | None
     timer_log: Path
     qmp_socket: Path
     plugin: str | None
     gdb_socket: Path | None = None
     qtest_socket: Path | None = None
     recording: Recording | None = None
+    ports: tuple[Path, ...] = ()
 
 
 def kernel_command_line(machine: MachineSpec) -> str:
@@ -119,9 +121,7 @@ def argv(qemu: Qemu, machine: MachineSpec, files: MachineFiles, seed: int) -> li
         # --- determinism
         *determinism(seed, files.recording),
         # --- results: a memory-only ivshmem device keeps the run deterministic
-        *("-object", f"memory-backend-file,id=shared,mem-path={escaped(files.shared)}"
-          f",size={SHARED_BYTES},share=on"),
-        *("-device", f"ivshmem-plain,memdev=shared{_in_snapshot(files.recording)}"),
+        *_shared(files.shared, files.recording),
         # --- what L1 boots
         *("-kernel", str(files.kernel), "-initrd", str(files.initramfs)),
         *("-append", kernel_command_line(machine)),
@@ -130,6 +130,7 @@ def argv(qemu: Qemu, machine: MachineSpec, files: MachineFiles, seed: int) -> li
         *("-trace", f"enable={TIMER_EVENT},file={escaped(files.timer_log)}"),
         *_gdbstub(files.gdb_socket),
         *_qtest(files.qtest_socket),
+        *_ports(files.ports),
         *_snapshot(files.recording),
         *_sandbox(qemu),
     ]  # fmt: skip
@@ -138,6 +139,23 @@ def argv(qemu: Qemu, machine: MachineSpec, files: MachineFiles, seed: int) -> li
 def escaped(path: Path) -> str:
     """A path as a value in QEMU's option syntax: a comma ends a value, and is written as two."""
     return str(path).replace(",", ",,")
+
+
+def port_device(number: int) -> str:
+    """What L1 calls a virtio-serial port (Linux drivers/char/virtio_console.c, ``add_port()``).
+
+    :param number: from 0.
+    """
+    # Port 0 is a console's (virtio 1.2, 5.3.2).
+    return f"/dev/vport0p{number + 1}"
+
+
+def _shared(shared: Path | None, recording: Recording | None) -> Sequence[str]:
+    if shared is None:
+        return ()
+    memory = f"memory-backend-file,id=shared,mem-path={escaped(shared)}"
+    device = f"ivshmem-plain,memdev=shared{_in_snapshot(recording)}"
+    return ("-object", f"{memory},size={SHARED_BYTES},share=on", "-device", device)
 
 
 def _plugin(plugin: str | None) -> Sequence[str]:
@@ -155,6 +173,17 @@ def _qtest(socket: Path | None) -> Sequence[str]:
     if socket is None:
         return ()
     return ("-qtest", f"unix:{escaped(socket)},server=on,wait=off", "-qtest-log", "none")
+
+
+def _ports(sockets: Sequence[Path]) -> Sequence[str]:
+    if not sockets:
+        return ()
+    options = ["-device", "virtio-serial-pci"]
+    for number, path in enumerate(sockets):
+        name = f"port{number}"
+        options += ["-chardev", f"socket,id={name},path={escaped(path)},server=on,wait=off"]
+        options += ["-device", f"virtserialport,chardev={name},name={name}"]
+    return options
 
 
 def _recording(recording: Recording | None) -> str:

@@ -134,7 +134,7 @@ def test_each_verdict_of_a_peer_is_one_of_a_cell() -> None:
 def test_the_flood_is_wakeups_and_its_count_iterations(run_cell: RunCell, tmp_path: Path) -> None:
     run_cell(PASSED)
     boot = tmp_path / "cell" / "try-1"
-    assert (boot / "arguments").read_text() == "-i\n500\n"
+    assert (boot / "arguments").read_text() == "/peer\n-i\n500\n"
     mean, _ = (boot / "wakeups").read_text().split()
     assert mean == "50000"
 
@@ -147,7 +147,7 @@ def test_the_mean_lies_in_the_middle_of_the_interval(run_cell: RunCell, tmp_path
 def test_without_a_flood_nothing_wakes(run_cell: RunCell, tmp_path: Path) -> None:
     run_cell(PASSED, cell=replace(CELL, flood=FloodSpec(count=3)))
     assert (tmp_path / "cell/try-1/wakeups").read_text() == ""
-    assert (tmp_path / "cell/try-1/arguments").read_text() == "-i\n3\n"
+    assert (tmp_path / "cell/try-1/arguments").read_text() == "/peer\n-i\n3\n"
 
 
 def test_an_interval_of_nothing_is_still_a_flood(run_cell: RunCell, tmp_path: Path) -> None:

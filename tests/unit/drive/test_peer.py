@@ -145,7 +145,7 @@ def test_the_selftests_words_are_not_the_kernels() -> None:
 
 def test_what_pid_1_is_told() -> None:
     files = initramfs_files(500, TICK_ONLY, seed=1)
-    assert files == {"arguments": b"-i\n500\n", "wakeups": b""}
+    assert files == {"arguments": b"/peer\n-i\n500\n", "wakeups": b""}
     mean, seed = initramfs_files(500, 50_000, seed=1)["wakeups"].split()
     assert mean == b"50000"
     assert 0 < int(seed) < 2**64
