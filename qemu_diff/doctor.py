@@ -21,7 +21,9 @@ from qemu_diff.campaign.debugger import GDB, find_gdb
 from qemu_diff.config.paths import mode
 from qemu_diff.errors import QemuDiffError
 from qemu_diff.guest.qemu import QEMU_PROGRAM, find_qemu
+from qemu_diff.guest.qemu_bundle import cached_bundle
 from qemu_diff.guest.toolchain import CROSS_COMPILER, HOST_COMPILER
+from qemu_diff.kernels.apt import own_suite
 from qemu_diff.kernels.cache import cache_root, cached_kernels
 from qemu_diff.kernels.toolchain import kernel_requirements
 
@@ -89,6 +91,7 @@ def checks() -> tuple[Check, ...]:
         *_optional_tools(),
         _apt(),
         _debian_source(),
+        _qemu_for_l1(),
         _cache_place(),
         _disk_space(),
     )
@@ -292,6 +295,32 @@ def _debian_source_place() -> str:
     if shutil.which("apt-cache") and not _run(["apt-cache", "show", DEBIAN_SOURCE]).returncode:
         return "apt offers it"
     return ""
+
+
+def _qemu_for_l1() -> Check:
+    ok, detail = _qemu_for_l1_place()
+    return Check(
+        "QEMU for L1",
+        ok,
+        detail,
+        apt="",
+        dnf="",
+        needed_for="a QEMU in L1 that steps L2",
+        required=False,
+    )
+
+
+def _qemu_for_l1_place() -> tuple[bool, str]:
+    """(whether it is there or can be had, where)."""
+    try:
+        suite = own_suite()
+    except QemuDiffError as error:
+        return False, str(error)
+    if (bundle := cached_bundle(suite)) is not None:
+        return True, f"{bundle.archive}"
+    if shutil.which("apt-get") is None:
+        return False, "not in the cache, and no apt-get to fetch it with"
+    return True, f"apt-get can fetch that of Debian {suite}"
 
 
 def _disk_space() -> Check:

@@ -76,7 +76,8 @@ class SourceError(UserError):
 
 
 class UnavailableSourceError(SourceError):
-    """A kernel source that this machine can't get: no apt, no network, no such package or suite.
+    """A kernel source, or a program for L1, that this machine can't get: no apt, no network, no
+    such package or suite.
 
     A kernel that is ``optional`` is then left out.
     """

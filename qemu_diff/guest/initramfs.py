@@ -6,7 +6,9 @@ the same files is the same bytes: no times, no owners, inode numbers in order.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 
 _DIRECTORY = 0o040755
 _PROGRAM = 0o100755
@@ -28,6 +30,21 @@ def pack(files: Mapping[str, bytes]) -> bytes:
     for inode, (path, (mode, content)) in enumerate(members.items(), start=1):
         archive += _member(inode, path, mode, content)
     return bytes(archive + _member(0, "TRAILER!!!", 0, b""))
+
+
+def extend(archive: Path, files: Mapping[str, bytes], target: Path) -> None:
+    """Write an archive and, behind it, one of more files: Linux unpacks both, in this order.
+
+    :param archive: compressed or not.
+    :param files: see :func:`pack`.
+    :param target: the file to write.
+    :raises OSError: it can't be written.
+    """
+    shutil.copyfile(archive, target)
+    with target.open("ab") as stream:
+        # Between archives are zeros, and each begins at a multiple of 4 bytes ("initramfs :=
+        # ("\0" | cpio_archive | cpio_gzip_archive)*").
+        stream.write(bytes(-stream.tell() % 4) + pack(files))
 
 
 def _member(inode: int, path: str, mode: int, content: bytes) -> bytes:

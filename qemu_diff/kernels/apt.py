@@ -12,8 +12,11 @@ import platform
 import re
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from ..errors import InfrastructureError, UnavailableSourceError
 from . import cache
@@ -25,6 +28,13 @@ ARCHITECTURE = "arm64"
 
 # As `apt-get update --print-uris` words each source, in whatever format it was configured.
 _RELEASE = re.compile(r"^'(?P<archive>[^']+)/dists/(?P<suite>[^/']+)/InRelease' ", re.MULTILINE)
+
+# What `--print-uris` says of a package file: 'URI' NAME_VERSION_ARCHITECTURE.deb SIZE HASH. Neither
+# name nor version has an underscore (Debian Policy 5.6.1, 5.6.12); the epoch's colon is %3a.
+_OFFER = re.compile(
+    r"^'[^']*' (?P<name>[^_\s]+)_(?P<version>[^_\s]+)_[^_\s]+\.deb (?P<size>\d+)\b", re.MULTILINE
+)
+_DEPENDS = re.compile(r"^(?:Pre-)?Depends: (?P<list>.+)$", re.MULTILINE)
 
 # Debian's release classes; a machine may be configured with these instead of code names.
 _CLASSES = {"stable", "oldstable", "oldoldstable", "testing", "unstable", "sid"}
@@ -47,15 +57,29 @@ Acquire::https::Timeout "30";
 
 
 @dataclass(frozen=True)
+class PackageFile:
+    """A package that apt could download.
+
+    :param size: bytes of the file.
+    """
+
+    name: str
+    version: str
+    size: int
+
+
+@dataclass(frozen=True)
 class Apt:
     """An apt to download from.
 
     :param options: of its command line; none for the machine's own.
     :param complaint: the first thing that went wrong when its lists were fetched; may be empty.
+    :param suite: of a private one: what its packages are taken from where several suites have them.
     """
 
     options: tuple[str, ...] = ()
     complaint: str = ""
+    suite: str = ""
 
     def download(self, package: str, staging: Path) -> tuple[Path | None, str]:
         """Download a package; needs no root.
@@ -72,37 +96,122 @@ class Apt:
             return None, self.complaint or _complaint(result.stderr)
         return files[0], ""
 
+    def closure(self, package: str, without: str) -> tuple[PackageFile, ...]:
+        """A package of a private apt's suite, and all that it depends on: this first.
 
-def private_apt(suite: str, directory: Path) -> Apt:
+        :param without: dependencies of the package whose names begin so are left out, and with them
+            what only they need.
+        :raise UnavailableSourceError: the suite or a package can't be had.
+        :raise InfrastructureError: no space is left.
+        """
+        named = f"{package}/{self.suite}"
+        # It says nothing of a package that lies in the working directory.
+        with tempfile.TemporaryDirectory() as empty:
+            listed = self._ask("apt-get", "download", "--print-uris", named, directory=Path(empty))
+        (wanted,) = offers(listed)
+        fields = self._ask("apt-cache", "show", f"{wanted.name}={wanted.version}")
+        depends = [
+            alternatives.strip()
+            for found in _DEPENDS.finditer(fields)
+            for alternatives in found["list"].split(",")
+        ]
+        depends = [one for one in depends if not one.startswith(without)]
+        if not depends:
+            return (wanted,)
+        # `satisfy`, not `install`: it takes dependencies without the package that has them.
+        needed = self._ask(
+            *("apt-get", "satisfy", "--print-uris", "--yes", "--no-install-recommends"),
+            *("-t", self.suite),
+            ", ".join(depends),
+        )
+        return wanted, *offers(needed)
+
+    def download_all(self, packages: Iterable[PackageFile], staging: Path) -> list[Path]:
+        """Download packages; needs no root.
+
+        :param staging: an empty directory.
+        :return: the package files.
+        :raise UnavailableSourceError: one can't be had.
+        :raise InfrastructureError: no space is left.
+        """
+        staging.mkdir()
+        names = (f"{package.name}={package.version}" for package in packages)
+        self._ask("apt-get", "download", *names, directory=staging)
+        return sorted(staging.glob("*.deb"))
+
+    def _ask(
+        self, program: str, command: str, *arguments: str, directory: Path | None = None
+    ) -> str:
+        """What apt answers.
+
+        :raise UnavailableSourceError: it refuses.
+        """
+        result = run([program, *self.options, command, "-q", *arguments], directory)
+        if result.returncode:
+            reason = self.complaint or _complaint(result.stderr) or "apt gives no reason"
+            raise UnavailableSourceError(f"suite {self.suite}: {reason}")
+        return result.stdout
+
+
+def offers(listed: str) -> tuple[PackageFile, ...]:
+    """The packages that ``apt-get --print-uris`` lists, among whatever else it says."""
+    return tuple(
+        PackageFile(found["name"], unquote(found["version"]), int(found["size"]))
+        for found in _OFFER.finditer(listed)
+    )
+
+
+def own_suite() -> str:
+    """The code name of the Debian release that this machine runs.
+
+    :raise UnavailableSourceError: it runs something else.
+    """
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        release = {}
+    # A derivative has code names of its own, which no mirror of Debian knows.
+    suite = release.get("VERSION_CODENAME", "")
+    if release.get("ID") != "debian" or not suite:
+        name = release.get("PRETTY_NAME", "a system without os-release(5)")
+        raise UnavailableSourceError(
+            f"this machine runs {name}, not a release of Debian; name a suite, such as bookworm"
+        )
+    return suite
+
+
+def private_apt(suite: str, directory: Path, base: str = "") -> Apt:
     """An apt for arm64 packages of one suite, from the machine's own mirrors of Debian.
 
     :param suite: ``bullseye``, ``bullseye-security``, …
     :param directory: gets its root; an empty directory.
+    :param base: a suite that has what packages of the first depend on and it has not itself, as
+        ``bookworm`` for ``bookworm-backports``; or nothing.
     :raise UnavailableSourceError: the machine has no apt, or no mirror that could have the suite.
     :raise InfrastructureError: no space is left.
     """
-    archives = _archives(suite)
+    suites = filter(None, (suite, base))
+    places = [(archive, one) for one in suites for archive in _archives(one)]
     (directory / "lists/partial").mkdir(parents=True)
     (directory / "archives/partial").mkdir(parents=True)
     (directory / "status").touch()
     (directory / "apt.conf").write_text(_CONFIGURATION)
     source = f"deb [arch={ARCHITECTURE} lang=none target=Packages {TRUST}]"
-    lines = [f"{source} {archive} {suite} main\n" for archive in archives]
+    lines = [f"{source} {archive} {one} main\n" for archive, one in places]
     (directory / "sources.list").write_text("".join(lines))
     options = _private_options(directory)
     result = run(["apt-get", *options, "update", "-q"])
-    return Apt(options, _complaint(result.stderr))
+    return Apt(options, _complaint(result.stderr), suite)
 
 
-def require_apt(package: str) -> None:
+def require_apt(package: str, instead: str = "give a directory with a kernel tree") -> None:
     """Check that packages can be downloaded and unpacked.
 
+    :param instead: what a user without apt could do.
     :raise UnavailableSourceError: this is no machine with apt.
     """
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise UnavailableSourceError(
-            f"debian:{package}: this machine has no apt; give a directory with a kernel tree"
-        )
+        raise UnavailableSourceError(f"debian:{package}: this machine has no apt; {instead}")
 
 
 def unpack(package_file: Path, target: Path) -> None:

@@ -126,6 +126,25 @@ def test_a_downloaded_source_is_enough(
     assert check("linux-source-0.0").detail == str(tarball)
 
 
+def test_a_qemu_for_l1_is_optional(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "own_suite", lambda: "bookworm")
+    without = check("QEMU for L1")
+    assert (without.ok, without.required) == (False, False)
+    assert without.detail == "not in the cache, and no apt-get to fetch it with"
+    install("apt-get")
+    assert check("QEMU for L1").detail == "apt-get can fetch that of Debian bookworm"
+
+
+def test_a_machine_that_is_no_debian_has_no_qemu_for_l1(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("apt-get")
+    monkeypatch.setattr("platform.freedesktop_os_release", lambda: {"PRETTY_NAME": "Elsewhere 1"})
+    elsewhere = check("QEMU for L1")
+    assert (elsewhere.ok, elsewhere.required) == (False, False)
+    assert elsewhere.detail.startswith("this machine runs Elsewhere 1, not a release of Debian")
+
+
 def test_a_small_disk_is_told(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     install("apt-get")
     monkeypatch.setattr(doctor, "CACHE_BYTES", 10**18)

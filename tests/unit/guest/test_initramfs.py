@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import stat
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qemu_diff.guest.initramfs import pack
+from qemu_diff.guest.initramfs import extend, pack
 
 FILES = {
     "init": b"\x7fELF" + bytes(range(256)),
@@ -125,6 +126,22 @@ def test_nothing_is_a_trailer() -> None:
 @given(st.dictionaries(names, st.binary(max_size=9), max_size=5))
 def test_names_and_contents_of_any_length_stay_aligned(files: dict[str, bytes]) -> None:
     assert {one.name: one.content for one in members(pack(files))[:-1]} == files
+
+
+@pytest.mark.parametrize("size", range(5))
+@pytest.mark.parametrize("compressed", [False, True])
+def test_what_extends_an_archive_begins_aligned(
+    compressed: bool, size: int, tmp_path: Path
+) -> None:
+    first, both = tmp_path / "first", tmp_path / "both"
+    content = pack({"usr/bin/qemu": b"x" * size})
+    first.write_bytes(gzip.compress(content, mtime=0) + b"\0" * size if compressed else content)
+
+    extend(first, FILES, both)
+
+    begin = aligned(first.stat().st_size)
+    assert both.read_bytes()[:begin] == first.read_bytes().ljust(begin, b"\0")
+    assert both.read_bytes()[begin:] == pack(FILES)
 
 
 def test_cpio_lists_it() -> None:

@@ -6,13 +6,12 @@ The machine's own apt knows the suite ``stable`` of it alone; ``old`` lies besid
 from __future__ import annotations
 
 import gzip
-import hashlib
 import shutil
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from fakes.debian_archive import Repository, control, served_repository
 
 from qemu_diff.errors import SourceError, UnavailableSourceError
 from qemu_diff.events import Event, subscribe
@@ -23,79 +22,10 @@ IMAGE = bytes(0x38) + b"ARM\x64" + bytes(64) + b"Linux version 5.9.1-test (me@he
 WITNESS = DebianSource("linux-image-test-arm64", "old")
 REAL = "linux-image-5.9-test-arm64"
 
-APT_CONF = """\
-Dir::Etc::SourceList "{here}/sources.list";
-Dir::Etc::SourceParts "{here}/none";
-Dir::State "{here}/apt";
-Dir::State::Lists "{here}/apt/lists";
-Dir::Cache "{here}/apt";
-APT::Update::Post-Invoke {{ "touch {here}/hooked"; }};
-"""
-
-
-def control(name: str, version: str, architecture: str, depends: str = "") -> str:
-    return (
-        f"Package: {name}\nVersion: {version}\nArchitecture: {architecture}\n"
-        "Maintainer: test <test@example.org>\n"
-        + (f"Depends: {depends}\n" if depends else "")
-        + "Description: a package\n"
-    )
-
-
-class Repository:
-    """A Debian archive of empty suites."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-
-    def add(self, suite: str, fields: str, files: Mapping[str, bytes]) -> None:
-        """Put a package into a suite."""
-        package = self._package(fields, files)
-        index = self.directory / f"dists/{suite}/main/binary-arm64/Packages"
-        index.parent.mkdir(parents=True, exist_ok=True)
-        content = package.read_bytes()
-        with index.open("a") as stream:
-            stream.write(
-                f"{fields}Filename: pool/{package.name}\nSize: {len(content)}\n"
-                f"SHA256: {hashlib.sha256(content).hexdigest()}\n\n"
-            )
-        listed = index.read_bytes()
-        (self.directory / f"dists/{suite}/Release").write_text(
-            f"Suite: {suite}\nArchitectures: arm64\nComponents: main\n"
-            # No suite that is out of maintenance is refused for it.
-            "Date: Sat, 10 Aug 2024 00:00:00 UTC\nValid-Until: Sat, 17 Aug 2024 00:00:00 UTC\n"
-            f"SHA256:\n {hashlib.sha256(listed).hexdigest()} {len(listed)} "
-            "main/binary-arm64/Packages\n"
-        )
-
-    def _package(self, fields: str, files: Mapping[str, bytes]) -> Path:
-        tree = self.directory / "tree"
-        (tree / "DEBIAN").mkdir(parents=True)
-        (tree / "DEBIAN/control").write_text(fields)
-        (tree / "DEBIAN/preinst").write_text("#!/bin/sh\nexit 1\n")
-        (tree / "DEBIAN/preinst").chmod(0o755)
-        for name, content in files.items():
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            (tree / name).write_bytes(content)
-        pool = self.directory / "pool"
-        pool.mkdir(exist_ok=True)
-        command = ["dpkg-deb", "--root-owner-group", "-b", str(tree), str(pool)]
-        subprocess.run(command, check=True, capture_output=True)
-        shutil.rmtree(tree)
-        return max(pool.glob("*.deb"), key=lambda path: path.stat().st_mtime_ns)
-
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
-    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        pytest.skip("no apt here")
-    (tmp_path / "repository").mkdir()
-    source = f"deb [trusted=yes] file:{tmp_path}/repository stable main\n"
-    (tmp_path / "sources.list").write_text(source)
-    (tmp_path / "apt/lists/partial").mkdir(parents=True)
-    (tmp_path / "apt.conf").write_text(APT_CONF.format(here=tmp_path))
-    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
-    return Repository(tmp_path / "repository")
+    return served_repository(tmp_path, monkeypatch)
 
 
 @pytest.fixture
