@@ -265,6 +265,7 @@ class RecordFlag(IntFlag):
     AT_VECTOR = 1 << 8
     PERIODIC = 1 << 9
     OTHER_CPU = 1 << 10
+    UNTIMED = 1 << 11
 
 
 class TruthKind(IntEnum):

@@ -182,9 +182,19 @@ class Driver(StrEnum):
 
     IN_GUEST = "in_guest"
     """Our step VMM, in L1."""
+    GDB = "gdb"
+    """A real gdb, at the gdbstub of a real QEMU in L1."""
+    RSP = "rsp"
+    """Our own client of the remote serial protocol, at the same gdbstub."""
+    MONITOR = "monitor"
+    """The same client; but that QEMU's monitor starts the gdbstub, stops L2 in the midst of steps,
+    and says where it stands."""
     SELFTEST = "selftest"
     """The kernel's own single-step test, in L1: a peer, which judges by itself."""
 
+
+FROM_OUTSIDE = frozenset({Driver.GDB, Driver.RSP, Driver.MONITOR})
+"""Drivers of L2 under a real QEMU in L1, from outside of both."""
 
 SELFTEST_PAYLOAD = "debug-exceptions"
 """What stands for the payload where the driver is the kernel's own selftest: the test's name."""
@@ -291,6 +301,8 @@ class Cell:
     :param expected: every kind of violation that must be seen, and no other, ascending; or
         ``pass`` or ``hang`` alone.
     :param job: name of a job file in ``guest_images/jobs``.
+    :param session: name of a session file in ``guest_images/sessions``, which then takes the place
+        of the job; or empty.
     """
 
     id: str
@@ -302,19 +314,29 @@ class Cell:
     seed: int
     expected: tuple[Expectation, ...] = (Expectation.PASS,)
     job: str = DEFAULT_JOB
+    session: str = ""
+
+
+class PairOf(StrEnum):
+    """What differs between the two sides of a pair."""
+
+    KERNEL = "kernel"
+    DRIVER = "driver"
 
 
 @dataclass(frozen=True)
 class PairSpec:
-    """Two kernels to be held against each other, cell by cell."""
+    """Two kernels, or two drivers, to be held against each other, cell by cell."""
 
     baseline: str
     candidate: str
+    of: PairOf = PairOf.KERNEL
 
 
 @dataclass(frozen=True)
 class ScenarioSpec:
-    """One ``[[scenario]]`` of a campaign; each payload meets each job, machine and kernel.
+    """One ``[[scenario]]`` of a campaign; each payload meets each job or session, machine and
+    kernel.
 
     :param expect: (kernel, payload or ``payload/job``) → what must be seen; the latter wins, and
         everything else must pass.
@@ -328,6 +350,7 @@ class ScenarioSpec:
     expect: tuple[tuple[str, str, tuple[Expectation, ...]], ...] = ()
     jobs: tuple[str, ...] = (DEFAULT_JOB,)
     kernels: tuple[str, ...] = ()
+    sessions: tuple[str, ...] = ("",)
 
 
 @dataclass(frozen=True)
@@ -418,7 +441,16 @@ class PairOutcome(StrEnum):
     FIXED = "fixed"
     REGRESSED = "regressed"
     BOTH_FAIL = "both-fail"
+    DIFFERENT = "different"
+    """Of two drivers: both kept the step contract, and reported different PCs."""
+    ONE_FAILS = "one-fails"
+    """Of two drivers: one met a bug of the kernel that the other did not."""
     INCONCLUSIVE = "inconclusive"
+
+    @property
+    def alarming(self) -> bool:
+        """Whether nobody's expectations of the two sides cover it."""
+        return self in (PairOutcome.REGRESSED, PairOutcome.DIFFERENT)
 
 
 @dataclass(frozen=True)
@@ -731,6 +763,8 @@ class CellResult:
     :param first_broken_step: judged steps up to the first that was broken, itself included; 0 if
         none was.
     :param fingerprint: hex digest of all that its boots recorded: equal ones, the same run.
+    :param step_pcs: hex digest of the PCs that its passes reported, in order; passes that are alike
+        count once.
     :param findings: the first of each (kind, instruction); counts are in ``violations``.
     :param reason: why, in one line, where the verdict is not ``pass``.
     :param warnings: what the kernel's WARN() printed, without repeats.
@@ -743,6 +777,9 @@ class CellResult:
     :param signatures: what ``violations`` counts, most frequent first.
     :param exit_functions: (PC, function of L1's kernel that serves the exit of its step), where a
         boot with landmarks told.
+    :param witnessed: a debugger's stops at which the gdbstub and the monitor showed the same PC and
+        PSTATE, which truth then confirms or not.
+    :param transcript: what a debugger's user saw around the first broken step, line by line.
     """
 
     cell: Cell
@@ -772,6 +809,9 @@ class CellResult:
     excursions: Excursions | None = None
     signatures: tuple[SignatureGroup, ...] = ()
     exit_functions: tuple[tuple[int, str], ...] = ()
+    step_pcs: str = ""
+    transcript: tuple[str, ...] = ()
+    witnessed: int = 0
 
     def count(self, kind: ViolationKind) -> int:
         """Number of violations of one kind."""
@@ -802,13 +842,21 @@ class SideBySide:
 
 @dataclass(frozen=True)
 class PairResult:
-    """Two cells that differ in the kernel alone."""
+    """Two cells that differ in the kernel alone, or in the driver."""
 
     baseline: Cell
     candidate: Cell
     outcome: PairOutcome
     message: str
     side_by_side: SideBySide | None = None
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """What tells them apart, as people call it."""
+        one, other = self.baseline, self.candidate
+        if one.kernel != other.kernel:
+            return one.kernel, other.kernel
+        return f"{one.kernel} by {one.driver}", f"{other.kernel} by {other.driver}"
 
 
 @dataclass(frozen=True)

@@ -178,6 +178,7 @@ enum record_flag {
 	FLAG_AT_VECTOR = 1 << 8,	/* PC is at an IRQ vector's offset; detail: ELR_EL1, SPSR_EL1 */
 	FLAG_PERIODIC = 1 << 9,		/* a periodic timer runs: armed_at, delay_ns are its own */
 	FLAG_OTHER_CPU = 1 << 10,	/* the timer is another CPU's: acted_at is when it came */
+	FLAG_UNTIMED = 1 << 11,	/* by a debugger outside of L1: no times */
 };
 
 struct step_record {

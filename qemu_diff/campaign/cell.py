@@ -18,6 +18,7 @@ from qemu_diff.compare.contract import Steps, judge
 from qemu_diff.compare.decode import Program, program_of
 from qemu_diff.compare.landmarks import exit_function, landmarks_of_steps, with_landmarks
 from qemu_diff.compare.observation import Observation, merge, observe
+from qemu_diff.compare.pair import digest_of_passes, reported_passes
 from qemu_diff.compare.placement_map import (
     common_offsets,
     missed_delays,
@@ -28,7 +29,7 @@ from qemu_diff.compare.placement_map import (
 )
 from qemu_diff.compare.placements import place
 from qemu_diff.compare.verdict import NOT_REDIRECTED, judged_cell, unjudged_cell
-from qemu_diff.drive.in_guest import RECORDS, TIMER_LOG, TRUTH, Boot, Tools, boot
+from qemu_diff.drive.in_guest import RECORDS, TIMER_LOG, TRUTH, Boot, Tools
 from qemu_diff.drive.job import (
     Job,
     Routine,
@@ -40,6 +41,7 @@ from qemu_diff.drive.job import (
     sweep_job,
     table_job,
 )
+from qemu_diff.drive.stepper import Errand, Stepper
 from qemu_diff.errors import InfrastructureError, LostGuestError
 from qemu_diff.events import Stage
 from qemu_diff.flood import adaptive
@@ -48,6 +50,7 @@ from qemu_diff.guest.process import Ending
 from qemu_diff.guest.shared import RECORD_CAPACITY, SharedHeader
 from qemu_diff.kernels.symbols import step_functions
 from qemu_diff.model import (
+    FROM_OUTSIDE,
     Build,
     Cell,
     CellResult,
@@ -104,6 +107,7 @@ class CellContext:
     :param routine: the cell's job, for its payload.
     :param directory: the cell's own, for everything its boots leave.
     :param budget_s: wall-clock seconds of one boot.
+    :param stepper: the cell's driver.
     :param explain: whether a boot more may be spent on what L1 does in a step.
     """
 
@@ -111,6 +115,7 @@ class CellContext:
     payload: Payload
     routine: Routine
     tools: Tools
+    stepper: Stepper
     directory: Path
     budget_s: float
     cancel: threading.Event
@@ -155,15 +160,18 @@ class _CellRunner:
         self._redirects = 0
         self._device_interrupts = 0
         self._device_held_back = 0
+        self._witnessed = 0
         self._records_per_pass = 0.0
         self._windows: dict[int, int] = {}
         self._landmarks: dict[int, tuple[Landmark, ...]] = {}
+        self._from_outside = cell.driver in FROM_OUTSIDE
+        self._passes: set[tuple[int, ...]] = set()
         self._fingerprint = hashlib.blake2b(digest_size=16)
 
     def judge(self) -> CellResult:
         seen = merge(list(self._observations()))
         judged = judged_cell(self._cell, seen, self._listing, self._windows)
-        shown = judged.maps or judged.breakdown
+        shown = (judged.maps or judged.breakdown) and not self._from_outside
         if shown and self._functions and self._context.explain and not self._landmarks:
             self._look()
         served = {pc: exit_function(landmarks) for pc, landmarks in self._landmarks.items()}
@@ -172,6 +180,8 @@ class _CellRunner:
             maps=with_landmarks(judged.maps, self._landmarks, self._windows),
             exit_functions=tuple((pc, name) for pc, name in sorted(served.items()) if name),
             fingerprint=self._fingerprint.hexdigest(),
+            step_pcs=digest_of_passes(self._passes),
+            witnessed=self._witnessed,
         )
         if FloodSource.DEVICE in self._cell.flood.sources:
             sent = SourceCount(
@@ -186,7 +196,7 @@ class _CellRunner:
 
     def _observations(self) -> Iterator[Observation]:
         placement = self._cell.flood.placement
-        if placement is Placement.NONE:
+        if placement is Placement.NONE or self._from_outside:
             passes = self._cell.flood.count
             yield self._observe("run", quiet_job(self._context.routine, passes))
             return
@@ -413,6 +423,7 @@ class _CellRunner:
                 self._redirects += done.redirects
                 self._device_interrupts += done.device_interrupts
                 self._device_held_back += done.device_held_back
+                self._witnessed += done.witnessed
                 return self._read(done)
             endings.append(unjudged)
             if not unjudged.worth_another_try:
@@ -424,6 +435,7 @@ class _CellRunner:
 
     def _read(self, done: Boot) -> Trace:
         trace = read_boot(done.directory, self._context.tools)
+        self._passes |= reported_passes(trace.records)
         for name in (RECORDS, TRUTH, TIMER_LOG):
             self._fingerprint.update((done.directory / name).read_bytes())
         ran = kvm_mode(trace)
@@ -436,20 +448,20 @@ class _CellRunner:
 
     def _boot_once(self, name: str, job: Job, landmarks: tuple[int, ...]) -> Boot:
         context = self._context
-        return boot(
-            context.tools,
-            context.build,
-            context.payload,
-            job,
+        errand = Errand(
+            build=context.build,
+            payload=context.payload,
+            job=job,
             machine=self._cell.machine,
+            flood=self._cell.flood,
             seed=self._cell.seed,
             directory=context.directory / name,
             budget_s=context.budget_s,
             cancel=context.cancel,
-            device=FloodSource.DEVICE in self._cell.flood.sources,
             progress=self._progress(name, job),
             landmarks=landmarks,
         )
+        return context.stepper.boot(errand)
 
     def _progress(self, name: str, job: Job) -> Callable[[int], None]:
         expected = max(
@@ -563,10 +575,12 @@ class _Unjudged:
 def _unjudged(done: Boot, budget_s: float) -> _Unjudged | None:
     """Why a boot can't be judged, or None if it can."""
     ended, header = done.exit, done.header or NO_HEADER
-    if ended.death and any(words in ended.death for words in OUR_PANICS):
-        return _Unjudged(CellVerdict.LOST, ended.death, worth_another_try=True)
     if ended.death:
-        return _Unjudged(CellVerdict.KERNEL_OOPS, ended.death, worth_another_try=False)
+        ours = any(words in ended.death for words in OUR_PANICS)
+        verdict = CellVerdict.LOST if ours else CellVerdict.KERNEL_OOPS
+        return _Unjudged(verdict, ended.death, worth_another_try=ours)
+    if done.debugger:
+        return _Unjudged(CellVerdict.LOST, _out_of_reach(done), worth_another_try=True)
     if header.state is SharedState.NO_KVM:
         return _Unjudged(CellVerdict.LOST, header.message, worth_another_try=False)
     if no_progress := _no_progress(done, header, budget_s):
@@ -575,6 +589,13 @@ def _unjudged(done: Boot, budget_s: float) -> _Unjudged | None:
         return _without_redirects(done)
     again = header.state is not SharedState.FAILED
     return _Unjudged(CellVerdict.LOST, _loss(done, header, budget_s), again)
+
+
+def _out_of_reach(done: Boot) -> str:
+    """Why a debugger could not go on: L1's QEMU, or PID 1, may have had the last word."""
+    said = done.exit.last_line
+    ended = done.exit.ending is not Ending.GIVEN_UP and said
+    return f"{done.debugger}; the console's last line: {said}" if ended else done.debugger
 
 
 def _without_redirects(done: Boot) -> _Unjudged | None:

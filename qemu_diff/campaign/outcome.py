@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from qemu_diff.model import CampaignResult, CellResult, CellVerdict, PairOutcome
+from qemu_diff.model import CampaignResult, CellResult, CellVerdict
 
 
 class ExitCode(IntEnum):
@@ -18,9 +18,7 @@ class ExitCode(IntEnum):
 
 def exit_code(result: CampaignResult) -> ExitCode:
     """A finding outweighs what was lost beside it; what was skipped changes nothing."""
-    if unexpected_cells(result) or any(
-        pair.outcome is PairOutcome.REGRESSED for pair in result.pairs
-    ):
+    if unexpected_cells(result) or any(pair.outcome.alarming for pair in result.pairs):
         return ExitCode.UNEXPECTED
     lost = any(cell.verdict is CellVerdict.LOST for cell in result.cells)
     judged = any(cell.verdict.judged for cell in result.cells)

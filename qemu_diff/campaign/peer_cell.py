@@ -8,10 +8,10 @@ from pathlib import Path
 
 from qemu_diff.campaign.cell import ATTEMPTS
 from qemu_diff.compare.verdict import unjudged_cell
-from qemu_diff.drive.peer import TICK_ONLY, PeerRun, PeerTools, PeerVerdict, run_peer
+from qemu_diff.drive.peer import PeerRun, PeerTools, PeerVerdict, mean_wake_ns, run_peer
 from qemu_diff.errors import InfrastructureError
 from qemu_diff.kernels.selftest import NoSelftest, Selftest
-from qemu_diff.model import Build, Cell, CellResult, CellVerdict, FloodSpec
+from qemu_diff.model import Build, Cell, CellResult, CellVerdict
 
 VERDICTS = {
     PeerVerdict.PASS: CellVerdict.PASS,
@@ -73,16 +73,8 @@ def _run(cell: Cell, context: PeerContext, selftest: Selftest, directory: Path) 
         directory=directory,
         budget_s=context.budget_s,
         cancel=context.cancel,
-        wake_ns=_wake_ns(cell.flood),
+        wake_ns=mean_wake_ns(cell.flood),
     )
-
-
-def _wake_ns(flood: FloodSpec) -> int:
-    """The mean of the delays that the flood draws from, in ns."""
-    if not flood.sources:
-        return TICK_ONLY
-    assert flood.last_ns is not None, "the campaign's checks let no peer's flood without it through"
-    return max(1, (flood.first_ns + flood.last_ns) // 2)
 
 
 def _words(done: PeerRun) -> str:

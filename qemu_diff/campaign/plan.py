@@ -24,6 +24,8 @@ from qemu_diff.model import (
     Expectation,
     FloodSpec,
     MachineSpec,
+    PairOf,
+    PairSpec,
     Placement,
     ScenarioSpec,
 )
@@ -33,16 +35,26 @@ _SEED_BITS = 31
 
 
 def plan(campaign: Campaign) -> tuple[Cell, ...]:
-    """The matrix, scenario by scenario, payload by payload, job by job, machine by machine.
+    """The matrix, scenario by scenario, payload by payload, job or session by session, machine by
+    machine.
 
     A point's kernels follow each other, in the order of the campaign file: a run that is cut off
     has both sides of each pair that it began, but for the last.
     """
     return tuple(
-        _cell(campaign, scenario, kernel.name, payload=payload, job=job, machine=machine)
+        _cell(
+            campaign,
+            scenario,
+            kernel.name,
+            payload=payload,
+            job=job,
+            session=session,
+            machine=machine,
+        )
         for scenario in campaign.scenarios
         for payload in scenario.payloads
         for job in scenario.jobs
+        for session in scenario.sessions
         for machine in scenario.machines
         for kernel in campaign.kernels
         if not scenario.kernels or kernel.name in scenario.kernels
@@ -50,15 +62,31 @@ def plan(campaign: Campaign) -> tuple[Cell, ...]:
 
 
 def pairs(campaign: Campaign, cells: Sequence[Cell]) -> tuple[tuple[Cell, Cell], ...]:
-    """(baseline, candidate) for each pair of kernels and each point that ``cells`` has both of."""
+    """(baseline, candidate) for each pair of the campaign's and each point that ``cells`` has both
+    of."""
     by_id = {cell.id: cell for cell in cells}
     return tuple(
         (cell, by_id[counterpart])
         for pair in campaign.pairs
         for cell in cells
-        if cell.kernel == pair.baseline
-        and (counterpart := f"{pair.candidate}.{_point_of(cell)}") in by_id
+        if (counterpart := _counterpart(pair, cell)) in by_id
     )
+
+
+def _counterpart(pair: PairSpec, baseline: Cell) -> str:
+    """The candidate's id; empty where the cell is no baseline of this pair."""
+    if pair.of is PairOf.KERNEL:
+        if baseline.kernel != pair.baseline:
+            return ""
+        return f"{pair.candidate}.{baseline.id.removeprefix(f'{baseline.kernel}.')}"
+    if baseline.driver != pair.baseline:
+        return ""
+    point = baseline.id.removesuffix(_driver_suffix(baseline.driver))
+    return f"{point}{_driver_suffix(Driver(pair.candidate))}"
+
+
+def _driver_suffix(driver: Driver) -> str:
+    return "" if driver is Driver.IN_GUEST else f".driver-{driver}"
 
 
 def _cell(
@@ -68,9 +96,12 @@ def _cell(
     *,
     payload: str,
     job: str,
+    session: str,
     machine: MachineSpec,
 ) -> Cell:
-    point = ".".join(_point_parts(payload, job, machine, scenario.flood, scenario.driver))
+    does = f"session-{session}" if session else "" if job == DEFAULT_JOB else f"job-{job}"
+    point = ".".join(_point_parts(payload, does, machine, scenario.flood))
+    point += _driver_suffix(scenario.driver)
     return Cell(
         id=f"{kernel}.{point}",
         kernel=kernel,
@@ -79,23 +110,20 @@ def _cell(
         flood=scenario.flood,
         driver=scenario.driver,
         seed=_seed(campaign.seed, point),
-        expected=_expected(scenario.expect, kernel, payload, job),
+        expected=_expected(scenario.expect, kernel, payload, session or job),
         job=job,
+        session=session,
     )
 
 
-def _point_of(cell: Cell) -> str:
-    """A cell's id without its kernel: the same for both sides of a pair."""
-    return ".".join(_point_parts(cell.payload, cell.job, cell.machine, cell.flood, cell.driver))
-
-
-def _point_parts(
-    payload: str, job: str, machine: MachineSpec, flood: FloodSpec, driver: Driver
-) -> Iterator[str]:
+def _point_parts(payload: str, does: str, machine: MachineSpec, flood: FloodSpec) -> Iterator[str]:
+    """
+    :param does: the job, or the session; empty for the default.
+    """
     yield payload
     yield machine.kvm_mode
-    if job != DEFAULT_JOB:
-        yield f"job-{job}"
+    if does:
+        yield does
     yield from _flood_parts(flood)
     if machine.cpu != MachineSpec.cpu:
         yield f"cpu-{machine.cpu}"
@@ -105,8 +133,6 @@ def _point_parts(
         yield f"mem-{machine.memory_mib}"
     if machine.exception_order is not ExceptionOrder.TCG:
         yield from _order_parts(machine)
-    if driver is not Driver.IN_GUEST:
-        yield f"driver-{driver}"
 
 
 def _order_parts(machine: MachineSpec) -> Iterator[str]:

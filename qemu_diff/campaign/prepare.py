@@ -8,10 +8,13 @@ from pathlib import Path
 
 from qemu_diff.compare.decode import program_of
 from qemu_diff.drive.async_first import plan_of
+from qemu_diff.drive.debugged_job import check_debuggable
+from qemu_diff.drive.from_outside import FromOutside
 from qemu_diff.drive.in_guest import Tools
 from qemu_diff.drive.job import Routine, compiled
 from qemu_diff.drive.peer import PeerTools, prepare_peer
 from qemu_diff.drive.script import read_script, script_path
+from qemu_diff.drive.stepper import InGuest, Stepper
 from qemu_diff.errors import (
     CompileError,
     KernelBuildError,
@@ -20,9 +23,11 @@ from qemu_diff.errors import (
 )
 from qemu_diff.guest.image import build_payload, build_stepvmm, payload_source
 from qemu_diff.guest.qemu import check_cpu, check_qtest, find_qemu
+from qemu_diff.guest.qemu_bundle import QemuBundle, fetch_bundle
 from qemu_diff.kernels import build_kernel
 from qemu_diff.kernels.selftest import NoSelftest, Selftest, build_selftest
 from qemu_diff.model import (
+    FROM_OUTSIDE,
     Build,
     Campaign,
     Cell,
@@ -83,6 +88,7 @@ class Prepared:
 
     :param peer: what the kernels' own selftests need.
     :param routines: what each job comes to on each payload.
+    :param bundle: L1's QEMU, where a driver asks for one.
     """
 
     tools: Tools
@@ -90,6 +96,7 @@ class Prepared:
     payloads: dict[PayloadKey, Payload]
     routines: dict[tuple[str, PayloadKey], Routine]
     kernels: Kernels
+    bundle: QemuBundle | None = None
 
     def payload_of(self, cell: Cell) -> Payload:
         """What L2 runs."""
@@ -98,6 +105,13 @@ class Prepared:
     def routine_of(self, cell: Cell) -> Routine:
         """The cell's job, for its payload."""
         return self.routines[cell.job, _key(cell)]
+
+    def stepper_of(self, cell: Cell) -> Stepper:
+        """Who steps the cell's L2."""
+        if cell.driver is Driver.IN_GUEST:
+            return InGuest(self.tools)
+        assert self.bundle is not None, "prepare() gets one for these drivers"
+        return FromOutside(cell.driver, self.tools, self.bundle, self.peer.init)
 
     @property
     def provenance(self) -> Provenance:
@@ -131,7 +145,7 @@ def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepar
         places.guest_images,
         places.cache,
     )
-    ours = [cell for cell in cells if cell.driver is Driver.IN_GUEST]
+    ours = [cell for cell in cells if cell.driver is not Driver.SELFTEST]
     beside = campaign.path.parent
     payloads = {key: _payload(key, beside, places) for key in sorted({_key(cell) for cell in ours})}
     for cell in ours:
@@ -142,8 +156,12 @@ def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepar
         )
         for job, key in sorted({(cell.job, _key(cell)) for cell in ours})
     }
+    outside = [cell for cell in ours if cell.driver in FROM_OUTSIDE]
+    for cell in outside:
+        check_debuggable(routines[cell.job, _key(cell)], cell.job)
+    bundle = fetch_bundle() if outside else None
     peer = prepare_peer(qemu, places.guest_images, places.cache)
-    return Prepared(tools, peer, payloads, routines, _kernels(campaign, cells))
+    return Prepared(tools, peer, payloads, routines, _kernels(campaign, cells), bundle)
 
 
 def _payload(key: PayloadKey, beside: Path, places: Places) -> Payload:

@@ -26,6 +26,7 @@ from qemu_diff.events import Stage, stage
 from qemu_diff.guest.image import PAYLOADS, payload_source
 from qemu_diff.guest.process import Cancelled
 from qemu_diff.model import (
+    FROM_OUTSIDE,
     Campaign,
     CampaignResult,
     Cell,
@@ -153,6 +154,7 @@ class _Run:
             payload=prepared.payload_of(cell),
             routine=prepared.routine_of(cell),
             tools=prepared.tools,
+            stepper=prepared.stepper_of(cell),
             directory=directory,
             budget_s=budget_s,
             cancel=self._cancel,
@@ -160,7 +162,7 @@ class _Run:
         )
         result = run_cell(cell, context, running)
         # What comes when the host says does not come again.
-        from_outside = FloodSource.DEVICE in cell.flood.sources
+        from_outside = FloodSource.DEVICE in cell.flood.sources or cell.driver in FROM_OUTSIDE
         if from_outside or not (self._campaign.findings and result.breakdown):
             return result
         running.progress("confirming what was found")

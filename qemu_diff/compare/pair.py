@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qemu_diff.abi import KVM_EXIT_DEBUG, RecordKind
+from qemu_diff.abi import KVM_EXIT_DEBUG, RecordFlag, RecordKind, StepRecords
 from qemu_diff.compare.decode import Program
 from qemu_diff.compare.slices import executions, group_slices, pass_of_run, slice_truth
 from qemu_diff.compare.verdict import pair_outcome
@@ -84,32 +86,64 @@ def stops(executed: tuple[int, ...], reported: tuple[tuple[int, int], ...]) -> l
     return [index in stops for index in range(len(executed))]
 
 
+def reported_passes(records: StepRecords) -> frozenset[tuple[int, ...]]:
+    """The PCs of each pass's step reports, in order; passes that are alike count once."""
+    runs = records[records["kind"] == RecordKind.RUN]
+    reports = (runs["exit_reason"] == KVM_EXIT_DEBUG) & (runs["error"] == 0)
+    reports &= (runs["flags"] & RecordFlag.STEPPING) != 0
+    passes, pcs = pass_of_run(records)[reports], runs["pc"][reports]
+    begins = np.flatnonzero(np.diff(passes)) + 1
+    return frozenset(tuple(int(pc) for pc in part) for part in np.split(pcs, begins))
+
+
+def digest_of_passes(passes: Iterable[tuple[int, ...]]) -> str:
+    """See :attr:`~qemu_diff.model.CellResult.step_pcs`."""
+    digest = hashlib.blake2b(digest_size=16)
+    for one in sorted(passes):
+        digest.update(np.array([len(one), *one], "<u8").tobytes())
+    return digest.hexdigest()
+
+
 def pair_result(
     baseline: CellResult, candidate: CellResult, rows: SideBySide | None = None
 ) -> PairResult:
     """The outcome of a pair, in words too."""
     outcome = pair_outcome(baseline.verdict, candidate.verdict)
-    return PairResult(
-        baseline.cell, candidate.cell, outcome, _words(outcome, baseline, candidate), rows
-    )
+    if baseline.cell.driver is not candidate.cell.driver:
+        outcome = _of_drivers(outcome, baseline, candidate)
+    unsaid = PairResult(baseline.cell, candidate.cell, outcome, "", rows)
+    return replace(unsaid, message=_words(unsaid, baseline, candidate))
 
 
-def _words(outcome: PairOutcome, baseline: CellResult, candidate: CellResult) -> str:
-    before, after = baseline.cell.kernel, candidate.cell.kernel
-    if outcome is PairOutcome.SAME:
+def _of_drivers(outcome: PairOutcome, baseline: CellResult, candidate: CellResult) -> PairOutcome:
+    if outcome in (PairOutcome.FIXED, PairOutcome.REGRESSED):
+        return PairOutcome.ONE_FAILS
+    # What interrupts L2 decides which steps end at a vector; quiet steps are the same for all.
+    if outcome is PairOutcome.SAME and not baseline.cell.flood.sources:
+        same = baseline.step_pcs == candidate.step_pcs
+        return PairOutcome.SAME if same else PairOutcome.DIFFERENT
+    return outcome
+
+
+def _words(pair: PairResult, baseline: CellResult, candidate: CellResult) -> str:
+    before, after = pair.sides
+    sides = [(before, baseline), (after, candidate)]
+    if pair.outcome is PairOutcome.SAME:
         return f"{before} and {after} both keep the step contract"
-    if outcome is PairOutcome.FIXED:
-        return f"{before}: {_trouble(baseline)}; {after}: none in {candidate.steps} steps"
-    if outcome is PairOutcome.REGRESSED:
-        return f"{after}: {_trouble(candidate)}; {before}: none in {baseline.steps} steps"
-    if outcome is PairOutcome.BOTH_FAIL:
-        return f"{before}: {_trouble(baseline)}; {after}: {_trouble(candidate)}"
-    unjudged = [one for one in (baseline, candidate) if not one.verdict.judged]
-    named = " and ".join(f"{one.cell.kernel} ({one.reason})" for one in unjudged)
-    if all(one.verdict is CellVerdict.SKIPPED for one in unjudged):
+    if pair.outcome is PairOutcome.DIFFERENT:
+        return f"{before} and {after} report different PCs for the same steps"
+    if pair.outcome is not PairOutcome.INCONCLUSIVE:
+        # Who fails first; the baseline where both do.
+        sides.sort(key=lambda side: side[1].verdict is CellVerdict.PASS)
+        return "; ".join(f"{name}: {_trouble(one)}" for name, one in sides)
+    unjudged = [(name, one) for name, one in sides if not one.verdict.judged]
+    named = " and ".join(f"{name} ({one.reason})" for name, one in unjudged)
+    if all(one.verdict is CellVerdict.SKIPPED for _, one in unjudged):
         return f"skipped: {named}"
     return f"nothing was learnt from {named}"
 
 
 def _trouble(result: CellResult) -> str:
+    if result.verdict is CellVerdict.PASS:
+        return f"none in {result.steps} steps"
     return result.reason or result.verdict.value

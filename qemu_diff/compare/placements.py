@@ -79,6 +79,7 @@ def place(
     own = (own_time >= entered[step]) & (own_time <= returned[step])
     armed = (runs["flags"][first] & RecordFlag.TIMER_ARMED) != 0
     other_cpu = bool(np.any(runs["flags"] & RecordFlag.OTHER_CPU))
+    untimed = bool(np.any(runs["flags"] & RecordFlag.UNTIMED))
     requested = np.where(armed, runs["delay_ns"][first].astype(np.int64), NOT_DELIVERED)
     delivered = np.full(len(steps), NOT_DELIVERED, dtype=np.int64)
     order = np.flatnonzero(own)[np.lexsort((own_time[own], step[own]))]
@@ -95,8 +96,9 @@ def place(
         delivered_ns=delivered,
         ticks=(
             # Which of two CPUs' timers fired is not in QEMU's log; what made L2 leave is in truth.
+            # Nor does a debugger see when L2 was entered.
             np.maximum(steps.irq_exits - np.bincount(step, minlength=len(steps)), 0)
-            if other_cpu
+            if other_cpu or untimed
             else inside - np.bincount(step, minlength=len(steps))
         ),
         length_ns=returned - entered,

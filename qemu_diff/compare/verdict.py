@@ -23,10 +23,12 @@ from qemu_diff.compare.placements import NOT_DELIVERED
 from qemu_diff.compare.returns import instruction_at
 from qemu_diff.compare.state import violation_of_register
 from qemu_diff.model import (
+    FROM_OUTSIDE,
     Breakdown,
     Cell,
     CellResult,
     CellVerdict,
+    Coverage,
     ExceptionOrder,
     FloodSource,
     PairOutcome,
@@ -62,6 +64,8 @@ def judged_cell(
         return unjudged_cell(cell, CellVerdict.LOST, "no step was reported, so none was judged")
     from_outside = np.full(len(steps), FloodSource.DEVICE in cell.flood.sources)
     from_outside &= steps.irq_exits > placements.ticks
+    if cell.driver in FROM_OUTSIDE:
+        from_outside = placements.ticks > 0
     # A broken step is one, wherever the interrupt came: a signal may end the return before.
     if cell.flood.sources and not (placements.delivered | from_outside).any() and not broken:
         return unjudged_cell(cell, CellVerdict.LOST, _outside(observation, window_ns))
@@ -89,12 +93,22 @@ def judged_cell(
         windows=windows(steps, placements, name) if cell.flood.placement in SWEPT else (),
         grids=grids(steps, placements, name),
         maps=placement_maps(steps, placements, name, window_ns) if _one_by_one(cell) else (),
-        coverage=coverage(cell.flood, steps, placements, window_ns, observation.resolution_ns),
+        coverage=_coverage(cell, observation, window_ns),
         reason=_reason(broken, len(steps)),
         sources=observation.delivered.sources,
         interrupts=observation.delivered.l1,
         excursions=observation.delivered.excursions if listing.payload.interrupts else None,
     )
+
+
+def _coverage(
+    cell: Cell, observation: Observation, window_ns: Mapping[int, int]
+) -> Coverage | None:
+    """Nothing is *placed* into what a debugger steps."""
+    if cell.driver in FROM_OUTSIDE:
+        return None
+    steps, placements = observation.steps, observation.placements
+    return coverage(cell.flood, steps, placements, window_ns, observation.resolution_ns)
 
 
 def _outside(observation: Observation, window_ns: Mapping[int, int]) -> str:

@@ -26,6 +26,7 @@ from qemu_diff.config.schema import (
 )
 from qemu_diff.model import (
     ADAPTIVE_STEP_NS,
+    FROM_OUTSIDE,
     SELFTEST_PAYLOAD,
     DebianSource,
     Driver,
@@ -34,6 +35,7 @@ from qemu_diff.model import (
     FloodSource,
     FloodSpec,
     MachineSpec,
+    PairOf,
     Pending,
     Placement,
 )
@@ -46,11 +48,13 @@ class Surroundings:
     :param paths: where its relative paths are looked up.
     :param payloads: names of the payloads that the project has, ascending.
     :param jobs: the same of the jobs.
+    :param sessions: the same of the sessions.
     """
 
     paths: SearchPath
     payloads: tuple[str, ...]
     jobs: tuple[str, ...]
+    sessions: tuple[str, ...] = ()
 
 
 def meaning_problems(file: CampaignFile, around: Surroundings) -> Iterator[Problem]:
@@ -61,10 +65,10 @@ def meaning_problems(file: CampaignFile, around: Surroundings) -> Iterator[Probl
         yield Problem((), "no scenarios", "add a table [[scenario]] with a payload")
     for name, kernel in file.kernels.items():
         yield from _kernel_problems(("kernels", name), kernel, around.paths)
-    yield from _pair_problems(file.pair, tuple(file.kernels))
+    yield from _pair_problems(file.pair, tuple(file.kernels), tuple(Driver))
     for index, scenario in enumerate(file.scenario):
         path = ("scenario", index)
-        if scenario.driver is Driver.SELFTEST:
+        if Driver.SELFTEST in scenario.driver:
             yield from _peer_problems(path, scenario)
             payloads: tuple[str, ...] = (SELFTEST_PAYLOAD,)
         else:
@@ -72,6 +76,9 @@ def meaning_problems(file: CampaignFile, around: Surroundings) -> Iterator[Probl
             yield from _only_of_peers(path, scenario)
             payloads = around.payloads
         yield from _job_problems(path, scenario, around.jobs)
+        yield from _session_problems(path, scenario, around.sessions)
+        if FROM_OUTSIDE.intersection(scenario.driver):
+            yield from _outside_problems(path, scenario)
         for number, wanted in enumerate(scenario.kernels):
             yield from _unknown_kernel((*path, "kernels", number), wanted, tuple(file.kernels))
         yield from _expect_problems(path, scenario, tuple(file.kernels), payloads)
@@ -141,15 +148,21 @@ def _path_problems(
 # --- pairs ---------------------------------------------------------------------------------------
 
 
-def _pair_problems(pairs: Sequence[PairTable], kernels: tuple[str, ...]) -> Iterator[Problem]:
+def _pair_problems(
+    pairs: Sequence[PairTable], kernels: tuple[str, ...], drivers: tuple[str, ...]
+) -> Iterator[Problem]:
     seen: dict[PairTable, int] = {}
     for index, pair in enumerate(pairs):
         path: KeyPath = ("pair", index)
-        yield from _unknown_kernel((*path, "baseline"), pair.baseline, kernels)
-        yield from _unknown_kernel((*path, "candidate"), pair.candidate, kernels)
+        for key, name in (("baseline", pair.baseline), ("candidate", pair.candidate)):
+            if pair.of is PairOf.KERNEL:
+                yield from _unknown_kernel((*path, key), name, kernels)
+            elif name not in drivers:
+                text = f"{label((*path, key))}: no driver is named {name!r}"
+                yield Problem((*path, key), text, _which_of(name, drivers))
         if pair.baseline == pair.candidate:
             text = f"{label(path)}: baseline and candidate are both {pair.baseline!r}"
-            yield Problem(path, text, "a pair holds two kernels against each other")
+            yield Problem(path, text, f"a pair holds two {pair.of}s against each other")
         if (first := seen.setdefault(pair, index)) != index:
             yield Problem(path, f"{label(path)}: the same pair as pair.{first}", "remove one")
 
@@ -185,6 +198,22 @@ def _job_problems(
             yield Problem((*path, "job", index), text, _which_of(name, jobs))
 
 
+def _session_problems(
+    path: KeyPath, scenario: ScenarioTable, sessions: tuple[str, ...]
+) -> Iterator[Problem]:
+    if "session" not in scenario.model_fields_set:
+        return
+    at = (*path, "session")
+    for index, name in enumerate(scenario.session):
+        if name not in sessions:
+            text = f"{label(at)}: no session is named {name!r}"
+            yield Problem((*at, index), text, _which_of(name, sessions))
+    if scenario.driver != [Driver.GDB]:
+        yield Problem(at, f"{label(at)}: sessions are gdb's", 'set driver to "gdb"')
+    if "job" in scenario.model_fields_set:
+        yield Problem(at, f"{label(at)}: a session takes the place of a job", "remove one of them")
+
+
 def _which_of(name: str, payloads: tuple[str, ...]) -> str:
     there = f"there are {listing(payloads) or 'none'}"
     near = suggestion(name, payloads)
@@ -207,13 +236,17 @@ def _expect_problems(
             payload, slash, job = what.partition("/")
             if payload not in scenario.payload:
                 yield _unused_expectation((*of_kernel, what), payload, scenario.payload, payloads)
-            elif slash and job not in scenario.job:
+            elif slash and job not in (there := _jobs_or_sessions(scenario)):
                 text = f"{label(of_kernel)}: the job {job!r} is not in this scenario"
-                remedy = suggestion(job, scenario.job) or f"the jobs are {listing(scenario.job)}"
+                remedy = suggestion(job, there) or f"the jobs are {listing(there)}"
                 yield Problem((*of_kernel, what), text, remedy)
             if len(kinds) > 1 and (alone := _ALONE.intersection(kinds)):
                 text = f"{label((*of_kernel, what))}: {min(alone)} can't be expected with others"
                 yield Problem((*of_kernel, what), text, "expect it alone, or only the others")
+
+
+def _jobs_or_sessions(scenario: ScenarioTable) -> list[str]:
+    return scenario.session if "session" in scenario.model_fields_set else scenario.job
 
 
 _ALONE = {Expectation.PASS, Expectation.HANG, Expectation.FAIL}
@@ -225,6 +258,9 @@ _ALONE = {Expectation.PASS, Expectation.HANG, Expectation.FAIL}
 
 def _peer_problems(path: KeyPath, scenario: ScenarioTable) -> Iterator[Problem]:
     """What does not go with the kernel's own selftest."""
+    if len(scenario.driver) > 1:
+        text = f"{label((*path, 'driver'))}: selftest stands beside no other driver"
+        yield Problem((*path, "driver"), text, "make it a scenario of its own")
     for index, name in enumerate(scenario.payload):
         if name != SELFTEST_PAYLOAD:
             text = f"{label((*path, 'payload'))}: driver selftest runs {SELFTEST_PAYLOAD!r} only"
@@ -244,6 +280,30 @@ def _peer_problems(path: KeyPath, scenario: ScenarioTable) -> Iterator[Problem]:
         yield Problem(
             (*path, "flood"), text, "an interrupt comes first_ns to last_ns after another"
         )
+
+
+# --- debuggers -----------------------------------------------------------------------------------
+
+_AT_RANDOM = (FloodSource.NONE, FloodSource.HOST_TIMER, FloodSource.DEVICE)
+"""What can interrupt an L2 that a debugger drives: not before each step, but at random."""
+
+
+def _outside_problems(path: KeyPath, scenario: ScenarioTable) -> Iterator[Problem]:
+    """What a debugger of L2 can't do."""
+    flood, at = scenario.flood, (*path, "flood")
+    for source in (*flood.source, *(flood.each_of or ())):
+        if source not in _AT_RANDOM:
+            text = f"{label((*at, 'source'))}: a debugger's L2 is not flooded by {source}"
+            yield Problem((*at, "source"), text, f"there are {listing(_AT_RANDOM)}")
+    if flood.placement not in (Placement.NONE, Placement.RANDOM):
+        text = f"{label((*at, 'placement'))}: nothing is placed into a debugger's steps"
+        yield Problem((*at, "placement"), text, "set placement to random, with last_ns")
+    if FloodSource.HOST_TIMER in flood.source and flood.last_ns is None:
+        text = f"{label(at)}: the flood of a debugger's L2 needs last_ns"
+        yield Problem(at, text, "an interrupt comes first_ns to last_ns after another")
+    if scenario.machine.cpus > 1:
+        at = (*path, "machine", "cpus")
+        yield Problem(at, f"{label(at)}: the drivers from outside have one L1 CPU", "remove cpus")
 
 
 def _only_of_peers(path: KeyPath, scenario: ScenarioTable) -> Iterator[Problem]:
@@ -478,5 +538,7 @@ def _duplicate_cells(
 
 def _points(scenario: ScenarioTable) -> Iterator[_Point]:
     for spec in scenario_specs(scenario):
-        for payload, job, machine in product(spec.payloads, spec.jobs, spec.machines):
-            yield payload, job, machine, spec.flood, spec.driver
+        for payload, job, session, machine in product(
+            spec.payloads, spec.jobs, spec.sessions, spec.machines
+        ):
+            yield payload, session or job, machine, spec.flood, spec.driver

@@ -14,7 +14,7 @@ from qemu_diff.config.locate import KeyPath, Position, closest, locate
 from qemu_diff.config.overrides import Override, OverrideError, apply, parsed
 from qemu_diff.config.paths import SearchPath
 from qemu_diff.config.problems import Problem, shape_problems
-from qemu_diff.config.project import job_names, payload_names, project_root
+from qemu_diff.config.project import job_names, payload_names, project_root, session_names
 from qemu_diff.config.resolve import resolved
 from qemu_diff.config.schema import CampaignFile
 from qemu_diff.errors import ConfigError
@@ -45,7 +45,12 @@ def load_campaign(
         raise blame.for_all(shape_problems(error, document)) from None
     paths = SearchPath(campaign=path.absolute().parent, project=root.absolute())
     beside = paths.campaign
-    around = Surroundings(paths, payload_names(root, beside), job_names(root, beside))
+    around = Surroundings(
+        paths,
+        payload_names(root, beside),
+        job_names(root, beside),
+        session_names(root, beside),
+    )
     if problems := tuple(meaning_problems(file, around)):
         raise blame.for_all(problems)
     return resolved(file, path.absolute(), paths)

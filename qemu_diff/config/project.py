@@ -52,6 +52,11 @@ def job_names(root: Path, beside: Path | None = None) -> tuple[str, ...]:
     return _names(root, beside, "jobs", "*.job")
 
 
+def session_names(root: Path, beside: Path | None = None) -> tuple[str, ...]:
+    """The sessions that a campaign may name: ``sessions/*.gdb``, in the same two places."""
+    return _names(root, beside, "sessions", "*.gdb")
+
+
 def _names(root: Path, beside: Path | None, folder: str, pattern: str) -> tuple[str, ...]:
     own = (root / _LANDMARK / folder).glob(pattern)
     users = (beside / folder).glob(pattern) if beside else ()

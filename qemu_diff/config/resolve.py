@@ -20,6 +20,7 @@ from qemu_diff.model import (
     ADAPTIVE_STEP_NS,
     Campaign,
     DebianSource,
+    Driver,
     ExceptionOrder,
     FloodSource,
     FloodSpec,
@@ -45,24 +46,25 @@ def resolved(file: CampaignFile, path: Path, paths: SearchPath) -> Campaign:
         seed=file.campaign.seed,
         budget_s=file.campaign.budget_s,
         kernels=tuple(_kernel(name, table, paths) for name, table in file.kernels.items()),
-        pairs=tuple(PairSpec(pair.baseline, pair.candidate) for pair in file.pair),
+        pairs=tuple(PairSpec(pair.baseline, pair.candidate, pair.of) for pair in file.pair),
         scenarios=tuple(spec for table in file.scenario for spec in scenario_specs(table)),
         findings=file.campaign.findings,
     )
 
 
 def scenario_specs(table: ScenarioTable) -> Iterator[ScenarioSpec]:
-    """A scenario with its machines and its floods multiplied out."""
-    for sources in [[one] for one in table.flood.each_of or ()] or [table.flood.source]:
-        yield _scenario(table, _flood(table.flood, sources))
+    """A scenario with its machines, its floods and its drivers multiplied out."""
+    each_of = [[one] for one in table.flood.each_of or ()] or [table.flood.source]
+    for sources, driver in product(each_of, table.driver):
+        yield _scenario(table, _flood(table.flood, sources), driver)
 
 
-def _scenario(table: ScenarioTable, flood: FloodSpec) -> ScenarioSpec:
+def _scenario(table: ScenarioTable, flood: FloodSpec, driver: Driver) -> ScenarioSpec:
     return ScenarioSpec(
         payloads=tuple(table.payload),
         machines=tuple(_machines(table.machine)),
         flood=flood,
-        driver=table.driver,
+        driver=driver,
         expect=tuple(
             (kernel, what, tuple(sorted(set(expected))))
             for kernel, of_kernel in table.expect.items()
@@ -70,6 +72,7 @@ def _scenario(table: ScenarioTable, flood: FloodSpec) -> ScenarioSpec:
         ),
         jobs=tuple(table.job),
         kernels=tuple(table.kernels),
+        sessions=tuple(table.session),
     )
 
 

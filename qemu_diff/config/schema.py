@@ -31,6 +31,7 @@ from qemu_diff.model import (
     Expectation,
     FloodSource,
     KvmMode,
+    PairOf,
     Pending,
     Placement,
 )
@@ -82,6 +83,7 @@ KvmModeName = Annotated[KvmMode, _choice(KvmMode)]
 ExceptionOrderName = Annotated[ExceptionOrder, _choice(ExceptionOrder)]
 PendingName = Annotated[Pending, _choice(Pending)]
 FloodSourceName = Annotated[FloodSource, _choice(FloodSource)]
+DriverName = Annotated[Driver, _choice(Driver)]
 ExpectationName = Annotated[Expectation, _choice(Expectation)]
 OneOrMany = BeforeValidator(_one_or_many)
 ExpectationNames = Annotated[list[ExpectationName], Field(min_length=1), OneOrMany]
@@ -160,10 +162,11 @@ class KernelTable(Table):
 
 
 class PairTable(Table):
-    """``[[pair]]``: two kernels by name."""
+    """``[[pair]]``: two kernels by name, or two drivers."""
 
     baseline: str
     candidate: str
+    of: Annotated[PairOf, _choice(PairOf)] = PairOf.KERNEL
 
 
 class FloodTable(Table):
@@ -203,6 +206,8 @@ class ScenarioTable(Table):
     """``[[scenario]]``
 
     :param job: files in ``guest_images/jobs``, without ``.job``.
+    :param session: files in ``guest_images/sessions``, without ``.gdb``.
+    :param driver: several multiply into the matrix.
     :param expect: kernel → payload, or ``payload/job`` → what must be seen; everything else must
         pass.
     :param kernels: those that it is for; all where the key is not there.
@@ -212,7 +217,8 @@ class ScenarioTable(Table):
     job: Annotated[list[str], Field(min_length=1), OneOrMany] = [DEFAULT_JOB]
     flood: FloodTable = FloodTable()
     machine: MachineTable = MachineTable()
-    driver: Annotated[Driver, _choice(Driver)] = Driver.IN_GUEST
+    session: Annotated[list[str], Field(min_length=1), OneOrMany] = [""]
+    driver: Annotated[list[DriverName], Field(min_length=1), OneOrMany] = [Driver.IN_GUEST]
     kernels: Annotated[list[str], Field(min_length=1), OneOrMany] = []
     expect: dict[str, dict[str, ExpectationNames]] = {}
 

@@ -68,6 +68,8 @@ class Boot:
     :param device: why no more interrupts could be made pending from outside, or nothing.
     :param device_interrupts: those that were.
     :param device_held_back: those that would have been one with the one before.
+    :param debugger: of a boot that a debugger drove: why it could not go on, or nothing.
+    :param witnessed: stops at which the gdbstub and the monitor showed the same.
     """
 
     directory: Path
@@ -79,6 +81,8 @@ class Boot:
     device: str = ""
     device_interrupts: int = 0
     device_held_back: int = 0
+    debugger: str = ""
+    witnessed: int = 0
 
 
 class _Pulse:

@@ -31,7 +31,14 @@ from qemu_diff.guest.process import Ending, GuestExit, private_socket, run_guest
 from qemu_diff.guest.qemu import Qemu
 from qemu_diff.guest.toolchain import CROSS_COMPILER, compile_cached
 from qemu_diff.kernels.selftest import Selftest
-from qemu_diff.model import Build, ExceptionOrder, KvmMode, MachineSpec
+from qemu_diff.model import (
+    Build,
+    ExceptionOrder,
+    FloodSource,
+    FloodSpec,
+    KvmMode,
+    MachineSpec,
+)
 
 CONSOLE = "console.log"
 
@@ -227,10 +234,28 @@ def _guest_entry(selftest: Selftest) -> int:
 
 def initramfs_files(iterations: int, wake_ns: int, seed: int) -> dict[str, bytes]:
     """The files that tell PID 1 what to run, by name (guest_images/peer/init.c)."""
+    return {
+        "arguments": f"/peer\n-i\n{iterations}\n".encode(),
+        "wakeups": wakeups_file(wake_ns, seed),
+    }
+
+
+def wakeups_file(wake_ns: int, seed: int) -> bytes:
+    """What makes PID 1 wake up at random moments, or not (guest_images/peer/init.c).
+
+    :param wake_ns: ns of virtual time from one to the next, on average; or ``TICK_ONLY``.
+    """
     # Its generator stands still at 0, and starts slowly from a small number.
     random_seed = random.Random(seed).getrandbits(64) | 1
-    wakeups = f"{wake_ns} {random_seed}\n" if wake_ns else ""
-    return {"arguments": f"/peer\n-i\n{iterations}\n".encode(), "wakeups": wakeups.encode()}
+    return f"{wake_ns} {random_seed}\n".encode() if wake_ns else b""
+
+
+def mean_wake_ns(flood: FloodSpec) -> int:
+    """The mean of the delays that a flood of ``host_timer`` draws from, in ns; or ``TICK_ONLY``."""
+    if FloodSource.HOST_TIMER not in flood.sources:
+        return TICK_ONLY
+    assert flood.last_ns is not None, "the campaign's checks let no such flood without it through"
+    return max(1, (flood.first_ns + flood.last_ns) // 2)
 
 
 def parse_console(text: str) -> PeerConsole:

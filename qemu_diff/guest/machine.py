@@ -31,6 +31,10 @@ KERNEL_ARGUMENTS = (
 )
 
 
+WITH_QEMU = ("random.trust_cpu=on",)
+"""A QEMU in L1 waits at its start for the kernel's random numbers; the CPU's are from ``-seed``."""
+
+
 @dataclass(frozen=True)
 class Recording:
     """A run that QEMU records, or replays (QEMU docs/system/replay.rst).
@@ -76,9 +80,13 @@ class MachineFiles:
     ports: tuple[Path, ...] = ()
 
 
-def kernel_command_line(machine: MachineSpec) -> str:
-    """L1's kernel command line."""
-    return " ".join(filter(None, (*KERNEL_ARGUMENTS, KVM_MODE_ARGUMENTS[machine.kvm_mode])))
+def kernel_command_line(machine: MachineSpec, *arguments: str) -> str:
+    """L1's kernel command line.
+
+    :param arguments: at its end.
+    """
+    mode = KVM_MODE_ARGUMENTS[machine.kvm_mode]
+    return " ".join(filter(None, (*KERNEL_ARGUMENTS, mode, *arguments)))
 
 
 def cpu_option(cpu: str) -> str:
@@ -124,7 +132,7 @@ def argv(qemu: Qemu, machine: MachineSpec, files: MachineFiles, seed: int) -> li
         *_shared(files.shared, files.recording),
         # --- what L1 boots
         *("-kernel", str(files.kernel), "-initrd", str(files.initramfs)),
-        *("-append", kernel_command_line(machine)),
+        *("-append", kernel_command_line(machine, *(WITH_QEMU if files.ports else ()))),
         # --- the truth, and when L1's timers fire
         *_plugin(files.plugin),
         *("-trace", f"enable={TIMER_EVENT},file={escaped(files.timer_log)}"),

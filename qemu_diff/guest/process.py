@@ -62,6 +62,11 @@ class Ending(StrEnum):
     EXITED = "exited"
     DIED = "died"
     OUT_OF_BUDGET = "out-of-budget"
+    GIVEN_UP = "given-up"
+
+
+class GivenUp(Exception):  # noqa: N818 - what was wrong is told by who gave it up
+    """Raised by a ``watch``: nothing more can come of this guest."""
 
 
 class Cancelled(Exception):  # noqa: N818 - it is no error: the user asked for it
@@ -105,7 +110,7 @@ def run_guest(
     :param qmp_socket: the Unix socket that ``argv`` names.
     :param budget_s: wall-clock seconds; QEMU is asked for its registers and killed after that.
     :param cancel: set it to call the run off.
-    :param watch: called a few times a second.
+    :param watch: called a few times a second; it may raise :class:`GivenUp`.
     :raises InfrastructureError: QEMU can't be started, or the console can't be written.
     :raises Cancelled: ``cancel`` was set.
     """
@@ -217,7 +222,10 @@ def _wait(
             time.sleep(POLL_S / 10)
         if cancel.is_set():
             raise Cancelled
-        watch()
+        try:
+            watch()
+        except GivenUp:
+            return Ending.GIVEN_UP, ""
         if time.monotonic() > deadline:
             return Ending.OUT_OF_BUDGET, _registers(qmp_socket)
     return Ending.EXITED, ""

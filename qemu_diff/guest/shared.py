@@ -14,12 +14,14 @@ from qemu_diff.abi import (
     SHARED_HEADER,
     SHARED_HEADER_BYTES,
     SHARED_MAGIC,
+    SHARED_SEAL,
     STEP_ABI_VERSION,
     STEP_RECORD,
     SharedState,
+    StepRecords,
 )
 from qemu_diff.errors import CorruptDataError, InfrastructureError, LostGuestError
-from qemu_diff.guest.machine import SHARED_BYTES
+from qemu_diff.guest.machine import COUNTER_HZ, SHARED_BYTES
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,31 @@ def read_header(path: Path) -> SharedHeader:
         counter_hz=int(header["counter_hz"]),
         message=bytes(header["message"]).decode(errors="replace"),
     )
+
+
+def write_records(path: Path, records: StepRecords, state: SharedState, message: str = "") -> None:
+    """A sealed record file, as the step VMM leaves one: of stops that were recorded outside of L1.
+
+    :param records: shape (n,), dtype ``STEP_RECORD``; they are numbered here.
+    :raises InfrastructureError: it can't be written.
+    """
+    numbered = records.copy()
+    numbered["sequence"] = np.arange(len(numbered))
+    seal = np.zeros(1, SHARED_SEAL)
+    seal["count"] = seal["heartbeat"] = len(numbered)
+    seal["counter_hz"], seal["state"] = COUNTER_HZ, state
+    header = np.zeros(1, SHARED_HEADER)
+    for name in SHARED_SEAL.names or ():
+        header[name] = seal[name]
+    header["magic"], header["version"] = SHARED_MAGIC, STEP_ABI_VERSION
+    header["record_bytes"], header["capacity"] = STEP_RECORD.itemsize, len(numbered)
+    header["message"] = message.encode()
+    body = numbered.tobytes()
+    header["crc32"] = zlib.crc32(seal.tobytes(), zlib.crc32(body))
+    try:
+        path.write_bytes(header.tobytes().ljust(SHARED_HEADER_BYTES, b"\0") + body)
+    except OSError as error:
+        raise InfrastructureError(f"{path}: {error.strerror}") from error
 
 
 def seal_log(path: Path) -> None:

@@ -113,12 +113,12 @@ def html(result: CampaignResult, findings: Sequence[str] = ()) -> str:
         _within(_findings(result, findings), FINDING_BYTES, lambda one: sum(map(len, one.lines)))
     )
     unmet = [sentence for one in result.cells if (sentence := expectation_sentence(one))]
-    regressed = [
-        f"{one.candidate.id}: regressed from {one.baseline.kernel}: {one.message}"
+    alarming = [
+        f"{one.candidate.id}: {one.outcome} from {one.sides[0]}: {one.message}"
         for one in result.pairs
-        if one.outcome is PairOutcome.REGRESSED
+        if one.outcome.alarming
     ]
-    surprises = [*unmet, *regressed]
+    surprises = [*unmet, *alarming]
     context: dict[str, Any] = {
         "result": result,
         "closing": closing_sentence(result),
@@ -242,13 +242,12 @@ def _compared(result: CampaignResult) -> tuple[Compared, ...]:
 
 def _pair(pair: PairResult, by_id: dict[str, CellResult]) -> Compared:
     sides = [by_id[one.id] for one in (pair.baseline, pair.candidate) if one.id in by_id]
-    kernels = pair.baseline.kernel, pair.candidate.kernel
-    table = side_by_side_lines(pair.side_by_side, *kernels) if pair.side_by_side else ()
+    table = side_by_side_lines(pair.side_by_side, *pair.sides) if pair.side_by_side else ()
     return Compared(
         name=pair.candidate.id.removeprefix(f"{pair.candidate.kernel}."),
         outcome=pair.outcome.value,
-        kernels=" → ".join(kernels),
-        good=all(side.as_expected for side in sides) and pair.outcome is not PairOutcome.REGRESSED,
+        kernels=" → ".join(pair.sides),
+        good=all(side.as_expected for side in sides) and not pair.outcome.alarming,
         sentences=tuple(sentence for side in sides for sentence in cell_sentences(side)),
         side_by_side=tuple(table),
     )

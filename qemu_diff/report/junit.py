@@ -60,14 +60,13 @@ def _half_skipped(pair: PairResult, verdicts: Mapping[str, CellVerdict]) -> bool
 
 
 def _pair_case(campaign: str, pair: PairResult, *, skipped: bool) -> TestCase:
-    name = f"{pair.baseline.kernel}..{pair.candidate.id}"
+    name = f"{_baseline_name(pair)}..{pair.candidate.id}"
     case = TestCase(_xml(name), _xml(f"{campaign}.pairs"), 0.0)
     lines = [f"{pair.outcome}: {pair.message}"]
     if pair.side_by_side:
-        kernels = pair.baseline.kernel, pair.candidate.kernel
-        lines.extend(side_by_side_lines(pair.side_by_side, *kernels))
+        lines.extend(side_by_side_lines(pair.side_by_side, *pair.sides))
     body = "\n".join(lines)
-    if pair.outcome is PairOutcome.REGRESSED:
+    if pair.outcome.alarming:
         case.result = [_outcome(Failure, lines[0], pair.outcome.value, body)]
     elif skipped:
         case.result = [_outcome(Skipped, pair.message, pair.outcome.value, "")]
@@ -76,6 +75,12 @@ def _pair_case(campaign: str, pair: PairResult, *, skipped: bool) -> TestCase:
     else:
         case.system_out = _xml(body)
     return case
+
+
+def _baseline_name(pair: PairResult) -> str:
+    """Enough to tell the baseline, beside the candidate's id."""
+    same_kernel = pair.baseline.kernel == pair.candidate.kernel
+    return pair.baseline.driver if same_kernel else pair.baseline.kernel
 
 
 def _findings(result: CellResult) -> list[str]:

@@ -32,6 +32,8 @@ OUTCOME_STYLE = {
     PairOutcome.FIXED: "bold green",
     PairOutcome.REGRESSED: "bold red",
     PairOutcome.BOTH_FAIL: "red",
+    PairOutcome.DIFFERENT: "bold red",
+    PairOutcome.ONE_FAILS: "yellow",
     PairOutcome.INCONCLUSIVE: "yellow",
 }
 
@@ -85,8 +87,9 @@ def _print_details(result: CampaignResult, console: Console, details: bool) -> N
     drawn = {picture.name: picture for picture in pictures(result)}
     for pair in result.pairs:
         _print_pair(pair, result, console)
-        kernels = pair.baseline.kernel, pair.candidate.kernel
-        _print_strips(drawn.get(_point(pair.candidate)), kernels, console, details)
+        if pair.baseline.kernel != pair.candidate.kernel:
+            kernels = pair.baseline.kernel, pair.candidate.kernel
+            _print_strips(drawn.get(_point(pair.candidate)), kernels, console, details)
     paired = {cell.id for pair in result.pairs for cell in (pair.baseline, pair.candidate)}
     for cell in result.cells:
         if cell.cell.id not in paired:
@@ -96,8 +99,8 @@ def _print_details(result: CampaignResult, console: Console, details: bool) -> N
 
 
 def _closing_colour(result: CampaignResult) -> str:
-    regressed = any(pair.outcome is PairOutcome.REGRESSED for pair in result.pairs)
-    if regressed or any(expectation_sentence(cell) for cell in result.cells):
+    alarming = any(pair.outcome.alarming for pair in result.pairs)
+    if alarming or any(expectation_sentence(cell) for cell in result.cells):
         return "red"
     return "green" if result.complete else "yellow"
 
@@ -136,7 +139,7 @@ def _print_pair(pair: PairResult, result: CampaignResult, console: Console) -> N
         Text.assemble(
             (_point(pair.candidate), "bold"), ": ",
             (pair.outcome.value, OUTCOME_STYLE[pair.outcome]),
-            f"   ({pair.baseline.kernel} → {pair.candidate.kernel})",
+            f"   ({' → '.join(pair.sides)})",
         )
     )  # fmt: skip
     by_id = {cell.cell.id: cell for cell in result.cells}
@@ -151,8 +154,7 @@ def _print_pair(pair: PairResult, result: CampaignResult, console: Console) -> N
             console.print(Text(f"    {line}"))
     if pair.side_by_side:
         console.print()
-        kernels = pair.baseline.kernel, pair.candidate.kernel
-        for line in side_by_side_lines(pair.side_by_side, *kernels):
+        for line in side_by_side_lines(pair.side_by_side, *pair.sides):
             console.print(Text(f"    {line}"))
 
 

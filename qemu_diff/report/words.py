@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from qemu_diff.model import (
@@ -78,8 +79,20 @@ def cell_sentences(result: CellResult) -> list[str]:
         *_verdict_sentences(result),
         *coverage_sentences(result),
         *interrupt_sentences(result),
+        *_witness_sentences(result),
         *warned,
     ]
+
+
+def _witness_sentences(result: CellResult) -> list[str]:
+    """Whether a debugger's user was shown the same everywhere."""
+    if not result.witnessed:
+        return []
+    kernel, stops = result.cell.kernel, _counted(result.witnessed, "stop")
+    agreed = f"{kernel}: gdbstub and monitor showed the same PC and PSTATE at each of {stops}"
+    if result.verdict is CellVerdict.PASS:
+        return [f"{agreed}, and the truth says so, too"]
+    return [agreed]
 
 
 def interrupt_sentences(result: CellResult) -> list[str]:
@@ -311,12 +324,13 @@ def closing_sentence(result: CampaignResult) -> str:
     lost = sum(cell.verdict is CellVerdict.LOST for cell in result.cells)
     skipped = len(result.cells) - len(judged) - lost
     unmet = [cell for cell in judged if not cell.as_expected]
-    regressed = [pair for pair in result.pairs if pair.outcome is PairOutcome.REGRESSED]
+    alarming = Counter(pair.outcome for pair in result.pairs if pair.outcome.alarming)
     parts = []
     if unmet:
         parts.append(f"{len(unmet)} of {len(judged)} judged cells are not as expected")
-    if regressed:
-        parts.append(f"{len(regressed)} of {len(result.pairs)} pairs regressed")
+    for outcome, number in sorted(alarming.items()):
+        how = "regressed" if outcome is PairOutcome.REGRESSED else "differ"
+        parts.append(f"{number} of {len(result.pairs)} pairs {how}")
     if lost:
         parts.append(f"{lost} of {len(result.cells)} cells were lost: nothing was learnt from them")
     if not result.complete:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ from qemu_diff.abi import (
     TRUTH_HEADER_BYTES,
     TRUTH_MAGIC,
     TRUTH_RECORD,
+    Mark,
+    TruthKind,
     TruthRecords,
 )
 from qemu_diff.errors import CorruptDataError, LostGuestError
@@ -53,6 +57,54 @@ def trim_truth(path: Path) -> None:
         if len(raw) == TRUTH_HEADER_BYTES:
             size = truth_bytes(int(np.frombuffer(raw, TRUTH_HEADER, 1)[0]["count"]))
             file.truncate(min(size, path.stat().st_size))
+
+
+class TruthCount:
+    """How many records a truth file holds, while QEMU still writes it.
+
+    The plugin maps it shared: whatever L2 has executed before a stop that is known outside is
+    there. Use it as a context manager.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            self._header = mmap.mmap(file.fileno(), TRUTH_HEADER_BYTES, prot=mmap.PROT_READ)
+        self._fields = np.frombuffer(self._header, TRUTH_HEADER, 1)[0]
+
+    def __enter__(self) -> TruthCount:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del self._fields
+        self._header.close()
+
+    def __call__(self) -> int:
+        """Records so far."""
+        return int(self._fields["count"])
+
+
+def mark_truth(path: Path, returns: Sequence[int]) -> None:
+    """Put the marks into a sealed truth file that has none: those of a job that was driven from
+    outside of L1.
+
+    :param returns: how many records there were at each return, ascending.
+    :raises LostGuestError: see :func:`read_truth`.
+    :raises CorruptDataError: likewise; or it holds fewer records than were counted.
+    """
+    records = read_truth(path)
+    if len(returns) and returns[-1] > len(records):
+        raise CorruptDataError(f"{path}: {len(records)} records, {returns[-1]} were counted")
+    kinds = [Mark.JOB_BEGIN, *[Mark.RETURNED] * len(returns), Mark.JOB_END]
+    marks = np.zeros(len(kinds), TRUTH_RECORD)
+    marks["kind"], marks["detail"] = TruthKind.MARK, kinds
+    marked = np.insert(records, [0, *returns, len(records)], marks)
+    body = marked.tobytes()
+    with path.open("r+b") as file:
+        header = np.frombuffer(file.read(TRUTH_HEADER_BYTES), TRUTH_HEADER, 1).copy()
+        header["count"], header["crc32"] = len(marked), zlib.crc32(body)
+        file.seek(0)
+        file.write(header.tobytes().ljust(TRUTH_HEADER_BYTES, b"\0") + body)
+        file.truncate()
 
 
 def _check_header(path: Path, header: np.void) -> None:

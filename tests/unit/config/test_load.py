@@ -392,7 +392,8 @@ WRONG = {
     ),
     "integer for a choice": (
         GOOD + "driver = 1\n",
-        "10:1: scenario.0.driver: expected one of in_guest, selftest; got the integer 1",
+        "10:1: scenario.0.driver: expected one of in_guest, gdb, rsp, monitor, selftest; "
+        "got the integer 1",
     ),
     "unknown expectation": (
         GOOD + 'expect.patched.hvc = "lost_step"\n',
@@ -789,7 +790,8 @@ def test_mistakes_come_all_at_once_in_the_order_of_the_file(root: Path) -> None:
     assert mistakes(root, text) == [
         "2:1: campaign.name: expected a string, got the integer 1",
         "9:1: unknown key 'paylod'; did you mean 'payload'?",
-        "10:1: scenario.0.driver: expected one of in_guest, selftest; got the integer 2",
+        "10:1: scenario.0.driver: expected one of in_guest, gdb, rsp, monitor, selftest; "
+        "got the integer 2",
     ]
 
 

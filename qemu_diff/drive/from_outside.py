@@ -1,0 +1,215 @@
+"""Boots in which a debugger drives L2: a QEMU in L1, reached from outside.
+
+Truth, oracle and flood are those of every boot. But the debugger's requests come when the host
+sends them, not when virtual time says: no two runs are bit-identical, and what is needed to send
+the same requests again is written down.
+"""
+
+from __future__ import annotations
+
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from socket import socket
+
+from qemu_diff.abi import SharedState
+from qemu_diff.drive.async_first import Redirector, plan_of
+from qemu_diff.drive.debugged_job import DebuggedJob
+from qemu_diff.drive.debugger import Debugger, Position
+from qemu_diff.drive.device import DevicePender
+from qemu_diff.drive.in_guest import RECORDS, TIMER_LOG, TRUTH, TRUTH_CAPACITY, Boot, Tools
+from qemu_diff.drive.peer import mean_wake_ns, wakeups_file
+from qemu_diff.drive.ports import connected_ports, end_nested
+from qemu_diff.drive.stepper import Errand
+from qemu_diff.drive.stop_records import StopRecords
+from qemu_diff.errors import InfrastructureError
+from qemu_diff.guest.image import LOAD_ADDRESS, MEMORY_BYTES
+from qemu_diff.guest.initramfs import extend
+from qemu_diff.guest.machine import MachineFiles, argv
+from qemu_diff.guest.nested import QMP, Nested, devices, nested_argv
+from qemu_diff.guest.process import GivenUp, private_socket, run_guest
+from qemu_diff.guest.qemu_bundle import QemuBundle
+from qemu_diff.guest.shared import read_header, reserve, seal_log, write_records
+from qemu_diff.model import Driver, FloodSource
+from qemu_diff.truth.reader import TruthCount, mark_truth, trim_truth, truth_bytes
+
+INITRAMFS = "initramfs"
+
+GRACE_S = 3.0
+"""How long L1 may take to end by itself, and say why, once its QEMU is out of reach."""
+
+
+class _Session(threading.Thread):
+    """The debugger's side of a boot."""
+
+    def __init__(self, driver: Driver, errand: Errand, ports: tuple[Path, ...]) -> None:
+        super().__init__(name="debugger", daemon=True)
+        self._driver = driver
+        self._errand = errand
+        self._ports = ports
+        self._deadline = time.monotonic() + errand.budget_s
+        self._ended_at = 0.0
+        self.records: StopRecords | None = None
+        self.complaint = ""
+
+    @property
+    def stops(self) -> int:
+        """So far."""
+        return len(self.records.returns) if self.records else 0
+
+    def check(self) -> None:
+        """:raises GivenUp: it can't go on, and L1 does not end by itself."""
+        if self._ended_at and time.monotonic() > self._ended_at + GRACE_S:
+            raise GivenUp
+
+    def run(self) -> None:
+        try:
+            self._drive()
+        except InfrastructureError as error:
+            self.complaint = str(error)
+        finally:
+            self._ended_at = time.monotonic()
+
+    def _drive(self) -> None:
+        errand, deadline = self._errand, self._deadline
+        with (
+            connected_ports(self._ports, deadline, errand.cancel) as ports,
+            TruthCount(errand.directory / TRUTH) as count,
+            opened(self._driver, ports, errand.directory, deadline, errand.cancel) as (l2, witness),
+        ):
+            self.records = StopRecords(count)
+            DebuggedJob(l2, witness, errand.payload, self.records).run(errand.job)
+            self.records.check_agreement()
+            l2.leave()
+            end_nested(ports[QMP])
+
+
+@contextmanager
+def opened(
+    driver: Driver,
+    ports: tuple[socket, ...],
+    directory: Path,
+    deadline: float,
+    cancel: threading.Event,
+) -> Iterator[tuple[Debugger, Callable[[], Position]]]:
+    raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class FromOutside:
+    """A debugger, at the gdbstub of a QEMU in L1: a :class:`~qemu_diff.drive.stepper.Stepper`.
+
+    :param bundle: L1's QEMU.
+    :param init: PID 1 (guest_images/peer).
+    """
+
+    driver: Driver
+    tools: Tools
+    bundle: QemuBundle
+    init: Path
+
+    def boot(self, errand: Errand) -> Boot:
+        """See :class:`~qemu_diff.drive.stepper.Stepper`.
+
+        A flood's ``host_timer`` wakes L1's PID 1 at random, which interrupts L2; its ``device`` is
+        the same as anywhere.
+        """
+        with private_socket() as qmp_socket:
+            return self._boot(errand, qmp_socket)
+
+    def _boot(self, errand: Errand, qmp_socket: Path) -> Boot:
+        machine, directory, cancel = errand.machine, errand.directory, errand.cancel
+        nested = Nested(stub=self.driver is not Driver.MONITOR)
+        plan = plan_of(machine, errand.payload, self.tools.guest_images, self.tools.cache)
+        redirector = Redirector(plan, qmp_socket.with_name("gdb"), errand.budget_s, cancel)
+        ports = tuple(qmp_socket.with_name(f"port{number}") for number in range(nested.ports))
+        session = _Session(self.driver, errand, ports)
+        wanted = FloodSource.DEVICE in errand.flood.sources
+        qtest = qmp_socket.with_name("qtest")
+        pender = DevicePender(wanted, qtest, errand.seed, cancel, lambda: session.stops)
+        self._write_inputs(errand, nested)
+        files = MachineFiles(
+            kernel=errand.build.image,
+            initramfs=directory / INITRAMFS,
+            shared=None,
+            timer_log=directory / TIMER_LOG,
+            qmp_socket=qmp_socket,
+            plugin=self.tools.plugin.argument(
+                directory / TRUTH, TRUTH_CAPACITY, LOAD_ADDRESS, LOAD_ADDRESS + MEMORY_BYTES, ()
+            ),
+            gdb_socket=redirector.socket,
+            qtest_socket=pender.listens_at,
+            ports=ports,
+        )
+        command = argv(self.tools.qemu, machine, files, errand.seed)
+        (directory / "argv").write_text(shlex.join(command) + "\n")
+
+        def watch() -> None:
+            redirector.check()
+            session.check()
+            if session.stops:
+                pender.stepping()
+            errand.progress(session.stops)
+
+        for one in (redirector, session, pender):
+            one.start()
+        try:
+            ended = run_guest(
+                command,
+                directory / "console.log",
+                qmp_socket,
+                budget_s=errand.budget_s,
+                cancel=cancel,
+                watch=watch,
+            )
+        finally:
+            session.join()
+        complaints = redirector.finish(), pender.finish()
+        _seal(session, directory)
+        return Boot(
+            directory,
+            ended,
+            read_header(directory / RECORDS),
+            0.0,
+            redirector=complaints[0],
+            redirects=redirector.redirects,
+            device=complaints[1],
+            device_interrupts=pender.sent,
+            device_held_back=pender.held_back,
+            debugger=session.complaint,
+            witnessed=session.stops,
+        )
+
+    def _write_inputs(self, errand: Errand, nested: Nested) -> None:
+        directory, wake_ns = errand.directory, mean_wake_ns(errand.flood)
+        contents = {
+            "init": self.init.read_bytes(),
+            "payload": errand.payload.blob,
+            "arguments": "\n".join(nested_argv(nested, "/payload")).encode(),
+            "devices": "\n".join(devices(nested)).encode(),
+            "wakeups": wakeups_file(wake_ns, errand.seed),
+        }
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            # QEMU appends to a log that is there.
+            (directory / TIMER_LOG).unlink(missing_ok=True)
+            extend(self.bundle.archive, contents, directory / INITRAMFS)
+        except OSError as error:
+            raise InfrastructureError(f"{directory}: {error.strerror}") from error
+        reserve(directory / TRUTH, truth_bytes(TRUTH_CAPACITY))
+
+
+def _seal(session: _Session, directory: Path) -> None:
+    """Everything that was measured stays, whatever ended it."""
+    (directory / INITRAMFS).unlink()
+    seal_log(directory / TIMER_LOG)
+    records = session.records or StopRecords(lambda: 0)
+    state = SharedState.FAILED if session.complaint else SharedState.DONE
+    write_records(directory / RECORDS, records.records, state, session.complaint)
+    trim_truth(directory / TRUTH)
+    if not session.complaint:
+        mark_truth(directory / TRUTH, records.returns)
