@@ -277,8 +277,8 @@ WRONG = {
     ),
     "unknown key like no other": (
         GOOD + "zzz = 1\n",
-        "10:1: unknown key 'zzz'; the keys here are payload, job, flood, machine, driver, kernels,"
-        " expect",
+        "10:1: unknown key 'zzz'; the keys here are payload, job, flood, machine, session, driver, "
+        "kernels, expect",
     ),
     "unknown key in an inline table": (
         GOOD + 'flood = { source = "none", step = 1 }\n',
