@@ -17,9 +17,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from qemu_diff.campaign.debugger import GDB, find_gdb
 from qemu_diff.config.paths import mode
 from qemu_diff.errors import QemuDiffError
+from qemu_diff.guest.gdb import GDB, find_gdb
 from qemu_diff.guest.qemu import QEMU_PROGRAM, find_qemu
 from qemu_diff.guest.qemu_bundle import cached_bundle
 from qemu_diff.guest.toolchain import CROSS_COMPILER, HOST_COMPILER

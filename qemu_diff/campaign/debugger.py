@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from types import FrameType
 
@@ -31,11 +30,11 @@ from qemu_diff.drive.in_guest import boot
 from qemu_diff.errors import (
     GdbStubError,
     InfrastructureError,
-    MissingToolError,
     QemuDiffError,
     SourceError,
     UserError,
 )
+from qemu_diff.guest.gdb import require_gdb
 from qemu_diff.guest.gdbstub import CPSR, PC, GdbStub, connected
 from qemu_diff.guest.image import LOAD_ADDRESS, assemble
 from qemu_diff.guest.machine import Recording
@@ -44,9 +43,6 @@ from qemu_diff.guest.qcow2 import empty_image
 from qemu_diff.model import ExceptionOrder, Finding, Instruction, KvmMode
 from qemu_diff.trace.listing import Listing
 from qemu_diff.trace.symbols import Symbols, read_symbols
-
-GDB = "gdb-multiarch"
-"""Debian's name; elsewhere `gdb` itself may know every architecture."""
 
 WHERE, INIT = "WHERE.txt", "init.gdb"
 
@@ -135,21 +131,8 @@ def debug(
         return _gdb(init, session)
 
 
-@cache
-def find_gdb() -> str | None:
-    """The path of a gdb that knows aarch64, or None."""
-    for name in (GDB, "gdb"):
-        if found := shutil.which(name):
-            ask = [found, "--nx", "--batch", "-ex", "set architecture aarch64"]
-            done = subprocess.run(ask, capture_output=True, check=False, stdin=subprocess.DEVNULL)
-            if not done.returncode and b"Undefined item" not in done.stderr:
-                return found
-    return None
-
-
 def _check(stored: StoredFinding, session: Session) -> None:
-    if find_gdb() is None:
-        raise MissingToolError("a gdb for aarch64", apt=GDB, dnf="gdb")
+    require_gdb()
     if session.command is not None and not session.command.is_file():
         raise UserError(f"--command {session.command}: no such file")
     machine = stored.record.cell.machine
@@ -265,7 +248,7 @@ def _init_commands(stored: StoredFinding, bench: Bench, out: Path, socket: Path)
         lines.append(f"add-symbol-file {program} {LOAD_ADDRESS:#x}")
     lines.append(f"target remote {socket}")
     (out / INIT).write_text("\n".join(lines) + "\n")
-    return [find_gdb() or GDB, "--nx", "--quiet", "-x", str(out / INIT)]
+    return [require_gdb(), "--nx", "--quiet", "-x", str(out / INIT)]
 
 
 def _payload_program(stored: StoredFinding, out: Path) -> Path | None:

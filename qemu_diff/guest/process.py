@@ -178,7 +178,7 @@ def _spawned(argv: list[str], log: BinaryIO) -> Iterator[_Qemu]:
     try:
         qemu = _Qemu(
             argv[0], argv[1:], logfile=log, echo=False, timeout=POLL_S, maxread=65536,
-            preexec_fn=_die_with(os.getpid()),
+            preexec_fn=die_with(os.getpid()),
         )  # fmt: skip
     except (pexpect.ExceptionPexpect, OSError) as error:
         raise InfrastructureError(f"starting QEMU: {error}") from error
@@ -188,7 +188,7 @@ def _spawned(argv: list[str], log: BinaryIO) -> Iterator[_Qemu]:
         _kill_group(qemu)
 
 
-def _die_with(parent: int) -> Callable[[], None]:
+def die_with(parent: int) -> Callable[[], None]:
     """What the child does before it becomes QEMU.
 
     Whatever kills us, SIGKILL included, takes QEMU along (prctl(2), PR_SET_PDEATHSIG); and so does
