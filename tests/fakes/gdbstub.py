@@ -7,7 +7,8 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qemu_diff.guest.gdbstub import CPSR, PC, PacketReader, encode_packet
+from qemu_diff.guest.gdbstub import CPSR, PC
+from qemu_diff.guest.packet import PacketReader, encode_packet
 
 SYSTEM_REGISTERS = {"VBAR_EL2": 100, "ESR_EL2": 101, "IFSR32_EL2": 102}
 DESCRIPTIONS = {
