@@ -158,8 +158,9 @@ class GdbStub:
 
         QEMU's stub gives the core feature first there (gdbstub.c, ``handle_read_all_regs``).
         """
+        registers = [self._core_register(name) for name in names]
         content = decode_hex(self._ask(b"g"))
-        return [self._cut_out(self._core_register(name), content) for name in names]
+        return [self._cut_out(register, content) for register in registers]
 
     def read_system_register(self, name: str) -> int:
         """:raises GdbStubError: this CPU has none of that name, too."""
@@ -259,12 +260,13 @@ class GdbStub:
         self._transmit(self._acknowledgement + _INTERRUPT, self._answer_by())
         self._acknowledgement = b""
 
-    def await_stop(self, deadline: float = float("inf")) -> StopReply:
+    def await_stop(self, within_s: float = float("inf")) -> StopReply:
         """Wait for the machine to stand still.
 
-        :param deadline: an earlier one than that of all.
+        :param within_s: seconds that it may take; never more than until the deadline of all.
         """
-        return parse_stop(self._receive_stop(min(deadline, self._deadline)))
+        by = min(self._deadline, time.monotonic() + within_s)
+        return parse_stop(self._receive_stop(by))
 
     def run_until_stop(self) -> int:
         """Let the machine run until it stops; the PC that it stops at."""
@@ -357,11 +359,11 @@ class GdbStub:
     def _send(self, request: bytes, deadline: float) -> None:
         if self._log:
             self._log.write(TO_STUB, request)
-        self._request, self._resent, self._asked_again = encode_packet(request), False, False
+        self._request, self._resent, self._asked_again = request, False, False
         # The acknowledgement of the answer before rides along: a byte of its own would cost L1 an
         # interrupt, and one that comes while the machine runs would stop it (QEMU gdbstub.c,
         # gdb_read_byte: "when the CPU is running, we cannot do anything except stop it").
-        self._transmit(self._acknowledgement + self._request, deadline)
+        self._transmit(self._acknowledgement + encode_packet(request), deadline)
         self._acknowledgement = b""
 
     def _receive_stop(self, deadline: float) -> bytes:
@@ -397,7 +399,7 @@ class GdbStub:
         if not self._acknowledging or self._resent:
             raise GdbStubError(f"the gdbstub does not understand {shown(self._request)}")
         self._resent = True
-        self._transmit(self._request, deadline)
+        self._transmit(encode_packet(self._request), deadline)
 
     def _read(self, deadline: float) -> bytes:
         self._await(self._readable, deadline)
@@ -430,7 +432,7 @@ class GdbStub:
                 return
 
     def _silence(self) -> str:
-        asked = f" to {shown(self._request[1:-3])}" if self._request else ""
+        asked = f" to {shown(self._request)}" if self._request else ""
         unfinished = self._reader.unfinished
         rest = f", only {shown(unfinished)}" if unfinished else ""
         return f"no answer of the gdbstub{asked} in time{rest}"

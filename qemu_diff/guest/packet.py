@@ -167,7 +167,7 @@ def parse_stop(payload: bytes) -> StopReply:
         raise GdbStubClosedError(f"the machine has ended ({shown(payload)})")
     if kind == b"N":
         raise GdbStubError("the gdbstub has no thread left that runs")
-    if kind not in (b"T", b"S") or (kind == b"S" and len(rest) != 2):
+    if kind not in (b"T", b"S") or len(rest) < 2 or (kind == b"S" and len(rest) > 2):
         raise GdbStubError(f"the gdbstub did not stop, but said {shown(payload)}")
     signal = _hexadecimal(rest[:2], payload)
     return _with_pairs(StopReply(signal), rest[2:], payload)
