@@ -7,11 +7,16 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qemu_diff.guest.gdbstub import CPSR, PC, PacketReader, encode_packet
+from qemu_diff.guest.gdbstub import CPSR, PC
+from qemu_diff.guest.packet import PacketReader, encode_packet
 
 SYSTEM_REGISTERS = {"VBAR_EL2": 100, "ESR_EL2": 101, "IFSR32_EL2": 102}
+CORE_REGISTERS = [*((f"x{i}", 8) for i in range(31)), ("sp", 8), ("pc", 8), ("cpsr", 4)]
 DESCRIPTIONS = {
     "target.xml": '<target><xi:include href="system-registers.xml"/></target>',
+    "aarch64-core.xml": '<?xml version="1.0"?><!DOCTYPE feature SYSTEM "gdb-target.dtd"><feature>'
+    + "".join(f'<reg name="{name}" bitsize="{8 * size}"/>' for name, size in CORE_REGISTERS)
+    + "</feature>",
     "system-registers.xml": "<feature>"
     + "".join(
         f'<reg name="{name}" bitsize="64" regnum="{number}"/>'
@@ -30,6 +35,7 @@ class FakeMachine:
     :param memory: address → byte; other addresses are refused.
     :param refused: prefixes of requests that are answered with an error.
     :param cut: every answer comes in pieces of so many bytes.
+    :param acknowledged: the gdbstub has no QStartNoAckMode, as QEMU's.
     """
 
     path: list[int]
@@ -42,6 +48,7 @@ class FakeMachine:
     physical: list[tuple[int, bytes]] = field(default_factory=list)
     physical_mode: bool = False
     detached: bool = False
+    acknowledged: bool = False
 
 
 class FakeGdbStub:
@@ -82,9 +89,11 @@ class FakeGdbStub:
             return b"E22"
         if request.startswith(b"qXfer:features:read:"):
             return self._describe(request)
-        if request == b"c":
+        if request in (b"c", b"vCont;c"):
             return self._run()
-        if request == b"s":
+        if request in (b"s", b"vCont;s:1"):
+            if not machine.path:
+                return None
             machine.registers[PC] = machine.path.pop(0)
             return b"T05thread:01;"
         if request == b"D":
@@ -102,7 +111,23 @@ class FakeGdbStub:
         if request.startswith(b"Qqemu.PhyMemMode:"):
             machine.physical_mode = request.endswith(b"1")
             return b"OK"
-        return b"OK" if request == b"QStartNoAckMode" else b""
+        return self._fixed(request)
+
+    def _fixed(self, request: bytes) -> bytes:
+        if request == b"g":
+            return b"".join(
+                self.machine.registers.get(number, 0).to_bytes(size, "little").hex().encode()
+                for number, (_, size) in enumerate(CORE_REGISTERS)
+            )
+        answers = {
+            b"Hg1": b"OK",
+            b"Hg2": b"E22",
+            b"?": b"T05thread:01;",
+            b"qfThreadInfo": b"m01",
+            b"qsThreadInfo": b"l",
+            b"QStartNoAckMode": b"" if self.machine.acknowledged else b"OK",
+        }
+        return answers.get(request, b"")
 
     def _describe(self, request: bytes) -> bytes:
         _, _, _, annex, span = request.decode().split(":")

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qemu_diff.errors import GdbStubClosedError, GdbStubError
-from qemu_diff.guest.gdbstub import PC, GdbStub, PacketReader, connected, decode_payload
-from qemu_diff.guest.gdbstub import encode_packet as encode
+from qemu_diff.guest.gdbstub import PC, GdbStub, connected
+from qemu_diff.guest.packet import PacketReader, decode_payload
+from qemu_diff.guest.packet import encode_packet as encode
 
 ENTRY, ELSEWHERE = 0x5A5A_0000, 0xFFFF_8000
 
