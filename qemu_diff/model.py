@@ -401,6 +401,7 @@ class Payload:
     :param labels: (address, name), ascending.
     :param classes: the instruction classes that its source states for the range.
     :param interrupts: None where L2 takes none.
+    :param program: the ELF file, with symbols.
     """
 
     name: str
@@ -412,6 +413,7 @@ class Payload:
     labels: tuple[tuple[int, str], ...]
     classes: tuple[str, ...]
     interrupts: GuestInterrupts | None = None
+    program: Path | None = None
 
 
 # --- findings and verdicts -----------------------------------------------------------------------

@@ -284,7 +284,14 @@ def _peer_problems(path: KeyPath, scenario: ScenarioTable) -> Iterator[Problem]:
 
 # --- debuggers -----------------------------------------------------------------------------------
 
-_AT_RANDOM = (FloodSource.NONE, FloodSource.HOST_TIMER, FloodSource.DEVICE)
+_AT_RANDOM = (
+    FloodSource.NONE,
+    FloodSource.HOST_TIMER,
+    FloodSource.DEVICE,
+    FloodSource.SPI_EDGE,
+    FloodSource.SPI_LEVEL,
+    FloodSource.PPI,
+)
 """What can interrupt an L2 that a debugger drives: not before each step, but at random."""
 
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qemu_diff.abi import PSTATE_EL1H_MASKED, REGISTER_PC, REGISTER_PSTATE, OperationCode, WriteKind
-from qemu_diff.drive.debugger import Debugger, Position, Stop
+from qemu_diff.drive.debugger import SIGINT, Debugger, Position, Stop
 from qemu_diff.drive.job import Job, Operation, Routine
+from qemu_diff.drive.lines import Lines
 from qemu_diff.drive.registers import register_name
 from qemu_diff.drive.stop_records import STEPPING, StopRecords, at_irq_vector
 from qemu_diff.errors import DebuggerError, UserError
@@ -94,17 +95,17 @@ class DebuggedJob:
         witness: Callable[[], Position],
         payload: Payload,
         records: StopRecords,
-        between: Callable[[Stop], None] = lambda _: None,
+        lines: Lines | None = None,
     ) -> None:
         """
-        :param witness: where the monitor says that L2 stands.
-        :param between: called after each stop: what interrupts L2 may do its part.
+        :param witness: where somebody else says that L2 stands.
+        :param lines: what interrupts L2 between its steps; or None.
         """
         self._debugger = debugger
         self._witness = witness
         self._l2 = DebuggedPayload(payload)
         self._records = records
-        self._between = between
+        self._lines = lines
         self._pc = 0
         self._passes = 0
 
@@ -135,6 +136,8 @@ class DebuggedJob:
                 self._step(one)
             elif one.code is OperationCode.CALL:
                 self._call(one.a)
+            elif one.code is OperationCode.INTERRUPTS and self._lines is not None:
+                self._records.interrupted(self._lines.raised(), self._lines.counters())
 
     def _write(self, one: Operation) -> None:
         name, value = _GDB_NAMES[register_name(one.a)], one.b
@@ -158,15 +161,19 @@ class DebuggedJob:
 
     def _one_step(self) -> Stop:
         branches_to = self._branch_register()
-        stop = self._debugger.step()
+        stood, stop = self._pc, self._debugger.step()
         pc = self._pc = stop.position.pc
+        if stop.signal == SIGINT and pc == stood:
+            self._records.interrupted_step(stop)
+            return stop
         self._records.stopped(
             stop,
             self._witness(),
             branch_register=branches_to,
             at_vector=self._taken_from() if at_irq_vector(pc) else None,
         )
-        self._between(stop)
+        if self._lines is not None:
+            self._lines.between(pc)
         return stop
 
     def _branch_register(self) -> int | None:
@@ -189,6 +196,8 @@ class DebuggedJob:
         if interrupts is None:
             raise DebuggerError("the payload has nothing to be called")
         self._records.asked_for_steps(wanted=False)
+        if self._lines is not None:
+            self._lines.settle()
         if routine:
             self._write_register(REGISTER_PC, routine)
             self._write_register(REGISTER_PSTATE, PSTATE_EL1H_MASKED)

@@ -7,30 +7,31 @@ the same requests again is written down.
 
 from __future__ import annotations
 
+import random
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
 
 from qemu_diff.abi import SharedState
 from qemu_diff.drive.async_first import Redirector, plan_of
+from qemu_diff.drive.connect import Call, connected
 from qemu_diff.drive.debugged_job import DebuggedJob
-from qemu_diff.drive.debugger import Debugger, Position
+from qemu_diff.drive.debugger import Debugger
 from qemu_diff.drive.device import DevicePender
 from qemu_diff.drive.in_guest import RECORDS, TIMER_LOG, TRUTH, TRUTH_CAPACITY, Boot, Tools
+from qemu_diff.drive.lines import GIC_TYPE, Lines, Qtest, lines_for
 from qemu_diff.drive.peer import mean_wake_ns, wakeups_file
-from qemu_diff.drive.ports import connected_ports, end_nested
+from qemu_diff.drive.ports import NestedQmp, connected_ports
 from qemu_diff.drive.stepper import Errand
 from qemu_diff.drive.stop_records import StopRecords
-from qemu_diff.errors import InfrastructureError
+from qemu_diff.errors import DebuggerError, InfrastructureError
 from qemu_diff.guest.image import LOAD_ADDRESS, MEMORY_BYTES
 from qemu_diff.guest.initramfs import extend
 from qemu_diff.guest.machine import MachineFiles, argv
-from qemu_diff.guest.nested import QMP, Nested, devices, nested_argv
+from qemu_diff.guest.nested import QMP, QTEST, Nested, devices, nested_argv
 from qemu_diff.guest.process import GivenUp, private_socket, run_guest
 from qemu_diff.guest.qemu_bundle import QemuBundle
 from qemu_diff.guest.shared import read_header, reserve, seal_log, write_records
@@ -38,6 +39,7 @@ from qemu_diff.model import Driver, FloodSource
 from qemu_diff.truth.reader import TruthCount, mark_truth, trim_truth, truth_bytes
 
 INITRAMFS = "initramfs"
+TRANSCRIPT = "transcript.txt"
 
 GRACE_S = 3.0
 """How long L1 may take to end by itself, and say why, once its QEMU is out of reach."""
@@ -54,6 +56,7 @@ class _Session(threading.Thread):
         self._deadline = time.monotonic() + errand.budget_s
         self._ended_at = 0.0
         self.records: StopRecords | None = None
+        self.transcript: list[str] = []
         self.complaint = ""
 
     @property
@@ -75,28 +78,38 @@ class _Session(threading.Thread):
             self._ended_at = time.monotonic()
 
     def _drive(self) -> None:
-        errand, deadline = self._errand, self._deadline
+        errand = self._errand
         with (
-            connected_ports(self._ports, deadline, errand.cancel) as ports,
+            connected_ports(self._ports, self._deadline, errand.cancel) as ports,
             TruthCount(errand.directory / TRUTH) as count,
-            opened(self._driver, ports, errand.directory, deadline, errand.cancel) as (l2, witness),
+            connected(
+                self._driver,
+                Call(ports, errand.payload, errand.directory, self._deadline, errand.cancel),
+            ) as l2,
+            NestedQmp(ports[QMP]) as qmp,
         ):
-            self.records = StopRecords(count)
-            DebuggedJob(l2, witness, errand.payload, self.records).run(errand.job)
+            if not qmp.uses_kvm():
+                raise DebuggerError("L1's QEMU does not use KVM")
+            self.transcript = l2.transcript
+            self.records = StopRecords(count, l2.transcript)
+            lines = self._lines(ports, qmp, l2.debugger) if len(ports) > QTEST else None
+            DebuggedJob(l2.debugger, l2.witness, errand.payload, self.records, lines).run(
+                errand.job
+            )
             self.records.check_agreement()
-            l2.leave()
-            end_nested(ports[QMP])
+            l2.debugger.leave()
+            qmp.quit()
 
-
-@contextmanager
-def opened(
-    driver: Driver,
-    ports: tuple[socket, ...],
-    directory: Path,
-    deadline: float,
-    cancel: threading.Event,
-) -> Iterator[tuple[Debugger, Callable[[], Position]]]:
-    raise NotImplementedError
+    def _lines(self, ports: tuple[socket, ...], qmp: NestedQmp, debugger: Debugger) -> Lines:
+        interrupts = self._errand.payload.interrupts
+        assert interrupts is not None, "a payload that is flooded is assembled with a handler"
+        return Lines(
+            Qtest(ports[QTEST], qmp.device(GIC_TYPE)),
+            interrupts,
+            debugger.read_memory,
+            random.Random(self._errand.seed),
+            lines_for(self._errand.flood.sources),
+        )
 
 
 @dataclass(frozen=True)
@@ -123,14 +136,15 @@ class FromOutside:
 
     def _boot(self, errand: Errand, qmp_socket: Path) -> Boot:
         machine, directory, cancel = errand.machine, errand.directory, errand.cancel
-        nested = Nested(stub=self.driver is not Driver.MONITOR)
+        stub, qtest = self.driver is not Driver.MONITOR, errand.flood.into_guest
+        nested = Nested(stub=stub, qtest=qtest)
         plan = plan_of(machine, errand.payload, self.tools.guest_images, self.tools.cache)
         redirector = Redirector(plan, qmp_socket.with_name("gdb"), errand.budget_s, cancel)
         ports = tuple(qmp_socket.with_name(f"port{number}") for number in range(nested.ports))
         session = _Session(self.driver, errand, ports)
         wanted = FloodSource.DEVICE in errand.flood.sources
-        qtest = qmp_socket.with_name("qtest")
-        pender = DevicePender(wanted, qtest, errand.seed, cancel, lambda: session.stops)
+        l0_qtest = qmp_socket.with_name("qtest")
+        pender = DevicePender(wanted, l0_qtest, errand.seed, cancel, lambda: session.stops)
         self._write_inputs(errand, nested)
         files = MachineFiles(
             kernel=errand.build.image,
@@ -182,6 +196,8 @@ class FromOutside:
             device_held_back=pender.held_back,
             debugger=session.complaint,
             witnessed=session.stops,
+            transcript=tuple(session.transcript),
+            shown=tuple(session.records.shown if session.records else ()),
         )
 
     def _write_inputs(self, errand: Errand, nested: Nested) -> None:
@@ -207,6 +223,8 @@ def _seal(session: _Session, directory: Path) -> None:
     """Everything that was measured stays, whatever ended it."""
     (directory / INITRAMFS).unlink()
     seal_log(directory / TIMER_LOG)
+    if session.transcript:
+        (directory / TRANSCRIPT).write_text("\n".join(session.transcript) + "\n")
     records = session.records or StopRecords(lambda: 0)
     state = SharedState.FAILED if session.complaint else SharedState.DONE
     write_records(directory / RECORDS, records.records, state, session.complaint)

@@ -100,11 +100,14 @@ class GdbDebugger:
 
     # --- set-up ---
 
-    def start(self, program: Path | None = None) -> None:
+    def start(self, program: Path | None = None, log: Path | None = None) -> None:
         """Make gdb ready.
 
         :param program: the payload's ELF file, for its labels.
+        :param log: gets every packet.
         """
+        if log is not None:
+            self._ask(f"-gdb-set remotelogfile {log}")
         for command in SET_UP:
             self._ask(command)
         if program is not None:
@@ -401,17 +404,19 @@ def gdb_debugger(
     cancel: threading.Event,
     *,
     say: Callable[[str], None] = ignored,
+    log: Path | None = None,
 ) -> Iterator[GdbDebugger]:
     """A gdb that is connected to a gdbstub; L2 is left where it stands when gdb goes.
 
     :param socket: has to be there; what is behind it may be silent yet.
     :param program: the payload's ELF file, for its labels.
     :param deadline: of :func:`time.monotonic`, for all that follows.
+    :param log: gets every packet; or None.
     :raises MissingToolError: there is no gdb.
     :raises DebuggerError: see :class:`~qemu_diff.drive.debugger.Debugger`.
     """
     with mi_process(deadline, cancel) as mi:
         debugger = GdbDebugger(mi, say)
-        debugger.start(program)
+        debugger.start(program, log)
         debugger.connect(socket)
         yield debugger

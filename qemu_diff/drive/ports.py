@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from socket import AF_UNIX, socket
+from typing import TypeVar
 
 from qemu.qmp import QMPClient, QMPError
 
@@ -17,6 +18,11 @@ from qemu_diff.errors import DebuggerError
 POLL_S = 0.01
 
 ANSWER_S = 30.0
+
+MACHINE_DEVICES = "/machine/unattached"
+"""Where QOM has what nobody named (QEMU hw/core/qdev.c, ``device_set_realized``)."""
+
+_Answer = TypeVar("_Answer")
 
 
 @contextmanager
@@ -50,21 +56,51 @@ def _connect(connection: socket, path: Path, deadline: float, cancel: threading.
             raise DebuggerError("QEMU made no virtio-serial ports in time")
 
 
-def end_nested(connection: socket) -> None:
-    """Ask L1's QEMU to end, over its QMP.
+class NestedQmp:
+    """The QMP of L1's QEMU. Use it as a context manager.
 
-    :raises DebuggerError: it does not answer as QMP does.
+    Every method raises :class:`~qemu_diff.errors.DebuggerError` where it does not answer as QMP
+    does.
     """
-    try:
-        asyncio.run(asyncio.wait_for(_quit(connection), ANSWER_S))
-    except (QMPError, OSError, TimeoutError) as error:
-        raise DebuggerError(f"L1's QEMU does not answer on its QMP: {error}") from error
 
+    def __init__(self, connection: socket) -> None:
+        self._connection = connection
+        self._client = QMPClient("L1's QEMU")
+        self._runner = asyncio.Runner()
 
-async def _quit(connection: socket) -> None:
-    client = QMPClient("qemu-diff")
-    await client.connect(connection)
-    with suppress(QMPError):
-        await client.execute("quit")
-    with suppress(QMPError, EOFError):
-        await client.disconnect()
+    def __enter__(self) -> NestedQmp:
+        self._run(self._client.connect(self._connection))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(DebuggerError, EOFError):
+            self._run(self._client.disconnect())
+        self._runner.close()
+
+    def device(self, of_type: str) -> str:
+        """QOM path of the one device of a type that the machine itself made."""
+        made = self._execute("qom-list", {"path": MACHINE_DEVICES})
+        for one in made if isinstance(made, list) else []:
+            if isinstance(one, dict) and one.get("type") == f"child<{of_type}>":
+                return f"{MACHINE_DEVICES}/{one['name']}"
+        raise DebuggerError(f"L1's QEMU has no {of_type}")
+
+    def uses_kvm(self) -> bool:
+        """Whether L2 runs under KVM, and not under TCG."""
+        answer = self._execute("query-kvm")
+        return isinstance(answer, dict) and bool(answer.get("enabled"))
+
+    def quit(self) -> None:
+        """Ask it to end."""
+        self._execute("quit")
+
+    def _execute(self, command: str, arguments: dict[str, object] | None = None) -> object:
+        return self._run(self._client.execute(command, arguments))
+
+    def _run(self, answer: Coroutine[object, object, _Answer]) -> _Answer:
+        try:
+            return self._runner.run(asyncio.wait_for(answer, ANSWER_S))
+        except TimeoutError:
+            raise DebuggerError(f"the QMP of L1's QEMU was silent for {ANSWER_S:g} s") from None
+        except (QMPError, OSError) as error:
+            raise DebuggerError(f"the QMP of L1's QEMU: {error}") from error

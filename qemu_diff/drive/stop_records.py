@@ -6,7 +6,7 @@ many records the truth held at it takes the place of the mark.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -19,7 +19,8 @@ from qemu_diff.abi import (
     RecordKind,
     StepRecords,
 )
-from qemu_diff.drive.debugger import SIGINT, Position, Stop
+from qemu_diff.drive.debugger import Position, Stop
+from qemu_diff.drive.lines import Raised
 from qemu_diff.errors import DebuggerError
 
 KVM_EXIT_INTR = 10
@@ -36,18 +37,25 @@ _IRQ_SLOTS = (0x280, 0x480)
 
 _VECTOR_OFFSET = 0x7FF
 
+_Detail = tuple[int, ...]
+"""Four values of 64 bits."""
+
 
 class StopRecords:
     """Grows by one record at a time."""
 
-    def __init__(self, truth_count: Callable[[], int]) -> None:
+    def __init__(self, truth_count: Callable[[], int], transcript: Sequence[str] = ()) -> None:
         """
         :param truth_count: how many records the truth holds now.
+        :param transcript: what a user has been shown so far; it grows.
         """
         self._truth_count = truth_count
+        self._transcript = transcript
         self._rows: list[np.void] = []
         self.returns: list[int] = []
         """Records of the truth at each stop."""
+        self.shown: list[int] = []
+        """Lines of the transcript before each stop."""
         self._disagreements: list[str] = []
         self.pass_number = 0
 
@@ -96,23 +104,38 @@ class StopRecords:
             flags |= RecordFlag.BRANCH_REGISTER
         if at_vector is not None:
             flags |= RecordFlag.AT_VECTOR
-        self._return(
-            shown,
-            flags,
-            interrupted=stop.signal == SIGINT,
-            exception=ExceptionClass.SOFTWARE_STEP,
-            branch_register=branch_register or 0,
-            detail=(*(at_vector or (0, 0)), 0, 0),
-        )
+        row = self._return(shown, flags, (*(at_vector or (0, 0)), 0, 0))
+        row["branch_register"] = branch_register or 0
+        row["exit_reason"] = KVM_EXIT_DEBUG
+        row["esr"] = ExceptionClass.SOFTWARE_STEP << EC_SHIFT
+
+    def interrupted_step(self, stop: Stop) -> None:
+        """A step that was stopped before its instruction.
+
+        QEMU turns stepping off at every stop, and on again for the next step (gdbstub,
+        ``gdb_vm_state_change()``): KVM forgets then what it knows of a step.
+        """
+        row = self._return(stop.position, RecordFlag.STEPPING | RecordFlag.EINTR)
+        row["exit_reason"], row["error"] = KVM_EXIT_INTR, -EINTR
+        self.asked_for_steps(wanted=False)
+        self.asked_for_steps(wanted=True)
 
     def ran_to(self, stop: Stop) -> None:
         """L2 ran, unstepped, to a breakpoint."""
-        self._return(
-            stop.position,
-            RecordFlag(0),
-            interrupted=False,
-            exception=ExceptionClass.BREAKPOINT,
-        )
+        row = self._return(stop.position, RecordFlag(0))
+        row["exit_reason"] = KVM_EXIT_DEBUG
+        row["esr"] = ExceptionClass.BREAKPOINT << EC_SHIFT
+
+    def interrupted(self, raised: Iterable[Raised], counters: np.void) -> None:
+        """What was sent into L2 over its lines, and what L2 counted.
+
+        :param counters: dtype ``GUEST_COUNTERS``.
+        """
+        for one in raised:
+            detail = (one.kind, one.sent, one.held_back, one.handled)
+            self._add(RecordKind.SOURCE, detail=detail)
+        names = ("sgis_sent", "sgis_handled", "spurious", "nested")
+        self._add(RecordKind.GUEST, detail=tuple(int(counters[name]) for name in names))
 
     def check_agreement(self) -> None:
         """Both read what L1's QEMU knows of the vCPU: if they differ, a client is wrong, or QEMU.
@@ -125,27 +148,15 @@ class StopRecords:
             raise DebuggerError(self._disagreements[0] + others)
 
     def _return(
-        self,
-        shown: Position,
-        flags: RecordFlag,
-        *,
-        interrupted: bool,
-        exception: ExceptionClass,
-        branch_register: int = 0,
-        detail: tuple[int, int, int, int] = (0, 0, 0, 0),
-    ) -> None:
+        self, shown: Position, flags: RecordFlag, detail: _Detail = (0, 0, 0, 0)
+    ) -> np.void:
         self.returns.append(self._truth_count())
+        self.shown.append(len(self._transcript))
         row = self._add(RecordKind.RUN, detail=detail)
-        row["pc"], row["pstate"] = shown.pc, shown.pstate
-        row["branch_register"] = branch_register
-        if interrupted:
-            flags |= RecordFlag.EINTR
-            row["exit_reason"], row["error"] = KVM_EXIT_INTR, -EINTR
-        else:
-            row["exit_reason"], row["esr"] = KVM_EXIT_DEBUG, exception << EC_SHIFT
-        row["flags"] = flags | RecordFlag.UNTIMED
+        row["pc"], row["pstate"], row["flags"] = shown.pc, shown.pstate, flags | RecordFlag.UNTIMED
+        return row
 
-    def _add(self, kind: RecordKind, detail: tuple[int, int, int, int]) -> np.void:
+    def _add(self, kind: RecordKind, detail: _Detail) -> np.void:
         row: np.void = np.zeros(1, STEP_RECORD)[0]
         row["kind"], row["iteration"], row["detail"] = kind, self.pass_number, detail
         self._rows.append(row)

@@ -155,6 +155,7 @@ def assemble(
         labels=tuple((address, label) for address, label in symbols if label in _labels(addresses)),
         classes=tuple(one.decode() for one in classes.split(b"\0") if one),
         interrupts=_interrupts(addresses),
+        program=program,
     )
 
 
