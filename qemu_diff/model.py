@@ -485,6 +485,7 @@ class Finding:
     :param own_value: what it had to be.
     :param own_from: where that comes from, in words.
     :param stepping: whether stepping was on.
+    :param transcript: what gdb's user saw of it, and of the steps just before, line by line.
     """
 
     kind: ViolationKind
@@ -505,6 +506,7 @@ class Finding:
     own_value: int | None = None
     own_from: str = ""
     stepping: bool | None = None
+    transcript: tuple[str, ...] = ()
 
     @property
     def instruction(self) -> Instruction:
@@ -781,7 +783,6 @@ class CellResult:
         boot with landmarks told.
     :param witnessed: a debugger's stops at which the gdbstub and the monitor showed the same PC and
         PSTATE, which truth then confirms or not.
-    :param transcript: what a debugger's user saw around the first broken step, line by line.
     """
 
     cell: Cell
@@ -812,7 +813,6 @@ class CellResult:
     signatures: tuple[SignatureGroup, ...] = ()
     exit_functions: tuple[tuple[int, str], ...] = ()
     step_pcs: str = ""
-    transcript: tuple[str, ...] = ()
     witnessed: int = 0
 
     def count(self, kind: ViolationKind) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,6 +55,7 @@ from qemu_diff.model import (
     Cell,
     CellResult,
     CellVerdict,
+    Finding,
     FloodSource,
     KvmMode,
     Landmark,
@@ -96,6 +97,8 @@ OUR_PANICS = (
 """Kernel panics for want of a PID 1: ours died, or the kernel can't unpack an initramfs."""
 
 NO_HEADER = SharedHeader(SharedState.EMPTY, 0, 0, 0, 0, 0, "")
+
+STEPS_SHOWN = 3
 
 USABLE_CAPACITY = RECORD_CAPACITY * 9 // 10
 
@@ -161,6 +164,7 @@ class _CellRunner:
         self._device_interrupts = 0
         self._device_held_back = 0
         self._witnessed = 0
+        self._transcript: tuple[tuple[str, ...], tuple[int, ...]] = (), ()
         self._records_per_pass = 0.0
         self._windows: dict[int, int] = {}
         self._landmarks: dict[int, tuple[Landmark, ...]] = {}
@@ -182,6 +186,7 @@ class _CellRunner:
             fingerprint=self._fingerprint.hexdigest(),
             step_pcs=digest_of_passes(self._passes),
             witnessed=self._witnessed,
+            findings=with_transcript(judged.findings, *self._transcript),
         )
         if FloodSource.DEVICE in self._cell.flood.sources:
             sent = SourceCount(
@@ -424,6 +429,7 @@ class _CellRunner:
                 self._device_interrupts += done.device_interrupts
                 self._device_held_back += done.device_held_back
                 self._witnessed += done.witnessed
+                self._transcript = done.transcript, done.shown
                 return self._read(done)
             endings.append(unjudged)
             if not unjudged.worth_another_try:
@@ -487,6 +493,26 @@ def read_boot(directory: Path, tools: Tools) -> Trace:
         )
     except FileNotFoundError as error:
         raise LostGuestError(f"{error.filename} is not there") from error
+
+
+def with_transcript(
+    findings: tuple[Finding, ...], transcript: Sequence[str], shown: Sequence[int]
+) -> tuple[Finding, ...]:
+    """What gdb's user saw of each broken step, and of the steps just before.
+
+    :param shown: lines before each report.
+    """
+    if not transcript:
+        return findings
+    return tuple(
+        replace(
+            one,
+            transcript=tuple(
+                transcript[shown[max(0, one.report - STEPS_SHOWN)] : shown[one.report]]
+            ),
+        )
+        for one in findings
+    )
 
 
 def kvm_mode(trace: Trace) -> KvmMode | None:

@@ -297,6 +297,8 @@ def _step_lines(finding: Finding) -> list[str]:
             f"  interrupt        {finding.delivered_ns:,} ns after the entry into KVM_RUN "
             f"(requested {finding.requested_ns:,} ns after arming)"
         )
+    if finding.transcript:
+        lines += ["  and gdb's user saw", *(f"    {line}" for line in finding.transcript)]
     return lines
 
 
