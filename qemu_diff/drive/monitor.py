@@ -41,7 +41,7 @@ and an interrupt of L0's; brought back, the line is one of them: 5.1 ms become 2
 
 _PC = re.compile(r"^ PC=([0-9a-f]{16}) ", re.MULTILINE)
 _PSTATE = re.compile(r"^PSTATE=([0-9a-f]{16}|[0-9a-f]{8}) ", re.MULTILINE)
-"""QEMU target/arm/cpu.c, ``aarch64_cpu_dump_state``; a later PSTATE is 64 bits wide."""
+"""QEMU target/arm/cpu.c, ``aarch64_cpu_dump_state``; PSTATE has 32 bits in 7.2, 64 later."""
 
 _STATUS = re.compile(r"VM status: ([a-z][a-z() -]*)")
 _TYPEABLE = re.compile(r"[ -~]+")
@@ -267,11 +267,12 @@ class MonitorDebugger:
       before the main loop gets it. The debug request that is left then is dropped (``vm_stop`` of
       a machine that stands); no second stop follows.
     - Either stop ends with ``cpu_single_step(cpu, 0)`` ("disable single step if it was enabled"),
-      which tells KVM at once. ``vCont;s`` may follow, and ``cont`` runs L2 freely; its end is a
-      stop that gdb did not ask for, and that :meth:`await_stop` returns.
-    - With several vCPUs that holds of ``c_cpu`` only, the one that stopped last: before QEMU 8.1.1
-      a T02 may name another thread than the one that was stepped, which keeps its single-step
-      (https://gitlab.com/qemu-project/qemu/-/issues/1725). L2 of this driver has one.
+      which tells KVM at once. ``vCont;s`` may follow, and ``cont`` runs L2 freely. The monitor's
+      ``stop`` is then one that gdb did not ask for, and that the next request passes over.
+    - With several vCPUs that holds of ``c_cpu`` only, the one that stopped last. Before QEMU commit
+      761e3c10881b ("gdbstub: fixes cases where wrong threads were reported to GDB on SIGINT") a T02
+      may name another thread than the one that was stepped, which keeps its single-step. L2 of this
+      driver has one.
     """
 
     def __init__(self, monitor: Monitor, steps: RspDebugger) -> None:
