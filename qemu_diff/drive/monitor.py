@@ -128,7 +128,8 @@ class Monitor:
         if not typed:
             raise DebuggerError("no command of the monitor is prepared")
         self._send(b"\n")
-        return strip_echo(typed, typed.encode() + _ECHO_END + self._until_prompt())
+        shown = self._expect(self._prompt, self._answer_by())
+        return self._output(typed, typed.encode() + _ECHO_END + shown)
 
     def registers(self, vcpu: int = 0) -> Position:
         """Where a vCPU stands; QEMU stops it for a moment where it runs."""
@@ -179,9 +180,11 @@ class Monitor:
     def _command(self, text: str, deadline: float) -> str:
         self._type(text, b"\n")
         self._previous = text
-        shown = self._expect(self._prompt, deadline)
+        return self._output(text, self._expect(self._prompt, deadline))
+
+    def _output(self, typed: str, shown: bytes) -> str:
         try:
-            return strip_echo(text, shown)
+            return strip_echo(typed, shown)
         except DebuggerError as error:
             self._lost = str(error)
             raise
@@ -210,9 +213,6 @@ class Monitor:
             self._spawn.send(keys)
         except OSError as error:
             raise self._failed("the monitor went away") from error
-
-    def _until_prompt(self) -> bytes:
-        return self._expect(self._prompt, self._answer_by())
 
     def _answer_by(self) -> float:
         return min(self._deadline, time.monotonic() + self._answer_s)
@@ -336,7 +336,7 @@ class MonitorDebugger:
         return self._steps.run_to_with(address, self.await_stop)
 
     def leave(self) -> None:
-        """See :meth:`Debugger.leave`; the gdbstub goes on, for ending it would let L2 run."""
+        """See :meth:`Debugger.leave`: nothing is sent, and the gdbstub is left as it is."""
         self._steps.leave()
 
 
