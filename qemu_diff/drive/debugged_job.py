@@ -196,8 +196,6 @@ class DebuggedJob:
         if interrupts is None:
             raise DebuggerError("the payload has nothing to be called")
         self._records.asked_for_steps(wanted=False)
-        if self._lines is not None:
-            self._lines.settle()
         if routine:
             self._write_register(REGISTER_PC, routine)
             self._write_register(REGISTER_PSTATE, PSTATE_EL1H_MASKED)

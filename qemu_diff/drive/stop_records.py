@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from qemu_diff.abi import (
+    IRQ_SLOTS,
     KVM_EXIT_DEBUG,
     STEP_RECORD,
     DebugControl,
@@ -31,9 +32,6 @@ EINTR = 4
 EC_SHIFT = 26
 
 STEPPING = int(DebugControl.ENABLE | DebugControl.SINGLESTEP)
-
-_IRQ_SLOTS = (0x280, 0x480)
-"""Offsets of an IRQ's vectors from VBAR_EL1: from EL1 with SP_EL1, from EL0 (DDI 0487, D1.4.2)."""
 
 _VECTOR_OFFSET = 0x7FF
 
@@ -169,4 +167,4 @@ def _words(position: Position) -> str:
 
 def at_irq_vector(pc: int) -> bool:
     """Whether an interrupt's vector may be there: the payload's lie at a multiple of 2 KiB."""
-    return pc & _VECTOR_OFFSET in _IRQ_SLOTS
+    return pc & _VECTOR_OFFSET in IRQ_SLOTS
