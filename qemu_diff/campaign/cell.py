@@ -617,6 +617,12 @@ def _unjudged(done: Boot, budget_s: float) -> _Unjudged | None:
     return _Unjudged(CellVerdict.LOST, _loss(done, header, budget_s), again)
 
 
+def unjudged_reason(done: Boot, budget_s: float) -> tuple[CellVerdict, str] | None:
+    """The verdict of a boot that left nothing to judge, and why; None where it left something."""
+    found = _unjudged(done, budget_s)
+    return None if found is None else (found.verdict, found.reason)
+
+
 def _out_of_reach(done: Boot) -> str:
     """Why a debugger could not go on: L1's QEMU, or PID 1, may have had the last word."""
     said = done.exit.last_line

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from qemu_diff.compare.decode import program_of
@@ -14,6 +14,7 @@ from qemu_diff.drive.in_guest import Tools
 from qemu_diff.drive.job import Routine, compiled
 from qemu_diff.drive.peer import PeerTools, prepare_peer
 from qemu_diff.drive.script import read_script, script_path
+from qemu_diff.drive.session import Session, read_session, session_path
 from qemu_diff.drive.stepper import InGuest, Stepper
 from qemu_diff.errors import (
     CompileError,
@@ -89,6 +90,7 @@ class Prepared:
     :param peer: what the kernels' own selftests need.
     :param routines: what each job comes to on each payload.
     :param bundle: L1's QEMU, where a driver asks for one.
+    :param sessions: by name.
     """
 
     tools: Tools
@@ -97,6 +99,7 @@ class Prepared:
     routines: dict[tuple[str, PayloadKey], Routine]
     kernels: Kernels
     bundle: QemuBundle | None = None
+    sessions: dict[str, Session] = field(default_factory=dict)
 
     def payload_of(self, cell: Cell) -> Payload:
         """What L2 runs."""
@@ -108,8 +111,10 @@ class Prepared:
 
     def stepper_of(self, cell: Cell) -> Stepper:
         """Who steps the cell's L2."""
-        if cell.driver is Driver.IN_GUEST:
-            return InGuest(self.tools)
+        return InGuest(self.tools) if cell.driver is Driver.IN_GUEST else self.debugger_of(cell)
+
+    def debugger_of(self, cell: Cell) -> FromOutside:
+        """The same, of a driver from outside."""
         assert self.bundle is not None, "prepare() gets one for these drivers"
         return FromOutside(cell.driver, self.tools, self.bundle, self.peer.init)
 
@@ -159,9 +164,26 @@ def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepar
     outside = [cell for cell in ours if cell.driver in FROM_OUTSIDE]
     for cell in outside:
         check_debuggable(routines[cell.job, _key(cell)], cell.job)
+    sessions = _sessions(cells, places.guest_images, beside)
     bundle = fetch_bundle() if outside else None
     peer = prepare_peer(qemu, places.guest_images, places.cache)
-    return Prepared(tools, peer, payloads, routines, _kernels(campaign, cells), bundle)
+    return Prepared(tools, peer, payloads, routines, _kernels(campaign, cells), bundle, sessions)
+
+
+def _sessions(cells: Sequence[Cell], guest_images: Path, beside: Path) -> dict[str, Session]:
+    """
+    :raises UserError: a session file is wrong, or is about another payload.
+    """
+    sessions: dict[str, Session] = {}
+    for cell in cells:
+        if not cell.session:
+            continue
+        path = session_path(guest_images, cell.session, beside)
+        session = sessions.setdefault(cell.session, read_session(path))
+        if session.payload != cell.payload:
+            about = f"session {cell.session} is about payload {session.payload}"
+            raise UserError(f"{path}: {about}, and the campaign has it with {cell.payload}")
+    return sessions
 
 
 def _payload(key: PayloadKey, beside: Path, places: Places) -> Payload:

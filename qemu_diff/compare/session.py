@@ -62,6 +62,7 @@ def judge_session(
     phantom: NDArray[np.bool_],
     program: Program,
     payload: Payload,
+    *,
     writers: Sequence[tuple[str, int]] = (),
 ) -> tuple[SessionFinding, ...]:
     """Every command that broke its promise, in order; of each the first that is broken.

@@ -29,12 +29,14 @@ class Connected:
     """A debugger of L2, and who else says where L2 stands.
 
     :param witness: the gdbstub's or the monitor's view, whichever the debugger does not have.
+    :param relay: where gdb connects to; of gdb only.
     :param transcript: what gdb's user has seen so far, line by line; of gdb only.
     """
 
     debugger: Debugger
     witness: Callable[[], Position]
     monitor: Monitor
+    relay: Path | None = None
     transcript: list[str] = field(default_factory=list)
 
 
@@ -93,4 +95,4 @@ def _with_gdb(call: Call, monitor: Monitor, stack: ExitStack) -> Connected:
             log=call.directory / PACKET_LOG,
         )
     )
-    return Connected(debugger, monitor.registers, monitor, transcript)
+    return Connected(debugger, monitor.registers, monitor, relay, transcript)

@@ -14,6 +14,7 @@ from qemu_diff.drive.async_first import Redirector, plan_of
 from qemu_diff.drive.device import DevicePender
 from qemu_diff.drive.job import Job
 from qemu_diff.drive.recorded_job import RecordedJob
+from qemu_diff.drive.session_run import Done
 from qemu_diff.errors import CorruptDataError, InfrastructureError
 from qemu_diff.guest.image import LOAD_ADDRESS, MEMORY_BYTES, StepVmm, initramfs
 from qemu_diff.guest.machine import SHARED_BYTES, MachineFiles, Recording, argv
@@ -72,6 +73,7 @@ class Boot:
     :param witnessed: stops at which the gdbstub and the monitor showed the same.
     :param transcript: what gdb's user was shown, line by line.
     :param shown: how many of these lines there were at each stop.
+    :param commands: of a session with gdb.
     """
 
     directory: Path
@@ -87,6 +89,7 @@ class Boot:
     witnessed: int = 0
     transcript: tuple[str, ...] = ()
     shown: tuple[int, ...] = ()
+    commands: tuple[Done, ...] = ()
 
 
 class _Pulse:

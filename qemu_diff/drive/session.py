@@ -90,9 +90,13 @@ class Session:
     commands: tuple[Command, ...]
 
 
-def session_path(guest_images: Path, name: str) -> Path:
-    """Where our own session of that name is."""
-    return guest_images / SESSIONS / f"{name}.gdb"
+def session_path(guest_images: Path, name: str, beside: Path | None = None) -> Path:
+    """Where the session of that name is.
+
+    :param beside: the campaign file's directory: a session of its own wins over one of ours.
+    """
+    own = beside / SESSIONS / f"{name}.gdb" if beside else None
+    return own if own and own.is_file() else guest_images / SESSIONS / f"{name}.gdb"
 
 
 def read_session(path: Path) -> Session:

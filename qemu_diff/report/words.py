@@ -125,6 +125,8 @@ def _verdict_sentences(result: CellResult) -> list[str]:
     kernel = result.cell.kernel
     if result.cell.driver is Driver.SELFTEST and result.verdict.judged:
         return [f"{kernel}: its own selftest: {result.verdict}: {result.reason}"]
+    if result.cell.session and result.verdict.judged:
+        return _session_sentences(result)
     if result.verdict is CellVerdict.PASS:
         return [_clean_sentence(result)]
     if result.verdict is not CellVerdict.FAIL or not result.breakdown:
@@ -141,6 +143,14 @@ def _verdict_sentences(result: CellResult) -> list[str]:
         ),
         *_signature_sentences(result),
     ]
+
+
+def _session_sentences(result: CellResult) -> list[str]:
+    """What gdb's user was told."""
+    kernel, commands = result.cell.kernel, _counted(result.steps, "command")
+    if not result.findings:
+        return [f"{kernel}: gdb's user was told the truth after each of {commands} that ran L2"]
+    return [f"{kernel}: {finding.message}" for finding in result.findings]
 
 
 def signature_name(signature: Signature) -> str:
