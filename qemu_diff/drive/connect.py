@@ -23,6 +23,9 @@ from qemu_diff.model import Driver, Payload
 PACKET_LOG = "rsp.log"
 """What was asked of the gdbstub and what it answered: enough to ask the same again."""
 
+STOP_EACH = 3
+"""The driver ``monitor`` stops one of so many steps on its way."""
+
 
 @dataclass(frozen=True)
 class Connected:
@@ -78,7 +81,7 @@ def connected(driver: Driver, call: Call) -> Iterator[Connected]:
         if driver is Driver.RSP:
             yield Connected(steps, monitor.registers, monitor)
         else:
-            yield Connected(MonitorDebugger(monitor, steps), steps.position, monitor)
+            yield Connected(MonitorDebugger(monitor, steps, STOP_EACH), steps.position, monitor)
 
 
 def _with_gdb(call: Call, monitor: Monitor, stack: ExitStack) -> Connected:

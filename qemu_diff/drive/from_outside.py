@@ -212,6 +212,7 @@ class FromOutside:
             device_held_back=pender.held_back,
             debugger=session.complaint,
             witnessed=session.stops,
+            stopped_on_the_way=session.records.stopped_on_the_way if session.records else 0,
             transcript=tuple(session.transcript),
             shown=tuple(session.records.shown if session.records else ()),
             commands=session.commands,

@@ -71,6 +71,7 @@ class Boot:
     :param device_held_back: those that would have been one with the one before.
     :param debugger: of a boot that a debugger drove: why it could not go on, or nothing.
     :param witnessed: stops at which the gdbstub and the monitor showed the same.
+    :param stopped_on_the_way: steps that a monitor's ``stop`` ended.
     :param transcript: what gdb's user was shown, line by line.
     :param shown: how many of these lines there were at each stop.
     :param commands: of a session with gdb.
@@ -87,6 +88,7 @@ class Boot:
     device_held_back: int = 0
     debugger: str = ""
     witnessed: int = 0
+    stopped_on_the_way: int = 0
     transcript: tuple[str, ...] = ()
     shown: tuple[int, ...] = ()
     commands: tuple[Done, ...] = ()

@@ -70,6 +70,10 @@ def strip_echo(typed: str, shown: bytes) -> str:
     return _plain(output)
 
 
+STOP_AFTER_S = 0.001
+"""See :meth:`MonitorDebugger.request_step_and_stop`: nearly always while the step is under way."""
+
+
 class Monitor:
     """QEMU's human monitor with its readline (``-mon mode=readline``), behind a socket.
 
@@ -275,13 +279,16 @@ class MonitorDebugger:
       driver has one.
     """
 
-    def __init__(self, monitor: Monitor, steps: RspDebugger) -> None:
+    def __init__(self, monitor: Monitor, steps: RspDebugger, stop_each: int = 0) -> None:
         """
         :param monitor: started.
         :param steps: of the same QEMU, whose gdbstub the monitor may have started.
+        :param stop_each: of so many steps, :meth:`step` has one stopped on its way; 0: none.
         """
         self._monitor = monitor
         self._steps = steps
+        self._stop_each = stop_each
+        self._number = 0
 
     def position(self, vcpu: int = 0) -> Position:
         """See :meth:`Debugger.position`: the monitor's."""
@@ -328,7 +335,11 @@ class MonitorDebugger:
 
     def step(self) -> Stop:
         """See :meth:`Debugger.step`."""
-        self.request_step()
+        self._number += 1
+        if self._stop_each and self._number % self._stop_each == 0:
+            self.request_step_and_stop(STOP_AFTER_S)
+        else:
+            self.request_step()
         return self.await_stop()
 
     def run_to(self, address: int) -> Stop:

@@ -91,7 +91,9 @@ def _witness_sentences(result: CellResult) -> list[str]:
     kernel, stops = result.cell.kernel, _counted(result.witnessed, "stop")
     agreed = f"{kernel}: gdbstub and monitor showed the same PC and PSTATE at each of {stops}"
     if result.verdict is CellVerdict.PASS:
-        return [f"{agreed}, and the truth says so, too"]
+        agreed += ", and the truth says so, too"
+    if result.stopped_on_the_way:
+        agreed += f"; the monitor stopped {result.stopped_on_the_way:,} steps on their way"
     return [agreed]
 
 
