@@ -205,7 +205,7 @@ class _Judge:
             executed[self.done.start.pc] -= 1
         for one in self.done.breakpoints:
             passed = executed[one.address] - stood[one.address] - silent
-            if not one.size and not one.conditional and passed > 0:
+            if not one.watches and not one.conditional and passed > 0:
                 where = self.places.name(one.address)
                 yield self._finding(
                     ViolationKind.LOST_STEP,
@@ -214,8 +214,7 @@ class _Judge:
 
     def _passed_watchpoints(self) -> Iterator[SessionFinding]:
         watches = any(
-            one.size and one.kind in _WATCH_KINDS and not one.conditional
-            for one in self.done.breakpoints
+            one.kind in _WATCH_KINDS and not one.conditional for one in self.done.breakpoints
         )
         writes = [pc for pc in self.path.executed if pc in self.written]
         stops = sum(one.reason in _WATCH_REASONS for one in self.done.halts)
@@ -224,6 +223,13 @@ class _Judge:
             yield self._finding(
                 ViolationKind.LOST_STEP, f"ran on after {where} had changed what is watched",
                 self.program.successors(writes[stops]),
+            )  # fmt: skip
+        elif watches and writes and stops and self.path.executed[-1] != writes[-1]:
+            late, changed = self.places.name(self.path.executed[-1]), self.places.name(writes[-1])
+            yield self._finding(
+                ViolationKind.LOST_STEP,
+                f"tells of a change only after {late}, but {changed} made it",
+                self.program.successors(writes[-1]),
             )  # fmt: skip
 
     def _passed_place(self) -> Iterator[SessionFinding]:
@@ -242,13 +248,18 @@ class _Judge:
         if count is None:
             return
         over = self.done.command.kind is CommandKind.NEXTI
-        units = _units(self.path.executed, self.program, over)
-        if len(units) > count:
-            also = self.places.name(units[count])
+        units = _units(self._stepped(), self.program, over)
+        if len(units) > count == 1:
+            also = self.places.name(units[1])
             yield self._finding(
                 ViolationKind.LOST_STEP,
-                f"executed {_instructions(len(units))}, {also} without a stop", (units[count],),
-            )  # fmt: skip
+                f"executed {also} as well, without a stop there",
+                units[1:2],
+            )
+        elif len(units) > count:
+            yield self._finding(
+                ViolationKind.LOST_STEP, f"executed {_instructions(len(units))}, not {count}"
+            )
         elif len(units) + self._interrupts() < count and not self._ended_early():
             yield self._finding(
                 ViolationKind.SPURIOUS_STEP, f"executed {_instructions(len(units))}, not {count}"
@@ -259,11 +270,34 @@ class _Judge:
         command, halts = self.done.command, self.done.halts
         if command.kind is CommandKind.STEPI and command.count is None:
             return sum(one.reason == STEPPED for one in halts)
+        if self._steps_in_commands():
+            return len(halts) - 1
         if command.kind in (CommandKind.STEPI, CommandKind.NEXTI) and len(halts) == 1:
             return command.count
         if command.kind is CommandKind.UNTIL and not command.location and self._is_plain():
             return 1
         return None
+
+    def _stepped(self) -> tuple[int, ...]:
+        """What was executed in steps: all, or where a breakpoint's commands step, what came after
+        L2 had got there."""
+        executed = self.path.executed
+        if not self._steps_in_commands():
+            return executed
+        places = {one.address for one in self.done.breakpoints if not one.watches}
+        begin = int(executed[:1] == (self.done.start.pc,))
+        there = (index for index, pc in enumerate(executed) if index >= begin and pc in places)
+        return executed[next(there, len(executed)) :]
+
+    def _steps_in_commands(self) -> bool:
+        """Whether a breakpoint's commands have stepped after ``continue``."""
+        reasons = [one.reason for one in self.done.halts]
+        return (
+            self.done.command.kind is CommandKind.CONTINUE
+            and len(reasons) > 1
+            and reasons[0] != STEPPED
+            and all(one == STEPPED for one in reasons[1:])
+        )
 
     def _is_plain(self) -> bool:
         """Whether ``until`` can only go to the next instruction."""
@@ -277,7 +311,7 @@ class _Judge:
         return int(np.sum(self.program.is_irq_vector(np.array(seen, dtype=np.int64))))
 
     def _ended_early(self) -> bool:
-        return any(one.reason != STEPPED for one in self.done.halts)
+        return self.done.halts[-1:] != () and self.done.halts[-1].reason != STEPPED
 
     def _arrival(self) -> Iterator[SessionFinding]:
         """gdb says that L2 stands where the last instruction leads to."""

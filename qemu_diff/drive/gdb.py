@@ -49,8 +49,9 @@ class Breakpoint:
     """A breakpoint or watchpoint of the user's, as ``-break-list`` has it.
 
     :param number: gdb's.
-    :param address: of the instruction, or of the watched bytes.
-    :param size: of the watched bytes; 0 for a breakpoint.
+    :param address: of the instruction, or of the watched bytes; 0 where a register is watched, or
+        what is no place.
+    :param size: of the watched bytes; else 0.
     :param kind: ``breakpoint``, ``hw breakpoint``, ``watchpoint``, ``hw watchpoint``,
         ``read watchpoint`` or ``acc watchpoint``.
     :param conditional: a condition, an ignore count or a thread may let L2 pass.
@@ -61,6 +62,11 @@ class Breakpoint:
     size: int
     kind: str
     conditional: bool
+
+    @property
+    def watches(self) -> bool:
+        """Whether it is a watchpoint."""
+        return self.kind.endswith("watchpoint")
 
 
 @dataclass(frozen=True)
@@ -255,7 +261,7 @@ class GdbDebugger:
         try:
             watched, size = self.evaluate(f"&({what})"), self.evaluate(f"sizeof({what})")
         except DebuggerError:
-            return None  # a register, or an expression of several values
+            watched, size = 0, 0
         return Breakpoint(number, watched, size, kind, conditional)
 
     def _await_end(self, enough: Callable[[], bool]) -> None:

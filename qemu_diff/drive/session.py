@@ -7,6 +7,7 @@ directives::
 
     #! payload NAME             what L2 runs; before the first command
     #! vcpus N                  how many L2 has; 1 without it
+    #! interrupts               it is assembled with a GIC set-up (payloads/interrupts.inc)
     #! writer LABEL[+OFFSET]    an instruction that changes what is watched
     #! interrupt SECONDS        Ctrl-C, so long after the next command was given
     #! monitor COMMAND          of QEMU's monitor, from beside gdb
@@ -80,12 +81,14 @@ class Session:
     """A session file.
 
     :param payload: what L2 runs.
+    :param interrupts: with a GIC set-up.
     :param writers: instructions that change what is watched, as (label, offset in bytes).
     """
 
     path: Path
     payload: str
     vcpus: int
+    interrupts: bool
     writers: tuple[tuple[str, int], ...]
     commands: tuple[Command, ...]
 
@@ -126,7 +129,12 @@ def parsed(text: str, path: Path) -> Session:
     if parser.mistakes:
         raise mistakes_error(path, parser.mistakes)
     return Session(
-        path, parser.payload, parser.vcpus, tuple(parser.writers), tuple(parser.commands)
+        path,
+        parser.payload,
+        parser.vcpus,
+        parser.interrupts,
+        tuple(parser.writers),
+        tuple(parser.commands),
     )
 
 
@@ -256,6 +264,7 @@ class _Parser:
         self.mistakes: list[Mistake] = []
         self.payload = ""
         self.vcpus = 1
+        self.interrupts = False
         self.writers: list[tuple[str, int]] = []
         self.commands: list[Command] = []
         self._interrupt: tuple[float, Position] | None = None
@@ -265,6 +274,7 @@ class _Parser:
         self._directives: dict[str, Callable[[str, Position], None]] = {
             "payload": self._take_payload,
             "vcpus": self._take_vcpus,
+            "interrupts": self._take_interrupts,
             "writer": self._take_writer,
             "interrupt": self._take_interrupt,
             "monitor": self._take_monitor,
@@ -344,6 +354,11 @@ class _Parser:
         if self.commands:
             raise Mistake(at, "`#! vcpus` stands before the first command")
         self.vcpus = _number_of(rest, at, MOST_VCPUS)
+
+    def _take_interrupts(self, rest: str, at: Position) -> None:
+        if rest or self.commands:
+            raise Mistake(at, "`#! interrupts` stands alone, before the first command")
+        self.interrupts = True
 
     def _take_writer(self, rest: str, at: Position) -> None:
         self.writers.append(_place(rest, at))
