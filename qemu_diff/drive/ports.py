@@ -57,7 +57,10 @@ def end_nested(connection: socket) -> None:
     """
     try:
         asyncio.run(asyncio.wait_for(_quit(connection), ANSWER_S))
-    except (QMPError, OSError, TimeoutError) as error:
+    except TimeoutError as error:
+        silent = f"nothing came for {ANSWER_S:g} s"
+        raise DebuggerError(f"L1's QEMU does not answer on its QMP: {silent}") from error
+    except (QMPError, OSError) as error:
         raise DebuggerError(f"L1's QEMU does not answer on its QMP: {error}") from error
 
 
