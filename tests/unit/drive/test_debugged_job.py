@@ -298,10 +298,14 @@ def test_set_up_and_pass_end_where_l2_says_that_it_is_done(name: str) -> None:
     stops = StopRecords(lambda: 0)
     driver = DebuggedJob(machine, machine.position, payload, stops)
     driver.run(job)
-    assert machine.written == [
-        ("pc", payload.interrupts.setup),
-        ("cpsr", PSTATE_EL1H_MASKED),
-    ] * 2
+    assert (
+        machine.written
+        == [
+            ("pc", payload.interrupts.setup),
+            ("cpsr", PSTATE_EL1H_MASKED),
+        ]
+        * 2
+    )
     driver.run(Job((Operation(OperationCode.CALL),)))
 
     assert machine.ran_to == [setup, setup, end]
@@ -372,7 +376,7 @@ def test_a_call_is_not_judged_and_stepping_goes_on_after_it() -> None:
 
 def test_a_payload_without_interrupts_has_nothing_to_be_called() -> None:
     payload = payload_named("hvc")
-    with pytest.raises(DebuggerError, match="^the payload has nothing to be called$"):
+    with pytest.raises(DebuggerError, match=r"^the payload has nothing to be called$"):
         run(Job((Operation(OperationCode.CALL),)), Debuggee(payload))
 
 

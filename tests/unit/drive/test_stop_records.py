@@ -100,9 +100,7 @@ def test_what_the_job_does_is_recorded_in_order_and_by_pass() -> None:
     stops.asked_for_steps(wanted=True)
     stops.began_pass(1)
     stops.wrote(REGISTER_PC, (1 << 64) - 4)
-    assert [
-        (row["kind"], row["iteration"], row["detail"].tolist()) for row in stops.records
-    ] == [
+    assert [(row["kind"], row["iteration"], row["detail"].tolist()) for row in stops.records] == [
         (RecordKind.DEBUG_CONTROL, 0, [0, 0, 0, 0]),
         (RecordKind.PASS, 0, [0, 0, 0, 0]),
         (RecordKind.DEBUG_CONTROL, 0, [3, 0, 0, 0]),

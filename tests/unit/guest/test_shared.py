@@ -256,5 +256,5 @@ def test_a_long_complaint_is_cut_to_what_has_room(region: Path) -> None:
 
 
 def test_records_that_can_not_be_written(tmp_path: Path) -> None:
-    with pytest.raises(InfrastructureError, match="No such file or directory$"):
+    with pytest.raises(InfrastructureError, match=r"No such file or directory$"):
         write_records(tmp_path / "gone" / "r", np.zeros(1, STEP_RECORD), SharedState.DONE)

@@ -289,9 +289,7 @@ def test_between_two_marks_lies_what_was_counted(
 
 
 @pytest.mark.parametrize("returns", [[COUNT + 1], [0, 2, COUNT + 1], [1 << 40]])
-def test_fewer_records_than_were_counted_are_corrupt(
-    truth_file: Write, returns: list[int]
-) -> None:
+def test_fewer_records_than_were_counted_are_corrupt(truth_file: Write, returns: list[int]) -> None:
     path = truth_file(sealed(records()))
     before = path.read_bytes()
 
