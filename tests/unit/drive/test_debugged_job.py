@@ -553,7 +553,7 @@ def test_the_marks_that_the_chain_reads_are_one_for_each_stop() -> None:
 
 
 def test_a_register_that_the_branch_itself_writes_is_read_before_the_step() -> None:
-    adr_x30, blr_x30, nop = 0x1000005E, 0xD63F03C0, 0xD503201F
+    adr_x30, blr_x30, nop = 0x1000007E, 0xD63F03C0, 0xD503201F
     words = (adr_x30, blr_x30, nop, nop)
     blob = b"".join(word.to_bytes(4, "little") for word in words)
     end = LOAD_ADDRESS + 4 * len(words)
@@ -565,4 +565,4 @@ def test_a_register_that_the_branch_itself_writes_is_read_before_the_step() -> N
     stops = run(Job(operations), Debuggee(payload)).stops.records
     (told,) = stops[(stops["flags"] & RecordFlag.BRANCH_REGISTER) != 0]
 
-    assert told["branch_register"] == told["pc"] == LOAD_ADDRESS + 8
+    assert told["branch_register"] == told["pc"] == LOAD_ADDRESS + 12
