@@ -566,3 +566,19 @@ def test_a_register_that_the_branch_itself_writes_is_read_before_the_step() -> N
     (told,) = stops[(stops["flags"] & RecordFlag.BRANCH_REGISTER) != 0]
 
     assert told["branch_register"] == told["pc"] == LOAD_ADDRESS + 12
+
+
+def test_a_branch_may_come_first_where_the_job_wrote_pc() -> None:
+    ret, nop = 0xD65F03C0, 0xD503201F
+    blob = b"".join(word.to_bytes(4, "little") for word in (nop, ret, nop, nop))
+    end = LOAD_ADDRESS + len(blob)
+    payload = Payload("ret", blob, LOAD_ADDRESS, LOAD_ADDRESS, end, end, (), ())
+    operations = (
+        Operation(OperationCode.SET_REG, a=REGISTERS["x30"], b=LOAD_ADDRESS + 12),
+        Operation(OperationCode.SET_REG, a=REGISTER_PC, b=LOAD_ADDRESS + 4),
+        Operation(OperationCode.STEP, n=1, a=end),
+    )
+    stops = run(Job(operations), Debuggee(payload)).stops.records
+    (told,) = stops[(stops["flags"] & RecordFlag.BRANCH_REGISTER) != 0]
+
+    assert told["branch_register"] == told["pc"] == LOAD_ADDRESS + 12
