@@ -101,14 +101,14 @@ def _cell(
 ) -> Cell:
     does = f"session-{session}" if session else "" if job == DEFAULT_JOB else f"job-{job}"
     point = ".".join(_point_parts(payload, does, machine, scenario.flood))
-    point += _driver_suffix(scenario.driver)
     return Cell(
-        id=f"{kernel}.{point}",
+        id=f"{kernel}.{point}{_driver_suffix(scenario.driver)}",
         kernel=kernel,
         payload=payload,
         machine=machine,
         flood=scenario.flood,
         driver=scenario.driver,
+        # Without the driver: both sides of a pair of drivers are flooded alike.
         seed=_seed(campaign.seed, point),
         expected=_expected(scenario.expect, kernel, payload, session or job),
         job=job,

@@ -65,7 +65,7 @@ def meaning_problems(file: CampaignFile, around: Surroundings) -> Iterator[Probl
         yield Problem((), "no scenarios", "add a table [[scenario]] with a payload")
     for name, kernel in file.kernels.items():
         yield from _kernel_problems(("kernels", name), kernel, around.paths)
-    yield from _pair_problems(file.pair, tuple(file.kernels), tuple(Driver))
+    yield from _pair_problems(file.pair, tuple(file.kernels), tuple(one.value for one in Driver))
     for index, scenario in enumerate(file.scenario):
         path = ("scenario", index)
         if Driver.SELFTEST in scenario.driver:
@@ -298,14 +298,15 @@ _AT_RANDOM = (
 def _outside_problems(path: KeyPath, scenario: ScenarioTable) -> Iterator[Problem]:
     """What a debugger of L2 can't do."""
     flood, at = scenario.flood, (*path, "flood")
-    for source in (*flood.source, *(flood.each_of or ())):
+    sources = (*flood.source, *(flood.each_of or ()))
+    for source in sources:
         if source not in _AT_RANDOM:
             text = f"{label((*at, 'source'))}: a debugger's L2 is not flooded by {source}"
             yield Problem((*at, "source"), text, f"there are {listing(_AT_RANDOM)}")
     if flood.placement not in (Placement.NONE, Placement.RANDOM):
         text = f"{label((*at, 'placement'))}: nothing is placed into a debugger's steps"
         yield Problem((*at, "placement"), text, "set placement to random, with last_ns")
-    if FloodSource.HOST_TIMER in flood.source and flood.last_ns is None:
+    if FloodSource.HOST_TIMER in sources and flood.last_ns is None:
         text = f"{label(at)}: the flood of a debugger's L2 needs last_ns"
         yield Problem(at, text, "an interrupt comes first_ns to last_ns after another")
     if scenario.machine.cpus > 1:

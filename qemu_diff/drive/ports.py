@@ -11,7 +11,7 @@ from pathlib import Path
 from socket import AF_UNIX, socket
 from typing import TypeVar
 
-from qemu.qmp import QMPClient, QMPError
+from qemu.qmp import ExecInterruptedError, QMPClient, QMPError
 
 from qemu_diff.errors import DebuggerError
 
@@ -91,8 +91,13 @@ class NestedQmp:
         return isinstance(answer, dict) and bool(answer.get("enabled"))
 
     def quit(self) -> None:
-        """Ask it to end."""
-        self._execute("quit")
+        """Ask it to end; it may be gone before it has answered."""
+
+        async def leave() -> None:
+            with suppress(ExecInterruptedError):
+                await self._client.execute("quit")
+
+        self._run(leave())
 
     def _execute(self, command: str, arguments: dict[str, object] | None = None) -> object:
         return self._run(self._client.execute(command, arguments))
@@ -103,4 +108,5 @@ class NestedQmp:
         except TimeoutError:
             raise DebuggerError(f"the QMP of L1's QEMU was silent for {ANSWER_S:g} s") from None
         except (QMPError, OSError) as error:
-            raise DebuggerError(f"the QMP of L1's QEMU: {error}") from error
+            words = " ".join(str(error).split())
+            raise DebuggerError(f"the QMP of L1's QEMU: {words}") from error

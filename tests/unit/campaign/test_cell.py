@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,36 @@ def test_a_qemu_that_died_is_to_blame_even_if_the_step_vmm_gave_up() -> None:
 
 def test_a_qemu_that_outlives_its_job_did_start_the_step_vmm() -> None:
     assert "did not start" not in unjudged(boot(DONE, Ending.OUT_OF_BUDGET)).reason
+
+
+# --- a boot that a debugger drove ---
+
+
+@pytest.mark.parametrize("state", [DONE, FAILED, NO_KVM, UNEXPECTED, EMPTY, None])
+@pytest.mark.parametrize("ending", Ending)
+def test_a_debugger_that_can_not_go_on_is_lost_and_may_try_again(
+    state: SharedHeader | None, ending: Ending
+) -> None:
+    found = unjudged(replace(boot(state, ending), debugger="gdb went away"))
+    said = "" if ending is Ending.GIVEN_UP else "; the console's last line: Booting Linux"
+    reason = f"gdb went away{said}"
+    assert found == _Unjudged(CellVerdict.LOST, reason, worth_another_try=True)
+
+
+def test_a_silent_console_has_no_last_line() -> None:
+    assert unjudged(replace(boot(DONE, last_line=""), debugger="gdb went away")).reason == (
+        "gdb went away"
+    )
+
+
+def test_a_kernel_that_dies_under_a_debugger_is_believed() -> None:
+    found = unjudged(replace(boot(FAILED, death=PANIC), debugger="gdb went away"))
+    assert found == _Unjudged(CellVerdict.KERNEL_OOPS, PANIC, worth_another_try=False)
+
+
+def test_a_guest_that_is_given_up_is_not_judged_even_if_its_job_is_done() -> None:
+    found = unjudged(boot(DONE, Ending.GIVEN_UP))
+    assert (found.verdict, found.worth_another_try) == (CellVerdict.LOST, True)
 
 
 # --- no progress ---

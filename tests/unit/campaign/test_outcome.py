@@ -76,6 +76,9 @@ def campaign(*cells: CellResult, complete: bool = True, pair: str = "") -> Campa
         # The pair's word counts even where each of its cells is as expected.
         (campaign(PASSES, SHOWS_ITS_BUG, pair="regressed"), 1),
         (campaign(PASSES, LOST, pair="regressed"), 1),
+        (campaign(PASSES, PASSES, pair="different"), 1),
+        (campaign(PASSES, LOST, pair="different"), 1),
+        (campaign(PASSES, SHOWS_ITS_BUG, pair="one-fails"), 0),
         (campaign(PASSES, SHOWS_ITS_BUG, pair="fixed"), 0),
         (campaign(PASSES, pair="same"), 0),
         (campaign(SHOWS_ITS_BUG, pair="both-fail"), 0),

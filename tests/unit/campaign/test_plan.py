@@ -22,6 +22,7 @@ from qemu_diff.model import (
     KernelSpec,
     KvmMode,
     MachineSpec,
+    PairOf,
     PairSpec,
     Placement,
     ScenarioSpec,
@@ -210,6 +211,79 @@ def test_a_pair_needs_both_of_its_cells() -> None:
     unpatched, patched = plan(whole)
     assert pairs(whole, [unpatched]) == ()
     assert pairs(whole, [patched]) == ()
+
+
+# --- drivers and sessions ---
+
+
+def by(*drivers: Driver, flood: FloodSpec | None = None) -> tuple[ScenarioSpec, ...]:
+    return tuple(replace(scenario("hvc", flood), driver=driver) for driver in drivers)
+
+
+def test_a_driver_is_the_id_s_end_unless_it_is_ours() -> None:
+    machine = MachineSpec(cpus=2)
+    ids = [only_id(replace(scenario(machine=machine), driver=driver)) for driver in Driver]
+    usual = "unpatched.hvc.vhe.quiet.cpus-2"
+    others = ("gdb", "rsp", "monitor", "selftest")
+    assert ids == [usual, *(f"{usual}.driver-{driver}" for driver in others)]
+
+
+def test_a_session_takes_the_place_of_the_job() -> None:
+    one = replace(by(Driver.GDB)[0], sessions=("walk", "watch"))
+    assert [(cell.id, cell.session, cell.job) for cell in plan(campaign(one))[::2]] == [
+        ("unpatched.hvc.vhe.session-walk.quiet.driver-gdb", "walk", "step"),
+        ("unpatched.hvc.vhe.session-watch.quiet.driver-gdb", "watch", "step"),
+    ]
+
+
+def test_an_expectation_for_a_session_wins_over_the_payload_s() -> None:
+    expect = (
+        ("unpatched", "hvc/walk", (Expectation.LOST_STEP,)),
+        ("unpatched", "hvc", (Expectation.SS_LEAK,)),
+    )
+    one = replace(scenario(expect=expect), sessions=("walk", "watch"), kernels=("unpatched",))
+    assert [cell.expected for cell in plan(campaign(one))] == [
+        (Expectation.LOST_STEP,),
+        (Expectation.SS_LEAK,),
+    ]
+
+
+def test_all_drivers_of_a_point_get_the_seed_that_it_has_without_one() -> None:
+    cells = plan(campaign(*by(*Driver, flood=RANDOM)))
+    assert {cell.seed for cell in cells} == {823076008}
+
+
+def paired(baseline: str, candidate: str, *drivers: Driver) -> list[tuple[str, str]]:
+    pair = PairSpec(baseline, candidate, PairOf.DRIVER)
+    whole = replace(campaign(*by(*drivers)), pairs=(pair,))
+    return [(left.id, right.id) for left, right in pairs(whole, plan(whole))]
+
+
+def test_drivers_are_held_against_each_other_kernel_by_kernel() -> None:
+    three = (Driver.IN_GUEST, Driver.RSP, Driver.GDB)
+    point = "hvc.vhe.quiet"
+    kernels = ("unpatched", "patched")
+    assert paired("in_guest", "gdb", *three) == [
+        (f"{kernel}.{point}", f"{kernel}.{point}.driver-gdb") for kernel in kernels
+    ]
+    assert paired("gdb", "in_guest", *three) == [
+        (f"{kernel}.{point}.driver-gdb", f"{kernel}.{point}") for kernel in kernels
+    ]
+    assert paired("rsp", "gdb", *three) == [
+        (f"{kernel}.{point}.driver-rsp", f"{kernel}.{point}.driver-gdb") for kernel in kernels
+    ]
+
+
+def test_a_pair_of_drivers_needs_both() -> None:
+    assert paired("in_guest", "monitor", Driver.IN_GUEST, Driver.GDB) == []
+
+
+def test_a_pair_of_kernels_is_of_one_driver() -> None:
+    whole = campaign(*by(Driver.IN_GUEST, Driver.GDB))
+    assert [(left.id, right.id) for left, right in pairs(whole, plan(whole))] == [
+        ("unpatched.hvc.vhe.quiet", "patched.hvc.vhe.quiet"),
+        ("unpatched.hvc.vhe.quiet.driver-gdb", "patched.hvc.vhe.quiet.driver-gdb"),
+    ]
 
 
 names = st.text("ab-_x0", min_size=1, max_size=3)

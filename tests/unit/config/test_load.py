@@ -21,6 +21,7 @@ from qemu_diff.model import (
     KernelSpec,
     KvmMode,
     MachineSpec,
+    PairOf,
     PairSpec,
     Placement,
     ScenarioSpec,
@@ -56,6 +57,7 @@ def root(tmp_path: Path) -> Path:
         "guest_images/payloads/payload.inc",
         "guest_images/jobs/step.job",
         "guest_images/jobs/kick.job",
+        "guest_images/sessions/walk.gdb",
         "configs/fix.patch",
         "fragment.config",
         "Image",
@@ -254,6 +256,39 @@ def test_l1_has_one_cpu_or_more(root: Path) -> None:
         path = write(root, GOOD + f"machine.cpus = {cpus}\n")
         (machine,) = load_campaign(path, root=root).scenarios[0].machines
         assert machine == MachineSpec(cpus=cpus)
+
+
+def test_several_drivers_multiply_and_may_be_a_pair(root: Path) -> None:
+    text = (
+        GOOD
+        + 'driver = ["in_guest", "gdb"]\n'
+        + '[[pair]]\nof = "driver"\nbaseline = "in_guest"\ncandidate = "gdb"\n'
+    )
+    campaign = load_campaign(write(root, text), root=root)
+    assert campaign.pairs == (PairSpec("in_guest", "gdb", PairOf.DRIVER),)
+    assert [one.driver for one in campaign.scenarios] == [Driver.IN_GUEST, Driver.GDB]
+
+
+def test_each_flood_meets_each_driver(root: Path) -> None:
+    text = (
+        GOOD
+        + 'driver = ["rsp", "monitor"]\nflood = { each_of = ["host_timer", "device"], '
+        + 'placement = "random", count = 2, last_ns = 9 }\n'
+    )
+    scenarios = load_campaign(write(root, text), root=root).scenarios
+    assert [(one.flood.source, one.driver) for one in scenarios] == [
+        ("host_timer", Driver.RSP),
+        ("host_timer", Driver.MONITOR),
+        ("device", Driver.RSP),
+        ("device", Driver.MONITOR),
+    ]
+
+
+def test_a_session_is_gdb_s(root: Path) -> None:
+    text = GOOD + 'driver = "gdb"\nsession = "walk"\nexpect.patched."hvc/walk" = "lost-step"\n'
+    (scenario,) = load_campaign(write(root, text), root=root).scenarios
+    assert (scenario.sessions, scenario.driver) == (("walk",), Driver.GDB)
+    assert scenario.expect == (("patched", "hvc/walk", (Expectation.LOST_STEP,)),)
 
 
 # --- wrong ones ----------------------------------------------------------------------------------
@@ -765,6 +800,101 @@ WRONG = {
         GOOD
         + 'flood = { source = "host_timer", placement = "sweep", first_ns = 9, last_ns = 3 }\n',
         "10:69: scenario.0.flood: last_ns 3 is less than first_ns 9; both belong to the interval",
+    ),
+    "no drivers": (
+        GOOD + "driver = []\n",
+        "10:1: scenario.0.driver: the array is empty; name at least one",
+    ),
+    "driver twice": (
+        GOOD + 'driver = ["gdb", "gdb"]\n',
+        "8:3: scenario.0: 'hvc' is here twice for unpatched, patched with the same job,"
+        " machine, flood and driver; remove one, or make them differ",
+    ),
+    "unknown driver among others": (
+        GOOD + 'driver = ["gdb", "rps"]\n',
+        "10:18: scenario.0.driver.1: expected one of in_guest, gdb, rsp, monitor, selftest; got"
+        " the string \"rps\"; did you mean 'rsp'?",
+    ),
+    "selftest beside another": (
+        GOOD.replace("hvc", "debug-exceptions") + 'driver = ["selftest", "gdb"]\n',
+        "10:1: scenario.0.driver: selftest stands beside no other driver; make it a scenario of"
+        " its own",
+    ),
+    "unknown session": (
+        GOOD + 'driver = "gdb"\nsession = ["walk", "wakl"]\n',
+        "11:20: scenario.0.session: no session is named 'wakl'; did you mean 'walk'? there are"
+        " walk",
+    ),
+    "session of another driver": (
+        GOOD + 'session = "walk"\n',
+        '10:1: scenario.0.session: sessions are gdb\'s; set driver to "gdb"',
+    ),
+    "session of several drivers": (
+        GOOD + 'driver = ["gdb", "rsp"]\nsession = "walk"\n',
+        '11:1: scenario.0.session: sessions are gdb\'s; set driver to "gdb"',
+    ),
+    "session and job": (
+        GOOD + 'driver = "gdb"\nsession = "walk"\njob = "step"\n',
+        "11:1: scenario.0.session: a session takes the place of a job; remove one of them",
+    ),
+    "expectation of a job beside a session": (
+        GOOD + 'driver = "gdb"\nsession = "walk"\nexpect.patched."hvc/step" = "pass"\n',
+        "12:16: scenario.0.expect.patched: the job 'step' is not in this scenario; the jobs are"
+        " walk",
+    ),
+    "a debugger's flood of signals": (
+        GOOD + 'driver = "rsp"\n'
+        'flood = { source = "signal", placement = "random", count = 1, last_ns = 9 }\n',
+        "11:11: scenario.0.flood.source: a debugger's L2 is not flooded by signal; there are"
+        " none, host_timer, device",
+    ),
+    "a debugger's sweep": (
+        GOOD + 'driver = ["in_guest", "monitor"]\n'
+        'flood = { source = "host_timer", placement = "sweep", last_ns = 9 }\n',
+        "11:34: scenario.0.flood.placement: nothing is placed into a debugger's steps; set"
+        " placement to random, with last_ns",
+    ),
+    "a debugger's flood without an end": (
+        GOOD
+        + 'driver = "gdb"\nflood = { source = "host_timer", placement = "random", count = 1 }\n',
+        "11:1: scenario.0.flood: the flood of a debugger's L2 needs last_ns; an interrupt comes"
+        " first_ns to last_ns after another",
+    ),
+    "each of a debugger's floods without an end": (
+        GOOD + 'driver = "gdb"\n'
+        'flood = { each_of = ["device", "host_timer"], placement = "random", count = 1 }\n',
+        "11:1: scenario.0.flood: the flood of a debugger's L2 needs last_ns; an interrupt comes"
+        " first_ns to last_ns after another",
+    ),
+    "a debugger and CPUs": (
+        GOOD + 'driver = "gdb"\nmachine = { cpus = 2 }\n',
+        "11:13: scenario.0.machine.cpus: the drivers from outside have one L1 CPU; remove cpus",
+    ),
+    "pair of what": (
+        GOOD + '[[pair]]\nof = "drivers"\nbaseline = "gdb"\ncandidate = "rsp"\n',
+        '11:1: pair.0.of: expected one of kernel, driver; got the string "drivers"; did you'
+        " mean 'driver'?",
+    ),
+    "pair of a driver that is none": (
+        GOOD + '[[pair]]\nof = "driver"\nbaseline = "unpatched"\ncandidate = "rps"\n',
+        "12:1: pair.0.baseline: no driver is named 'unpatched'; there are in_guest, gdb, rsp,"
+        " monitor, selftest",
+        "13:1: pair.0.candidate: no driver is named 'rps'; did you mean 'rsp'? there are"
+        " in_guest, gdb, rsp, monitor, selftest",
+    ),
+    "pair of a driver with itself": (
+        GOOD + '[[pair]]\nof = "driver"\nbaseline = "gdb"\ncandidate = "gdb"\n',
+        "10:3: pair.0: baseline and candidate are both 'gdb'; a pair holds two drivers against"
+        " each other",
+    ),
+    "pair of drivers, taken for kernels": (
+        GOOD + '[[pair]]\nbaseline = "gdb"\ncandidate = "rsp"\n',
+        "11:1: pair.0.baseline: no kernel is named 'gdb'; the kernels here are unpatched, patched",
+        "12:1: pair.0.candidate: no kernel is named 'rsp'; the kernels here are unpatched, patched",
+    ),
+    "pair of drivers twice": (
+        GOOD + '[[pair]]\nof = "driver"\nbaseline = "gdb"\ncandidate = "rsp"\n' * 2,
+        "14:3: pair.1: the same pair as pair.0; remove one",
     ),
     "payload twice": (
         GOOD.replace('"hvc"', '["hvc", "hvc"]'),

@@ -553,7 +553,7 @@ def test_the_marks_that_the_chain_reads_are_one_for_each_stop() -> None:
 
 
 def test_a_register_that_the_branch_itself_writes_is_read_before_the_step() -> None:
-    adr_x30, blr_x30, nop = 0x1000005E, 0xD63F03C0, 0xD503201F
+    adr_x30, blr_x30, nop = 0x1000007E, 0xD63F03C0, 0xD503201F
     words = (adr_x30, blr_x30, nop, nop)
     blob = b"".join(word.to_bytes(4, "little") for word in words)
     end = LOAD_ADDRESS + 4 * len(words)
@@ -565,4 +565,20 @@ def test_a_register_that_the_branch_itself_writes_is_read_before_the_step() -> N
     stops = run(Job(operations), Debuggee(payload)).stops.records
     (told,) = stops[(stops["flags"] & RecordFlag.BRANCH_REGISTER) != 0]
 
-    assert told["branch_register"] == told["pc"] == LOAD_ADDRESS + 8
+    assert told["branch_register"] == told["pc"] == LOAD_ADDRESS + 12
+
+
+def test_a_branch_may_come_first_where_the_job_wrote_pc() -> None:
+    ret, nop = 0xD65F03C0, 0xD503201F
+    blob = b"".join(word.to_bytes(4, "little") for word in (nop, ret, nop, nop))
+    end = LOAD_ADDRESS + len(blob)
+    payload = Payload("ret", blob, LOAD_ADDRESS, LOAD_ADDRESS, end, end, (), ())
+    operations = (
+        Operation(OperationCode.SET_REG, a=REGISTERS["x30"], b=LOAD_ADDRESS + 12),
+        Operation(OperationCode.SET_REG, a=REGISTER_PC, b=LOAD_ADDRESS + 4),
+        Operation(OperationCode.STEP, n=1, a=end),
+    )
+    stops = run(Job(operations), Debuggee(payload)).stops.records
+    (told,) = stops[(stops["flags"] & RecordFlag.BRANCH_REGISTER) != 0]
+
+    assert told["branch_register"] == told["pc"] == LOAD_ADDRESS + 12
