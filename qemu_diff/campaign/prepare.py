@@ -17,10 +17,12 @@ from qemu_diff.drive.script import read_script, script_path
 from qemu_diff.drive.stepper import InGuest, Stepper
 from qemu_diff.errors import (
     CompileError,
+    InfrastructureError,
     KernelBuildError,
     UnavailableSourceError,
     UserError,
 )
+from qemu_diff.guest.gdb import require_gdb
 from qemu_diff.guest.image import build_payload, build_stepvmm, payload_source
 from qemu_diff.guest.qemu import check_cpu, check_qtest, find_qemu
 from qemu_diff.guest.qemu_bundle import QemuBundle, fetch_bundle
@@ -88,7 +90,8 @@ class Prepared:
 
     :param peer: what the kernels' own selftests need.
     :param routines: what each job comes to on each payload.
-    :param bundle: L1's QEMU, where a driver asks for one.
+    :param bundle: L1's QEMU, where a driver asks for one and it can be had.
+    :param no_bundle: why it can't.
     """
 
     tools: Tools
@@ -97,6 +100,7 @@ class Prepared:
     routines: dict[tuple[str, PayloadKey], Routine]
     kernels: Kernels
     bundle: QemuBundle | None = None
+    no_bundle: str = ""
 
     def payload_of(self, cell: Cell) -> Payload:
         """What L2 runs."""
@@ -110,7 +114,7 @@ class Prepared:
         """Who steps the cell's L2."""
         if cell.driver is Driver.IN_GUEST:
             return InGuest(self.tools)
-        assert self.bundle is not None, "prepare() gets one for these drivers"
+        assert self.bundle is not None, "without one these drivers' cells are lost"
         return FromOutside(cell.driver, self.tools, self.bundle, self.peer.init)
 
     @property
@@ -138,6 +142,8 @@ def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepar
         check_cpu(qemu, cell.machine.cpu)
         if FloodSource.DEVICE in cell.flood.sources:
             check_qtest(qemu)
+    if any(cell.driver is Driver.GDB for cell in cells):
+        require_gdb()
     tools = Tools(
         qemu,
         prepare_plugin(qemu, places.guest_images, places.cache),
@@ -159,9 +165,18 @@ def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepar
     outside = [cell for cell in ours if cell.driver in FROM_OUTSIDE]
     for cell in outside:
         check_debuggable(routines[cell.job, _key(cell)], cell.job)
-    bundle = fetch_bundle() if outside else None
+    bundle, no_bundle = _bundle() if outside else (None, "")
     peer = prepare_peer(qemu, places.guest_images, places.cache)
-    return Prepared(tools, peer, payloads, routines, _kernels(campaign, cells), bundle)
+    kernels = _kernels(campaign, cells)
+    return Prepared(tools, peer, payloads, routines, kernels, bundle, no_bundle)
+
+
+def _bundle() -> tuple[QemuBundle | None, str]:
+    """L1's QEMU, or why it can't be had: cells that do without it are run all the same."""
+    try:
+        return fetch_bundle(), ""
+    except (UnavailableSourceError, InfrastructureError) as error:
+        return None, f"no QEMU for L1: {error}"
 
 
 def _payload(key: PayloadKey, beside: Path, places: Places) -> Payload:
