@@ -308,6 +308,9 @@ class VectorSlot(IntEnum):
     SERROR = 0x580
 
 
+IRQ_SLOTS = (0x280, 0x480)
+"""Offsets of an IRQ's vectors from VBAR_EL1: from EL1 with SP_EL1, from EL0 (DDI 0487, D1.4.2)."""
+
 KVM_EXIT_DEBUG = 4
 """``kvm_run.exit_reason`` (Linux include/uapi/linux/kvm.h)."""
 

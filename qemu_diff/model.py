@@ -783,6 +783,7 @@ class CellResult:
         boot with landmarks told.
     :param witnessed: a debugger's stops at which the gdbstub and the monitor showed the same PC and
         PSTATE, which truth then confirms or not.
+    :param stopped_on_the_way: steps that a monitor's ``stop`` ended.
     """
 
     cell: Cell
@@ -814,6 +815,7 @@ class CellResult:
     exit_functions: tuple[tuple[int, str], ...] = ()
     step_pcs: str = ""
     witnessed: int = 0
+    stopped_on_the_way: int = 0
 
     def count(self, kind: ViolationKind) -> int:
         """Number of violations of one kind."""

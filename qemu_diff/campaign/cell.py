@@ -164,6 +164,7 @@ class _CellRunner:
         self._device_interrupts = 0
         self._device_held_back = 0
         self._witnessed = 0
+        self._stopped_on_the_way = 0
         self._transcript: tuple[tuple[str, ...], tuple[int, ...]] = (), ()
         self._records_per_pass = 0.0
         self._windows: dict[int, int] = {}
@@ -186,6 +187,7 @@ class _CellRunner:
             fingerprint=self._fingerprint.hexdigest(),
             step_pcs=digest_of_passes(self._passes),
             witnessed=self._witnessed,
+            stopped_on_the_way=self._stopped_on_the_way,
             findings=with_transcript(judged.findings, *self._transcript),
         )
         if FloodSource.DEVICE in self._cell.flood.sources:
@@ -429,6 +431,7 @@ class _CellRunner:
                 self._device_interrupts += done.device_interrupts
                 self._device_held_back += done.device_held_back
                 self._witnessed += done.witnessed
+                self._stopped_on_the_way += done.stopped_on_the_way
                 self._transcript = done.transcript, done.shown
                 return self._read(done)
             endings.append(unjudged)
@@ -615,6 +618,12 @@ def _unjudged(done: Boot, budget_s: float) -> _Unjudged | None:
         return _without_redirects(done)
     again = header.state is not SharedState.FAILED
     return _Unjudged(CellVerdict.LOST, _loss(done, header, budget_s), again)
+
+
+def unjudged_reason(done: Boot, budget_s: float) -> tuple[CellVerdict, str] | None:
+    """The verdict of a boot that left nothing to judge, and why; None where it left something."""
+    found = _unjudged(done, budget_s)
+    return None if found is None else (found.verdict, found.reason)
 
 
 def _without_redirects(done: Boot) -> _Unjudged | None:

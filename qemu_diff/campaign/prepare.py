@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from qemu_diff.compare.decode import program_of
@@ -14,6 +14,7 @@ from qemu_diff.drive.in_guest import Tools
 from qemu_diff.drive.job import Routine, compiled
 from qemu_diff.drive.peer import PeerTools, prepare_peer
 from qemu_diff.drive.script import read_script, script_path
+from qemu_diff.drive.session import Session, read_session, session_path
 from qemu_diff.drive.stepper import InGuest, Stepper
 from qemu_diff.errors import (
     CompileError,
@@ -92,6 +93,7 @@ class Prepared:
     :param routines: what each job comes to on each payload.
     :param bundle: L1's QEMU, where a driver asks for one and it can be had.
     :param no_bundle: why it can't.
+    :param sessions: by name.
     """
 
     tools: Tools
@@ -101,6 +103,7 @@ class Prepared:
     kernels: Kernels
     bundle: QemuBundle | None = None
     no_bundle: str = ""
+    sessions: dict[str, Session] = field(default_factory=dict)
 
     def payload_of(self, cell: Cell) -> Payload:
         """What L2 runs."""
@@ -112,8 +115,10 @@ class Prepared:
 
     def stepper_of(self, cell: Cell) -> Stepper:
         """Who steps the cell's L2."""
-        if cell.driver is Driver.IN_GUEST:
-            return InGuest(self.tools)
+        return InGuest(self.tools) if cell.driver is Driver.IN_GUEST else self.debugger_of(cell)
+
+    def debugger_of(self, cell: Cell) -> FromOutside:
+        """The same, of a driver from outside."""
         assert self.bundle is not None, "without one these drivers' cells are lost"
         return FromOutside(cell.driver, self.tools, self.bundle, self.peer.init)
 
@@ -165,10 +170,13 @@ def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepar
     outside = [cell for cell in ours if cell.driver in FROM_OUTSIDE]
     for cell in outside:
         check_debuggable(routines[cell.job, _key(cell)], cell.job)
+    sessions = _sessions(cells, places.guest_images, beside)
     bundle, no_bundle = _bundle() if outside else (None, "")
     peer = prepare_peer(qemu, places.guest_images, places.cache)
     kernels = _kernels(campaign, cells)
-    return Prepared(tools, peer, payloads, routines, kernels, bundle, no_bundle)
+    return Prepared(
+        tools, peer, payloads, routines, kernels, bundle, no_bundle=no_bundle, sessions=sessions
+    )
 
 
 def _bundle() -> tuple[QemuBundle | None, str]:
@@ -177,6 +185,22 @@ def _bundle() -> tuple[QemuBundle | None, str]:
         return fetch_bundle(), ""
     except (UnavailableSourceError, InfrastructureError) as error:
         return None, f"no QEMU for L1: {error}"
+
+
+def _sessions(cells: Sequence[Cell], guest_images: Path, beside: Path) -> dict[str, Session]:
+    """
+    :raises UserError: a session file is wrong, or is about another payload.
+    """
+    sessions: dict[str, Session] = {}
+    for cell in cells:
+        if not cell.session:
+            continue
+        path = session_path(guest_images, cell.session, beside)
+        session = sessions.setdefault(cell.session, read_session(path))
+        if session.payload != cell.payload:
+            about = f"session {cell.session} is about payload {session.payload}"
+            raise UserError(f"{path}: {about}, and the campaign has it with {cell.payload}")
+    return sessions
 
 
 def _payload(key: PayloadKey, beside: Path, places: Places) -> Payload:

@@ -17,6 +17,7 @@ from qemu_diff.campaign.fresh_boot import Bench
 from qemu_diff.campaign.peer_cell import PeerContext, run_peer_cell
 from qemu_diff.campaign.plan import pairs
 from qemu_diff.campaign.prepare import Places, Prepared
+from qemu_diff.campaign.session_cell import SessionContext, run_session_cell
 from qemu_diff.compare.decode import program_of
 from qemu_diff.compare.pair import pair_result, pass_of_steps, side_by_side
 from qemu_diff.compare.verdict import unjudged_cell
@@ -151,6 +152,17 @@ class _Run:
             selftest = prepared.kernels.selftests[cell.kernel]
             peer = PeerContext(build, selftest, prepared.peer, directory, budget_s, self._cancel)
             return run_peer_cell(cell, peer)
+        if cell.session:
+            session = SessionContext(
+                build=build,
+                payload=prepared.payload_of(cell),
+                session=prepared.sessions[cell.session],
+                stepper=prepared.debugger_of(cell),
+                directory=directory,
+                budget_s=budget_s,
+                cancel=self._cancel,
+            )
+            return run_session_cell(cell, session, running)
         context = CellContext(
             build=build,
             payload=prepared.payload_of(cell),

@@ -9,7 +9,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from qemu_diff.compare.contract import Judged
+from qemu_diff.abi import IRQ_SLOTS
+from qemu_diff.compare.contract import Judged, Steps
 from qemu_diff.compare.coverage import coverage
 from qemu_diff.compare.observation import Observation
 from qemu_diff.compare.placement_map import (
@@ -32,6 +33,7 @@ from qemu_diff.model import (
     ExceptionOrder,
     FloodSource,
     PairOutcome,
+    Payload,
     Placement,
     ViolationKind,
 )
@@ -65,7 +67,7 @@ def judged_cell(
     from_outside = np.full(len(steps), FloodSource.DEVICE in cell.flood.sources)
     from_outside &= steps.irq_exits > placements.ticks
     if cell.driver in FROM_OUTSIDE:
-        from_outside = placements.ticks > 0
+        from_outside = (placements.ticks > 0) | _at_irq_vector(steps, listing.payload)
     # A broken step is one, wherever the interrupt came: a signal may end the return before.
     if cell.flood.sources and not (placements.delivered | from_outside).any() and not broken:
         return unjudged_cell(cell, CellVerdict.LOST, _outside(observation, window_ns))
@@ -99,6 +101,13 @@ def judged_cell(
         interrupts=observation.delivered.l1,
         excursions=observation.delivered.excursions if listing.payload.interrupts else None,
     )
+
+
+def _at_irq_vector(steps: Steps, payload: Payload) -> NDArray[np.bool_]:
+    """Steps that ended with an interrupt that L2 took. Shape (g,)."""
+    if payload.interrupts is None:
+        return np.zeros(len(steps), dtype=bool)
+    return np.isin(steps.reported_pc, [payload.interrupts.vectors + slot for slot in IRQ_SLOTS])
 
 
 def _coverage(

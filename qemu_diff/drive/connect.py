@@ -23,18 +23,23 @@ from qemu_diff.model import Driver, Payload
 PACKET_LOG = "rsp.log"
 """What was asked of the gdbstub and what it answered: enough to ask the same again."""
 
+STOP_EACH = 3
+"""The driver ``monitor`` stops one of so many steps on its way."""
+
 
 @dataclass(frozen=True)
 class Connected:
     """A debugger of L2, and who else says where L2 stands.
 
     :param witness: the gdbstub's or the monitor's view, whichever the debugger does not have.
+    :param relay: where gdb connects to; of gdb only.
     :param transcript: what gdb's user has seen so far, line by line; of gdb only.
     """
 
     debugger: Debugger
     witness: Callable[[], Position]
     monitor: Monitor
+    relay: Path | None = None
     transcript: list[str] = field(default_factory=list)
 
 
@@ -76,7 +81,7 @@ def connected(driver: Driver, call: Call) -> Iterator[Connected]:
         if driver is Driver.RSP:
             yield Connected(steps, monitor.registers, monitor)
         else:
-            yield Connected(MonitorDebugger(monitor, steps), steps.position, monitor)
+            yield Connected(MonitorDebugger(monitor, steps, STOP_EACH), steps.position, monitor)
 
 
 def _with_gdb(call: Call, monitor: Monitor, stack: ExitStack) -> Connected:
@@ -93,4 +98,4 @@ def _with_gdb(call: Call, monitor: Monitor, stack: ExitStack) -> Connected:
             log=call.directory / PACKET_LOG,
         )
     )
-    return Connected(debugger, monitor.registers, monitor, transcript)
+    return Connected(debugger, monitor.registers, monitor, relay, transcript)

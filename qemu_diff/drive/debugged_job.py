@@ -44,7 +44,9 @@ class DebuggedPayload:
     def word(self, address: int) -> int:
         """The instruction there; 0 where the payload has none."""
         offset = address - self.payload.load_address
-        return int.from_bytes(self.payload.blob[max(0, offset) : offset + _WORD_BYTES], "little")
+        if offset < 0:
+            return 0
+        return int.from_bytes(self.payload.blob[offset : offset + _WORD_BYTES], "little")
 
     def branch_to(self, target: int, begin: int) -> int:
         """Where the first ``b target`` at or after ``begin`` is.
@@ -196,8 +198,6 @@ class DebuggedJob:
         if interrupts is None:
             raise DebuggerError("the payload has nothing to be called")
         self._records.asked_for_steps(wanted=False)
-        if self._lines is not None:
-            self._lines.settle()
         if routine:
             self._write_register(REGISTER_PC, routine)
             self._write_register(REGISTER_PSTATE, PSTATE_EL1H_MASKED)

@@ -7,25 +7,30 @@ the same requests again is written down.
 
 from __future__ import annotations
 
+import itertools
 import random
 import shlex
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
 
 from qemu_diff.abi import SharedState
 from qemu_diff.drive.async_first import Redirector, plan_of
-from qemu_diff.drive.connect import Call, connected
+from qemu_diff.drive.connect import Call, Connected, connected
 from qemu_diff.drive.debugged_job import DebuggedJob
 from qemu_diff.drive.debugger import Debugger
 from qemu_diff.drive.device import DevicePender
+from qemu_diff.drive.gdb import GdbDebugger
 from qemu_diff.drive.in_guest import RECORDS, TIMER_LOG, TRUTH, TRUTH_CAPACITY, Boot, Tools
 from qemu_diff.drive.lines import GIC_TYPE, Lines, Qtest, lines_for
 from qemu_diff.drive.out_of_reach import BrokenOff, why_out_of_reach
 from qemu_diff.drive.peer import mean_wake_ns, parse_console, wakeups_file
 from qemu_diff.drive.ports import NestedQmp, connected_ports
+from qemu_diff.drive.session import Session
+from qemu_diff.drive.session_run import Beside, Done, run_session
 from qemu_diff.drive.stepper import Errand
 from qemu_diff.drive.stop_records import StopRecords
 from qemu_diff.errors import DebuggerError, InfrastructureError, QemuDiffError
@@ -65,6 +70,7 @@ class _Session(threading.Thread):
         self._bug: BaseException | None = None
         self.records: StopRecords | None = None
         self.transcript: list[str] = []
+        self.commands: tuple[Done, ...] = ()
         self.complaint = ""
 
     @property
@@ -117,20 +123,27 @@ class _Session(threading.Thread):
                 raise DebuggerError("L1's QEMU does not use KVM")
             self.transcript = l2.transcript
             self.records = StopRecords(count, l2.transcript)
-            lines = self._lines(ports, qmp, l2.debugger) if len(ports) > QTEST else None
-            DebuggedJob(l2.debugger, l2.witness, errand.payload, self.records, lines).run(
-                errand.job
-            )
+            if errand.session is not None:
+                self.commands = self._type(errand.session, l2, count)
+            else:
+                lines = self._lines(ports, qmp, l2.debugger) if len(ports) > QTEST else None
+                job = DebuggedJob(l2.debugger, l2.witness, errand.payload, self.records, lines)
+                job.run(errand.job)
             self.records.check_agreement()
             l2.debugger.leave()
             qmp.quit()
 
+    def _type(self, session: Session, l2: Connected, count: Callable[[], int]) -> tuple[Done, ...]:
+        assert isinstance(l2.debugger, GdbDebugger), "the campaign's checks let no other through"
+        assert l2.relay is not None
+        if l2.debugger.position().pc != self._errand.payload.entry:
+            l2.debugger.write_register("pc", self._errand.payload.entry)
+        return run_session(session, l2.debugger, Beside(l2.relay, count, l2.monitor.command))
+
     def _lines(self, ports: tuple[socket, ...], qmp: NestedQmp, debugger: Debugger) -> Lines:
-        interrupts = self._errand.payload.interrupts
-        assert interrupts is not None, "a payload that is flooded is assembled with a handler"
         return Lines(
             Qtest(ports[QTEST], qmp.device(GIC_TYPE)),
-            interrupts,
+            self._errand.payload,
             debugger.read_memory,
             random.Random(self._errand.seed),
             lines_for(self._errand.flood.sources),
@@ -162,14 +175,17 @@ class FromOutside:
     def _boot(self, errand: Errand, qmp_socket: Path) -> Boot:
         machine, directory, cancel = errand.machine, errand.directory, errand.cancel
         stub, qtest = self.driver is not Driver.MONITOR, errand.flood.into_guest
-        nested = Nested(stub=stub, qtest=qtest)
+        vcpus = errand.session.vcpus if errand.session else 1
+        nested = Nested(vcpus=vcpus, stub=stub, qtest=qtest)
         plan = plan_of(machine, errand.payload, self.tools.guest_images, self.tools.cache)
         redirector = Redirector(plan, qmp_socket.with_name("gdb"), errand.budget_s, cancel)
         ports = tuple(qmp_socket.with_name(f"port{number}") for number in range(nested.ports))
         session = _Session(self.driver, errand, ports)
         wanted = FloodSource.DEVICE in errand.flood.sources
         l0_qtest = qmp_socket.with_name("qtest")
-        pender = DevicePender(wanted, l0_qtest, errand.seed, cancel, lambda: session.stops)
+        # L2 runs for a moment of each step: whatever L1 does meanwhile, the next may hit it.
+        always = itertools.count(1).__next__
+        pender = DevicePender(wanted, l0_qtest, errand.seed, cancel, always)
         self._write_inputs(errand, nested)
         files = MachineFiles(
             kernel=errand.build.image,
@@ -223,8 +239,10 @@ class FromOutside:
             device_held_back=pender.held_back,
             debugger=_complaint(session, ended, directory, errand.budget_s),
             witnessed=session.stops,
+            stopped_on_the_way=session.records.stopped_on_the_way if session.records else 0,
             transcript=tuple(session.transcript),
             shown=tuple(session.records.shown if session.records else ()),
+            commands=session.commands,
         )
 
     def _write_inputs(self, errand: Errand, nested: Nested) -> None:
@@ -263,5 +281,5 @@ def _seal(session: _Session, directory: Path) -> None:
     state = SharedState.FAILED if session.complaint else SharedState.DONE
     write_records(directory / RECORDS, records.records, state, session.complaint)
     trim_truth(directory / TRUTH)
-    if not session.complaint:
+    if not session.complaint and not session.commands:
         mark_truth(directory / TRUTH, records.returns)

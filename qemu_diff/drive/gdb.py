@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
 from qemu_diff.drive.debugger import SIGINT, SIGTRAP, Position, Stop
-from qemu_diff.drive.mi import MiProcess, Record, mi_process, quoted
+from qemu_diff.drive.mi import POLL_S, MiProcess, Record, mi_process, quoted
 from qemu_diff.errors import DebuggerError
 
 ANSWER_S = 30.0
@@ -52,8 +52,9 @@ class Breakpoint:
     """A breakpoint or watchpoint of the user's, as ``-break-list`` has it.
 
     :param number: gdb's.
-    :param address: of the instruction, or of the watched bytes.
-    :param size: of the watched bytes; 0 for a breakpoint.
+    :param address: of the instruction, or of the watched bytes; 0 where a register is watched, or
+        what is no place.
+    :param size: of the watched bytes; else 0.
     :param kind: ``breakpoint``, ``hw breakpoint``, ``watchpoint``, ``hw watchpoint``,
         ``read watchpoint`` or ``acc watchpoint``.
     :param conditional: a condition, an ignore count or a thread may let L2 pass.
@@ -65,6 +66,11 @@ class Breakpoint:
     kind: str
     conditional: bool
 
+    @property
+    def watches(self) -> bool:
+        """Whether it is a watchpoint."""
+        return self.kind.endswith("watchpoint")
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -74,14 +80,12 @@ class Answer:
     :param error: gdb's complaint, which is in ``printed`` as well, or nothing.
     :param stops: payloads of ``*stopped``, in order.
     :param position: of the selected vCPU after it.
-    :param vcpu: the selected one.
     """
 
     printed: str
     error: str
     stops: tuple[Mapping[str, Any], ...]
     position: Position
-    vcpu: int
 
 
 class GdbDebugger:
@@ -171,7 +175,7 @@ class GdbDebugger:
         payload = self._stops.pop()
         self._stops.clear()
         self._show(payload)
-        vcpu = self._vcpu(str(payload.get("thread-id", "1")))
+        vcpu = self.vcpu_of_thread(str(payload.get("thread-id", "1")))
         read = self._ask(f"{self._read_position(vcpu)} x {self._pc_and_pstate}")
         return Stop(vcpu, _signal(payload), _position(read))
 
@@ -191,27 +195,36 @@ class GdbDebugger:
 
     # --- sessions ---
 
-    def console(self, command: str, interrupt_after: float | None = None) -> Answer:
+    def console(
+        self, command: str, enough: Callable[[], bool] = lambda: False, *, shown: str = ""
+    ) -> Answer:
         """A command as a user types it, until it has come to its end and L2 stands still.
 
-        :param interrupt_after: Ctrl-C after so many seconds, if L2 still runs then.
+        :param enough: asked every 50 ms, or more often, while L2 runs: whether it is time for
+            Ctrl-C, which is pressed once.
+        :param shown: what the transcript has in its stead: the lines that it sources.
         """
-        first = command.splitlines()[0]
-        self._say(f"(gdb) {first}")
+        for prompt, line in zip(_prompts(), (shown or command).splitlines(), strict=False):
+            self._say(f"{prompt}{line}")
         self._stops.clear()
         token = self._mi.send(f"-interpreter-exec console {mi_string(command)}")
-        due = None if interrupt_after is None else time.monotonic() + interrupt_after
         self._failure = ""
         result = self._result(token)
         if result.message == "running":
-            self._await_end(due)
-        position = self._settle(due)
+            self._await_end(enough)
+        position = self._settle(enough)
         error = _message(result) if result.message == "error" else self._failure
         if error and f"{error}\n" not in self._printed:
             self._printed.append(f"{error}\n")
         stops = tuple(self._stops)
         self._stops.clear()
-        return Answer(self._show(), error, stops, position, self._selected())
+        return Answer(self._show(), error, stops, position)
+
+    def selected(self) -> tuple[int, Position]:
+        """The selected vCPU, and where it stands."""
+        thread = str(self._ask("-thread-info")["current-thread-id"])
+        read = self._ask(f"-data-list-register-values x {self._pc_and_pstate}")
+        return self.vcpu_of_thread(thread), _position(read)
 
     def breakpoints(self) -> tuple[Breakpoint, ...]:
         """The user's breakpoints and watchpoints that are enabled."""
@@ -248,23 +261,24 @@ class GdbDebugger:
                 return None  # a catchpoint; <PENDING>; <MULTIPLE>
             return Breakpoint(number, int(address, 16), 0, kind, conditional)
         what = str(row["what"]).removeprefix("-location ")
-        address_of, size = self.evaluate(f"&({what})"), self.evaluate(f"sizeof({what})")
-        return Breakpoint(number, address_of, size, kind, conditional)
+        try:
+            watched, size = self.evaluate(f"&({what})"), self.evaluate(f"sizeof({what})")
+        except DebuggerError:
+            watched, size = 0, 0
+        return Breakpoint(number, watched, size, kind, conditional)
 
-    def _selected(self) -> int:
-        return self._vcpu(str(self._ask("-thread-info")["current-thread-id"]))
-
-    def _await_end(self, due: float | None) -> None:
+    def _await_end(self, enough: Callable[[], bool]) -> None:
         """Wait for a stop that ends what runs."""
+        pressed = False
         while (self._running or not self._stops) and not self._failure:
-            if due is not None and time.monotonic() >= due:
+            if not pressed and enough():
                 self._mi.interrupt()
-                due = None
-            record = self._mi.poll(1.0 if due is None else due - time.monotonic())
+                pressed = True
+            record = self._mi.poll(POLL_S)
             if record is not None:
                 self._note(record)
 
-    def _settle(self, due: float | None) -> Position:
+    def _settle(self, enough: Callable[[], bool]) -> Position:
         """The position when nothing runs any more. A script, and a breakpoint's commands, may let
         L2 run again after a stop; gdb reads this question when they are done."""
         while True:
@@ -272,7 +286,7 @@ class GdbDebugger:
             result = self._result(token)
             if not self._running:
                 return _position(self._payload(result, "info registers"))
-            self._await_end(due)
+            self._await_end(enough)
 
     # --- the protocol ---
 
@@ -282,7 +296,8 @@ class GdbDebugger:
             raise DebuggerError(f"gdb knows no thread for vCPU {vcpu}")
         return f"-data-list-register-values --thread {thread} --frame 0"
 
-    def _vcpu(self, thread: str) -> int:
+    def vcpu_of_thread(self, thread: str) -> int:
+        """The vCPU that gdb means by a thread's number."""
         if thread not in self._threads:
             raise DebuggerError(f"gdb names a thread {thread}, which L2 has not")
         return self._threads[thread]
@@ -358,6 +373,11 @@ class _Payload(dict[str, Any]):
 
     def __missing__(self, key: str) -> Any:
         raise DebuggerError(f"gdb's answer to {self._command} holds no {key}")
+
+
+def _prompts() -> Iterator[str]:
+    """Of a command's first line, and of those that follow it."""
+    return chain(["(gdb) "], repeat(" >"))
 
 
 def mi_string(text: str) -> str:

@@ -14,6 +14,7 @@ from qemu_diff.drive.async_first import Redirector, plan_of
 from qemu_diff.drive.device import DevicePender
 from qemu_diff.drive.job import Job
 from qemu_diff.drive.recorded_job import RecordedJob
+from qemu_diff.drive.session_run import Done
 from qemu_diff.errors import CorruptDataError, InfrastructureError
 from qemu_diff.guest.image import LOAD_ADDRESS, MEMORY_BYTES, StepVmm, initramfs
 from qemu_diff.guest.machine import SHARED_BYTES, MachineFiles, Recording, argv
@@ -70,8 +71,10 @@ class Boot:
     :param device_held_back: those that would have been one with the one before.
     :param debugger: of a boot that a debugger drove: why it could not go on, or nothing.
     :param witnessed: stops at which the gdbstub and the monitor showed the same.
+    :param stopped_on_the_way: steps that a monitor's ``stop`` ended.
     :param transcript: what gdb's user was shown, line by line.
     :param shown: how many of these lines there were at each stop.
+    :param commands: of a session with gdb.
     """
 
     directory: Path
@@ -85,8 +88,10 @@ class Boot:
     device_held_back: int = 0
     debugger: str = ""
     witnessed: int = 0
+    stopped_on_the_way: int = 0
     transcript: tuple[str, ...] = ()
     shown: tuple[int, ...] = ()
+    commands: tuple[Done, ...] = ()
 
 
 class _Pulse:

@@ -17,7 +17,7 @@ import numpy as np
 from qemu_diff.abi import GUEST_COUNTERS, TimerKind
 from qemu_diff.errors import DebuggerError
 from qemu_diff.flood.placement import TIMER_KINDS
-from qemu_diff.model import FloodSource, GuestInterrupts
+from qemu_diff.model import FloodSource, GuestInterrupts, Payload
 
 GIC_TYPE = "kvm-arm-gicv3"
 
@@ -33,8 +33,12 @@ LINES = {
 }
 """GPIO inputs of the GIC, for the INTIDs of guest_images/payloads/interrupts.inc."""
 
-ONE_IN = 3
-"""So many stops, on average, for each interrupt."""
+ONE_IN, NESTED_ONE_IN = 3, 40
+"""So many stops, on average, for each interrupt; and while L2's handler runs, which takes some 40
+steps: sooner, and the mainline would get no further."""
+
+ACKNOWLEDGED = "irq_count"
+"""Where the handler has been to the device of a level-triggered interrupt (interrupts.inc)."""
 
 ANSWER_S = 30.0
 
@@ -101,7 +105,7 @@ class Lines:
     """
 
     qtest: Qtest
-    interrupts: GuestInterrupts
+    payload: Payload
     read_memory: Callable[[int, int], bytes]
     draws: random.Random
     lines: list[_Line] = field(default_factory=list)
@@ -112,7 +116,7 @@ class Lines:
         :raises DebuggerError: see :class:`Qtest`.
         """
         self._lower(pc)
-        if not self.lines or self.draws.randrange(ONE_IN):
+        if not self._due(pc):
             return
         line = self.draws.choice(self.lines)
         if self._handled()[TIMER_KINDS[line.source]] != line.sent:
@@ -125,27 +129,33 @@ class Lines:
             self.qtest.set_line(line.number, 0)
             line.high = False
 
-    def _lower(self, pc: int) -> None:
-        """A device takes its level back when the handler has been to it: here, when it is begun."""
-        begin, end = self.interrupts.handler
-        for line in self.lines:
-            if line.high and begin <= pc < end:
-                self.qtest.set_line(line.number, 0)
-                line.high = False
+    def _due(self, pc: int) -> bool:
+        # What comes at a pass's end is the next one's, which has its own.
+        if not self.lines or pc == self.payload.end:
+            return False
+        begin, end = self._interrupts.handler
+        return not self.draws.randrange(NESTED_ONE_IN if begin <= pc < end else ONE_IN)
 
-    def settle(self) -> None:
-        """What is still high would come again and again while L2 runs unstepped."""
+    def _lower(self, pc: int) -> None:
+        """A device takes its level back when the handler has been to it."""
+        if (pc, ACKNOWLEDGED) not in self.payload.labels:
+            return
         for line in self.lines:
             if line.high:
                 self.qtest.set_line(line.number, 0)
                 line.high = False
+
+    @property
+    def _interrupts(self) -> GuestInterrupts:
+        assert self.payload.interrupts is not None, "what is flooded is assembled with a handler"
+        return self.payload.interrupts
 
     def _handled(self) -> list[int]:
         return [int(one) for one in self.counters()["handled"]]
 
     def counters(self) -> np.void:
         """L2's own, dtype ``GUEST_COUNTERS``."""
-        raw = self.read_memory(self.interrupts.counters, GUEST_COUNTERS.itemsize)
+        raw = self.read_memory(self._interrupts.counters, GUEST_COUNTERS.itemsize)
         counters: np.void = np.frombuffer(raw, GUEST_COUNTERS, 1)[0]
         return counters
 

@@ -31,9 +31,15 @@ POLL_S = 0.05
 MOST_QUOTED = 200
 """Characters of gdb's that an error repeats."""
 
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _STRUCTURED = re.compile(r"\d*[\^*=+]")
-_OPENS = {"]": "[", "}": "{"}
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_SCRIPT = re.compile(r'script=\{((?:"(?:[^"\\]|\\.)*",?)*)\}')
+"""A breakpoint's commands, which only MI version 4 makes a list (GDB NEWS, 13)."""
+
+_PAIR = r'[A-Za-z_][\w-]*=""'
+_TUPLE = re.compile(rf"\{{(?:{_PAIR}(?:,{_PAIR})*)?\}}")
+_LIST = re.compile(rf'\[(?:(?:""|{_PAIR})(?:,(?:""|{_PAIR}))*)?\]')
+_RECORD = re.compile(rf"\d*[\^*=+][a-z-]+(?:,{_PAIR})*")
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,10 @@ def record_of(line: str) -> Record:
 
     :raises DebuggerError: it is cut, or damaged: pygdbmi's parser never returns from some of these.
     """
-    if _STRUCTURED.match(line) and not _is_balanced(line):
-        raise DebuggerError(f"gdb sent a damaged record: {quoted(line)}")
+    if _STRUCTURED.match(line):
+        line = _SCRIPT.sub(r"script=[\1]", line)
+        if not _is_record(line):
+            raise DebuggerError(f"gdb sent a damaged record: {quoted(line)}")
     try:
         found = cast("dict[str, Any]", parse_response(line))
     except (TypeError, IndexError, AssertionError, ValueError) as error:
@@ -77,17 +85,13 @@ def record_of(line: str) -> Record:
     )
 
 
-def _is_balanced(line: str) -> bool:
-    """Whether each bracket outside of strings has its other one, and each string its end."""
-    outside, open_brackets = _STRING.sub("", line), []
-    for character in outside:
-        if character in "[{":
-            open_brackets.append(character)
-        elif character in _OPENS and (
-            not open_brackets or open_brackets.pop() != _OPENS[character]
-        ):
-            return False
-    return not open_brackets and '"' not in outside
+def _is_record(line: str) -> bool:
+    """Whether a line follows the syntax: values are reduced to strings, from the inside."""
+    reduced, before = _STRING.sub('""', line), ""
+    while reduced != before:
+        before = reduced
+        reduced = _LIST.sub('""', _TUPLE.sub('""', reduced))
+    return _RECORD.fullmatch(reduced) is not None
 
 
 def quoted(text: str) -> str:

@@ -41,7 +41,7 @@ and an interrupt of L0's; brought back, the line is one of them: 5.1 ms become 2
 
 _PC = re.compile(r"^ PC=([0-9a-f]{16}) ", re.MULTILINE)
 _PSTATE = re.compile(r"^PSTATE=([0-9a-f]{16}|[0-9a-f]{8}) ", re.MULTILINE)
-"""QEMU target/arm/cpu.c, ``aarch64_cpu_dump_state``; a later PSTATE is 64 bits wide."""
+"""QEMU target/arm/cpu.c, ``aarch64_cpu_dump_state``; PSTATE has 32 bits in 7.2, 64 later."""
 
 _STATUS = re.compile(r"VM status: ([a-z][a-z() -]*)")
 _TYPEABLE = re.compile(r"[ -~]+")
@@ -68,6 +68,10 @@ def strip_echo(typed: str, shown: bytes) -> str:
     if not newline or not echo.endswith(typed.encode() + _ECHO_END):
         raise DebuggerError(f"the monitor did not take {typed!r}: {_line(_plain(shown))}")
     return _plain(output)
+
+
+STOP_AFTER_S = 0.001
+"""See :meth:`MonitorDebugger.request_step_and_stop`: nearly always while the step is under way."""
 
 
 class Monitor:
@@ -128,7 +132,8 @@ class Monitor:
         if not typed:
             raise DebuggerError("no command of the monitor is prepared")
         self._send(b"\n")
-        return strip_echo(typed, typed.encode() + _ECHO_END + self._until_prompt())
+        shown = self._expect(self._prompt, self._answer_by())
+        return self._output(typed, typed.encode() + _ECHO_END + shown)
 
     def registers(self, vcpu: int = 0) -> Position:
         """Where a vCPU stands; QEMU stops it for a moment where it runs."""
@@ -179,9 +184,11 @@ class Monitor:
     def _command(self, text: str, deadline: float) -> str:
         self._type(text, b"\n")
         self._previous = text
-        shown = self._expect(self._prompt, deadline)
+        return self._output(text, self._expect(self._prompt, deadline))
+
+    def _output(self, typed: str, shown: bytes) -> str:
         try:
-            return strip_echo(text, shown)
+            return strip_echo(typed, shown)
         except DebuggerError as error:
             self._lost = str(error)
             raise
@@ -210,9 +217,6 @@ class Monitor:
             self._spawn.send(keys)
         except OSError as error:
             raise self._failed("the monitor went away") from error
-
-    def _until_prompt(self) -> bytes:
-        return self._expect(self._prompt, self._answer_by())
 
     def _answer_by(self) -> float:
         return min(self._deadline, time.monotonic() + self._answer_s)
@@ -268,20 +272,24 @@ class MonitorDebugger:
       before the main loop gets it. The debug request that is left then is dropped (``vm_stop`` of
       a machine that stands); no second stop follows.
     - Either stop ends with ``cpu_single_step(cpu, 0)`` ("disable single step if it was enabled"),
-      which tells KVM at once. ``vCont;s`` may follow, and ``cont`` runs L2 freely; its end is a
-      stop that gdb did not ask for, and that :meth:`await_stop` returns.
-    - With several vCPUs that holds of ``c_cpu`` only, the one that stopped last: before QEMU 8.1.1
-      a T02 may name another thread than the one that was stepped, which keeps its single-step
-      (https://gitlab.com/qemu-project/qemu/-/issues/1725). L2 of this driver has one.
+      which tells KVM at once. ``vCont;s`` may follow, and ``cont`` runs L2 freely. The monitor's
+      ``stop`` is then one that gdb did not ask for, and that the next request passes over.
+    - With several vCPUs that holds of ``c_cpu`` only, the one that stopped last. Before QEMU commit
+      761e3c10881b ("gdbstub: fixes cases where wrong threads were reported to GDB on SIGINT") a T02
+      may name another thread than the one that was stepped, which keeps its single-step. L2 of this
+      driver has one.
     """
 
-    def __init__(self, monitor: Monitor, steps: RspDebugger) -> None:
+    def __init__(self, monitor: Monitor, steps: RspDebugger, stop_each: int = 0) -> None:
         """
         :param monitor: started.
         :param steps: of the same QEMU, whose gdbstub the monitor may have started.
+        :param stop_each: of so many steps, :meth:`step` has one stopped on its way; 0: none.
         """
         self._monitor = monitor
         self._steps = steps
+        self._stop_each = stop_each
+        self._number = 0
 
     def position(self, vcpu: int = 0) -> Position:
         """See :meth:`Debugger.position`: the monitor's."""
@@ -328,7 +336,11 @@ class MonitorDebugger:
 
     def step(self) -> Stop:
         """See :meth:`Debugger.step`."""
-        self.request_step()
+        self._number += 1
+        if self._stop_each and self._number % self._stop_each == 0:
+            self.request_step_and_stop(STOP_AFTER_S)
+        else:
+            self.request_step()
         return self.await_stop()
 
     def run_to(self, address: int) -> Stop:
@@ -336,7 +348,7 @@ class MonitorDebugger:
         return self._steps.run_to_with(address, self.await_stop)
 
     def leave(self) -> None:
-        """See :meth:`Debugger.leave`; the gdbstub goes on, for ending it would let L2 run."""
+        """See :meth:`Debugger.leave`: nothing is sent, and the gdbstub is left as it is."""
         self._steps.leave()
 
 

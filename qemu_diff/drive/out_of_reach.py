@@ -57,7 +57,7 @@ def _while_both_lived(broken: BrokenOff, last_line: str, budget_s: float) -> str
         return f"{broken.complaint}{after}"
     if not broken.stops:
         return (
-            f"no stop within {budget_s:g} s: {broken.complaint}{last_line}; "
+            f"not done within {budget_s:g} s: {broken.complaint}{last_line}; "
             "if it is only slow, raise campaign.budget_s"
         )
     if broken.idle_s > budget_s / 2:

@@ -47,8 +47,13 @@ class RspDebugger:
         return self._stub.read_register(core.number)
 
     def write_register(self, name: str, value: int) -> None:
-        """See :meth:`Debugger.write_register`."""
-        self._select(0)
+        """See :meth:`Debugger.write_register`.
+
+        ``P`` writes to QEMU's copy of the registers (gdbstub.c, ``handle_set_reg()``), and under
+        KVM the copy counts only if it was read since L2 stopped (``cpu_synchronize_state()``):
+        without a read before, the write is lost, and no error says so. gdb reads at each stop.
+        """
+        self.position()
         self._stub.write_core_register(name, value)
 
     def read_memory(self, address: int, size: int) -> bytes:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from qemu_diff.drive.in_guest import Boot, Tools, boot
 from qemu_diff.drive.job import Job
+from qemu_diff.drive.session import Session
 from qemu_diff.model import Build, FloodSource, FloodSpec, MachineSpec, Payload
 
 
@@ -25,6 +26,7 @@ class Errand:
     :param progress: called a few times a second with the reports so far.
     :param landmarks: addresses of L1's that the truth tells of as well; only the step VMM's counter
         tells when.
+    :param session: what a user of gdb types, in place of the job; of driver gdb alone.
     """
 
     build: Build
@@ -38,6 +40,7 @@ class Errand:
     cancel: threading.Event
     progress: Callable[[int], None] = lambda _: None
     landmarks: tuple[int, ...] = ()
+    session: Session | None = None
 
 
 class Stepper(Protocol):

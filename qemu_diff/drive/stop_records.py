@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from qemu_diff.abi import (
+    IRQ_SLOTS,
     KVM_EXIT_DEBUG,
     STEP_RECORD,
     DebugControl,
@@ -19,7 +20,7 @@ from qemu_diff.abi import (
     RecordKind,
     StepRecords,
 )
-from qemu_diff.drive.debugger import Position, Stop
+from qemu_diff.drive.debugger import SIGINT, Position, Stop
 from qemu_diff.drive.lines import Raised
 from qemu_diff.errors import DebuggerError
 
@@ -31,9 +32,6 @@ EINTR = 4
 EC_SHIFT = 26
 
 STEPPING = int(DebugControl.ENABLE | DebugControl.SINGLESTEP)
-
-_IRQ_SLOTS = (0x280, 0x480)
-"""Offsets of an IRQ's vectors from VBAR_EL1: from EL1 with SP_EL1, from EL0 (DDI 0487, D1.4.2)."""
 
 _VECTOR_OFFSET = 0x7FF
 
@@ -58,6 +56,8 @@ class StopRecords:
         """Lines of the transcript before each stop."""
         self._disagreements: list[str] = []
         self.pass_number = 0
+        self.stopped_on_the_way = 0
+        """Steps that ended because somebody stopped L2."""
 
     @property
     def records(self) -> StepRecords:
@@ -95,6 +95,7 @@ class StopRecords:
         :param at_vector: ELR_EL1 and SPSR_EL1, where L2 stands at an interrupt's vector.
         """
         shown = stop.position
+        self.stopped_on_the_way += stop.signal == SIGINT
         if shown != witness:
             at = f"at stop {len(self.returns):,}"
             said = f"the gdbstub shows {_words(shown)}, the monitor {_words(witness)}"
@@ -115,6 +116,7 @@ class StopRecords:
         QEMU turns stepping off at every stop, and on again for the next step (gdbstub,
         ``gdb_vm_state_change()``): KVM forgets then what it knows of a step.
         """
+        self.stopped_on_the_way += 1
         row = self._return(stop.position, RecordFlag.STEPPING | RecordFlag.EINTR)
         row["exit_reason"], row["error"] = KVM_EXIT_INTR, -EINTR
         self.asked_for_steps(wanted=False)
@@ -169,4 +171,4 @@ def _words(position: Position) -> str:
 
 def at_irq_vector(pc: int) -> bool:
     """Whether an interrupt's vector may be there: the payload's lie at a multiple of 2 KiB."""
-    return pc & _VECTOR_OFFSET in _IRQ_SLOTS
+    return pc & _VECTOR_OFFSET in IRQ_SLOTS

@@ -357,6 +357,7 @@ class GdbStub:
         return min(self._deadline, time.monotonic() + self._answer_s)
 
     def _send(self, request: bytes, deadline: float) -> None:
+        self._pass_over_stops()
         if self._log:
             self._log.write(TO_STUB, request)
         self._request, self._resent, self._asked_again = request, False, False
@@ -375,8 +376,31 @@ class GdbStub:
 
     def _receive(self, deadline: float) -> bytes:
         while not self._packets:
-            self._take(self._read(deadline), deadline)
+            self._await(self._readable, deadline)
+            self._take(self._read(), deadline)
+            if self._reader.resend_requests:
+                self._resend(deadline)
         return self._packets.popleft()
+
+    def _pass_over_stops(self) -> None:
+        """Forget stops that nobody has asked for: QEMU's monitor can run the machine and stop it,
+        and before commit 758370052fb6 ("gdbstub: only send stop-reply packets when allowed to") (in
+        8.1) gdb is told of that, too.
+
+        :raises GdbStubClosedError: the machine has ended meanwhile.
+        :raises GdbStubError: something else has come, as the answer that another wait gave up.
+        """
+        self._forget_stops()
+        if self._readable.poll(0):
+            self._take(self._read(), self._answer_by())
+            self._reader.resend_requests = 0
+            self._forget_stops()
+
+    def _forget_stops(self) -> None:
+        while self._packets:
+            payload = self._packets.popleft()
+            if not is_console_output(payload):
+                parse_stop(payload)
 
     def _take(self, data: bytes, deadline: float) -> None:
         try:
@@ -391,8 +415,6 @@ class GdbStub:
             self._asked_again = True
             self._transmit(b"-", deadline)
             self._take(b"", deadline)
-        if self._reader.resend_requests:
-            self._resend(deadline)
 
     def _resend(self, deadline: float) -> None:
         self._reader.resend_requests = 0
@@ -401,8 +423,7 @@ class GdbStub:
         self._resent = True
         self._transmit(encode_packet(self._request), deadline)
 
-    def _read(self, deadline: float) -> bytes:
-        self._await(self._readable, deadline)
+    def _read(self) -> bytes:
         try:
             data = self._connection.recv(_RECEIVED)
         except OSError as error:

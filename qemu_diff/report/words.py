@@ -91,7 +91,9 @@ def _witness_sentences(result: CellResult) -> list[str]:
     kernel, stops = result.cell.kernel, _counted(result.witnessed, "stop")
     agreed = f"{kernel}: gdbstub and monitor showed the same PC and PSTATE at each of {stops}"
     if result.verdict is CellVerdict.PASS:
-        return [f"{agreed}, and the truth says so, too"]
+        agreed += ", and the truth says so, too"
+    if result.stopped_on_the_way:
+        agreed += f"; the monitor stopped {result.stopped_on_the_way:,} steps on their way"
     return [agreed]
 
 
@@ -125,6 +127,8 @@ def _verdict_sentences(result: CellResult) -> list[str]:
     kernel = result.cell.kernel
     if result.cell.driver is Driver.SELFTEST and result.verdict.judged:
         return [f"{kernel}: its own selftest: {result.verdict}: {result.reason}"]
+    if result.cell.session and result.verdict.judged:
+        return _session_sentences(result)
     if result.verdict is CellVerdict.PASS:
         return [_clean_sentence(result)]
     if result.verdict is not CellVerdict.FAIL or not result.breakdown:
@@ -141,6 +145,14 @@ def _verdict_sentences(result: CellResult) -> list[str]:
         ),
         *_signature_sentences(result),
     ]
+
+
+def _session_sentences(result: CellResult) -> list[str]:
+    """What gdb's user was told."""
+    kernel, commands = result.cell.kernel, _counted(result.steps, "command")
+    if not result.findings:
+        return [f"{kernel}: gdb's user was told the truth after each of {commands} that ran L2"]
+    return [f"{kernel}: {finding.message}" for finding in result.findings]
 
 
 def signature_name(signature: Signature) -> str:

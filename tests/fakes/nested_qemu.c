@@ -16,7 +16,7 @@
 
 enum { GDBSTUB, MONITOR, QMP, PORTS };
 
-#define LINE_END	"\x1b[K\r\n"	/* QEMU's readline behind what is typed */
+#define ECHO_END	"\x1b[K"	/* QEMU's readline behind what is typed */
 #define CURSOR_UP	"\x1b[A"
 #define REGISTER_PC	32
 #define REGISTER_CPSR	33
@@ -247,8 +247,7 @@ static void run_command(const char *command)
 {
 	char text[256];
 
-	say(MONITOR, command);
-	say(MONITOR, LINE_END);
+	say(MONITOR, "\r\n");
 	if (now("babble"))
 		spread_garbage(MONITOR);
 	if (!strcmp(command, "info status"))
@@ -263,15 +262,28 @@ static void run_command(const char *command)
 	say(MONITOR, "(qemu) ");
 }
 
+/* A line may be typed long before its last key comes. */
 static void serve_monitor(char *text)
 {
 	static char last[256];
+	static int shown;
+	const char *line;
 	char *end;
 
-	while ((end = strchr(text, '\n'))) {
-		*end = '\0';
-		if (strcmp(text, CURSOR_UP))
-			snprintf(last, sizeof(last), "%s", text);
+	while (*text) {
+		end = strchr(text, '\n');
+		if (end)
+			*end = '\0';
+		line = strcmp(text, CURSOR_UP) ? text : last;
+		if (!shown || !end) {
+			say(MONITOR, line);
+			say(MONITOR, ECHO_END);
+		}
+		shown = !end;
+		if (!end)
+			return;
+		if (line != last)
+			snprintf(last, sizeof(last), "%s", line);
 		memmove(text, end + 1, strlen(end + 1) + 1);
 		run_command(last);
 	}

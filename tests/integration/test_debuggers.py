@@ -127,7 +127,7 @@ def test_what_runs_is_stopped_by_either(tmp_path: Path) -> None:
         assert monitor.status() == "running"
         monitor.stop()
         assert monitor.status() == "paused"
-        assert rsp.await_stop().signal == SIGINT
+        # Up to 8.0 QEMU tells gdb of this stop, which has not asked for one.
         assert rsp.step().signal == SIGTRAP
 
 

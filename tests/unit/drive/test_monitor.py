@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fakes.gdbstub import CPSR, PC, FakeGdbStub, FakeMachine
-from fakes.monitor import REGISTERS_7_2, REGISTERS_10, FakeMonitor
+from fakes.monitor import REGISTERS_7_2, REGISTERS_10, REGISTERS_64_BIT_PSTATE, FakeMonitor
 from fakes.unix_server import Serve, answering, endless, mute, serving
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,6 +27,7 @@ from qemu_diff.guest.gdbstub import opened
 ENTRY, PSTATE = 0x5A5A_0000, 0x4000_03C5
 SHORT_S = 0.15
 PROMPT = b"(qemu) "
+FORMATS = (REGISTERS_7_2, REGISTERS_10, REGISTERS_64_BIT_PSTATE)
 
 
 @contextmanager
@@ -50,7 +51,7 @@ def unstarted(
 
 
 @pytest.mark.parametrize("cut", [1, 7, 4096])
-@pytest.mark.parametrize("registers", [REGISTERS_7_2, REGISTERS_10])
+@pytest.mark.parametrize("registers", FORMATS)
 def test_commands_and_registers(tmp_path: Path, cut: int, registers: str) -> None:
     fake = FakeMonitor([ENTRY, ENTRY + 4], PSTATE, registers, cut=cut)
     with monitoring(fake, tmp_path) as monitor:
@@ -168,9 +169,8 @@ def test_what_is_not_one_vcpu_s_registers_is_refused(text: str) -> None:
         parse_registers(text)
 
 
-@given(st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), st.sampled_from([7, 10]))
-def test_every_position_is_read_as_it_is_shown(pc: int, pstate: int, version: int) -> None:
-    form = REGISTERS_7_2 if version == 7 else REGISTERS_10
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), st.sampled_from(FORMATS))
+def test_every_position_is_read_as_it_is_shown(pc: int, pstate: int, form: str) -> None:
     shown = form.format(vcpu=0, pc=pc, pstate=pstate).encode()
     typed = "info registers"
     echo = b"".join(b"\x1b[D" * i + typed[: i + 1].encode() + b"\x1b[K" for i in range(len(typed)))

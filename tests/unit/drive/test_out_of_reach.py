@@ -58,7 +58,7 @@ GIVEN_UP = replace(EXITED, ending=Ending.GIVEN_UP, last_line="peer: begin")
             MUTE,
             GIVEN_UP,
             ALIVE,
-            "no stop within 60 s: no answer; the console's last line: peer: begin; "
+            "not done within 60 s: no answer; the console's last line: peer: begin; "
             "if it is only slow, raise campaign.budget_s",
         ),
         (

@@ -182,6 +182,35 @@ def test_a_stop_that_does_not_come_is_waited_for_as_long_as_was_said(tmp_path: P
             gdb.await_stop(SHORT_S)
 
 
+def test_a_stop_that_nobody_asked_for_is_passed_over(tmp_path: Path) -> None:
+    stop = encode_packet(b"T02thread:01;")
+    with client(answering(b"+" + encode_packet(b"00") + stop, encode_packet(b"01")), tmp_path) as g:
+        assert g.read_memory(0, 1) == b"\0"
+        assert g.read_memory(0, 1) == b"\1"
+
+
+def test_an_answer_that_comes_too_late_is_not_the_next_one(tmp_path: Path) -> None:
+    def serve(connection: socket.socket) -> None:
+        connection.recv(4096)
+        time.sleep(2 * SHORT_S)
+        connection.sendall(encode_packet(b"11"))
+        mute(connection)
+
+    with client(serve, tmp_path) as gdb:
+        with pytest.raises(GdbStubError, match="no answer"):
+            gdb.read_memory(0, 1)
+        time.sleep(2 * SHORT_S)
+        with pytest.raises(GdbStubError, match="did not stop, but said '11'"):
+            gdb.read_memory(4, 1)
+
+
+def test_an_end_is_told_at_the_next_request(tmp_path: Path) -> None:
+    with client(closing(b"+" + encode_packet(b"00") + encode_packet(b"W00")), tmp_path) as gdb:
+        assert gdb.read_memory(0, 1) == b"\0"
+        with pytest.raises(GdbStubClosedError, match="the machine has ended"):
+            gdb.read_memory(0, 1)
+
+
 def test_the_first_answer_may_take_until_the_deadline(tmp_path: Path) -> None:
     begun = time.monotonic()
     with (

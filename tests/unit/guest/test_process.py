@@ -12,7 +12,14 @@ import pytest
 
 from qemu_diff.errors import InfrastructureError
 from qemu_diff.guest import process
-from qemu_diff.guest.process import Cancelled, Ending, GuestExit, private_socket, run_guest
+from qemu_diff.guest.process import (
+    Cancelled,
+    Ending,
+    GivenUp,
+    GuestExit,
+    private_socket,
+    run_guest,
+)
 
 Guest = Callable[..., GuestExit]
 
@@ -165,6 +172,30 @@ def test_a_watcher_that_fails_leaves_no_guest_behind(
     with pytest.raises(ZeroDivisionError):
         guest(f"echo $$ > {tmp_path}/pids; {NEVER_ENDS}", watch=watch)
     assert all(is_gone(pid) for pid in leaves_pids())
+
+
+def test_a_watcher_that_gives_a_guest_up_ends_it(
+    guest: Guest, leaves_pids: Callable[[], list[int]], tmp_path: Path
+) -> None:
+    def watch() -> None:
+        if (tmp_path / "pids").exists():
+            raise GivenUp
+
+    ended = guest(f"echo Booting; echo $$ > {tmp_path}/pids; {NEVER_ENDS}", watch=watch)
+    assert ended.ending is Ending.GIVEN_UP
+    assert (ended.status, ended.registers, ended.last_line) == (-9, "", "Booting")
+    assert ended.wall_s < 5
+    assert all(is_gone(pid) for pid in leaves_pids())
+
+
+def test_a_guest_that_is_given_up_may_have_died_before(guest: Guest, tmp_path: Path) -> None:
+    def watch() -> None:
+        if (tmp_path / "said").exists():
+            raise GivenUp
+
+    line = "Kernel panic - not syncing: x"
+    ended = guest(f"echo '{line}'; touch {tmp_path}/said; {NEVER_ENDS}", watch=watch)
+    assert (ended.ending, ended.death) == (Ending.GIVEN_UP, line)
 
 
 def test_the_watcher_is_called_while_the_guest_runs(guest: Guest) -> None:

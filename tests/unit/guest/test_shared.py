@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from qemu_diff.abi import (
     SHARED_HEADER,
@@ -18,9 +20,17 @@ from qemu_diff.abi import (
     STEP_RECORD,
     SharedState,
 )
-from qemu_diff.errors import CorruptDataError, InfrastructureError
+from qemu_diff.errors import CorruptDataError, InfrastructureError, LostGuestError
 from qemu_diff.guest.machine import SHARED_BYTES
-from qemu_diff.guest.shared import RECORD_CAPACITY, SharedHeader, read_header, reserve, trim
+from qemu_diff.guest.shared import (
+    RECORD_CAPACITY,
+    SharedHeader,
+    read_header,
+    reserve,
+    trim,
+    write_records,
+)
+from qemu_diff.trace.records import UNSEALED, read_records
 
 
 @pytest.fixture
@@ -197,3 +207,54 @@ def test_a_file_that_is_not_ours_is_not_cut(region: Path) -> None:
     with pytest.raises(CorruptDataError):
         trim(region)
     assert region.read_bytes() == b"mine" * 4096
+
+
+# --- records of stops outside of L1 ---
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.binary(min_size=STEP_RECORD.itemsize, max_size=STEP_RECORD.itemsize), max_size=5),
+    st.sampled_from([state for state in SharedState if state not in UNSEALED]),
+)
+def test_written_records_are_read_back_and_numbered(
+    region: Path, rows: list[bytes], state: SharedState
+) -> None:
+    written = np.frombuffer(b"".join(rows), STEP_RECORD)
+
+    write_records(region, written, state, "gdb went away")
+
+    expected = written.copy()
+    expected["sequence"] = range(len(rows))
+    assert read_records(region).tobytes() == expected.tobytes()
+    found = read_header(region)
+    assert (found.state, found.count, found.heartbeat) == (state, len(rows), len(rows))
+    assert (found.dropped, found.message) == (0, "gdb went away")
+    trim(region)
+    assert len(read_records(region)) == len(rows)
+
+
+def test_records_that_were_changed_since_are_corrupt(region: Path) -> None:
+    write_records(region, np.zeros(3, STEP_RECORD), SharedState.DONE)
+    content = bytearray(region.read_bytes())
+    content[-1] ^= 1
+    region.write_bytes(content)
+    with pytest.raises(CorruptDataError, match="checksum does not match its 3 records"):
+        read_records(region)
+
+
+def test_records_of_a_boot_that_goes_on_are_not_read(region: Path) -> None:
+    write_records(region, np.zeros(3, STEP_RECORD), SharedState.RUNNING)
+    with pytest.raises(LostGuestError):
+        read_records(region)
+
+
+def test_a_long_complaint_is_cut_to_what_has_room(region: Path) -> None:
+    write_records(region, np.zeros(0, STEP_RECORD), SharedState.FAILED, "x" * 600)
+    assert read_header(region).message == "x" * 512
+    assert len(read_records(region)) == 0
+
+
+def test_records_that_can_not_be_written(tmp_path: Path) -> None:
+    with pytest.raises(InfrastructureError, match=r"No such file or directory$"):
+        write_records(tmp_path / "gone" / "r", np.zeros(1, STEP_RECORD), SharedState.DONE)

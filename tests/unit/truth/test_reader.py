@@ -17,11 +17,18 @@ from qemu_diff.abi import (
     TRUTH_HEADER_BYTES,
     TRUTH_MAGIC,
     TRUTH_RECORD,
+    Mark,
     TruthKind,
     TruthRecords,
 )
 from qemu_diff.errors import CorruptDataError, LostGuestError
-from qemu_diff.truth.reader import read_truth, trim_truth, truth_bytes
+from qemu_diff.truth.reader import (
+    TruthCount,
+    mark_truth,
+    read_truth,
+    trim_truth,
+    truth_bytes,
+)
 
 COUNT, CAPACITY = 5, 8
 
@@ -231,3 +238,82 @@ def test_trimming_never_grows_a_file(truth_file: Write, count: int) -> None:
     trim_truth(path)
 
     assert path.stat().st_size == truth_bytes(CAPACITY)
+
+
+# --- counting ------------------------------------------------------------------------------------
+
+
+def test_records_are_counted_while_they_are_written(truth_file: Write) -> None:
+    path = truth_file(sealed(records(), count=0, sealed=0))
+    assert TRUTH_HEADER.fields is not None
+    offset = TRUTH_HEADER.fields["count"][1]
+    with TruthCount(path) as count, path.open("r+b") as plugin:
+        for number in (0, 1, CAPACITY, 1 << 40):
+            plugin.seek(offset)
+            plugin.write(number.to_bytes(8, "little"))
+            plugin.flush()
+            assert count() == number
+
+
+def test_a_file_that_nobody_wrote_counts_none(truth_file: Write) -> None:
+    with TruthCount(truth_file(bytes(truth_bytes(CAPACITY)))) as count:
+        assert count() == 0
+
+
+# --- marking -------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 9), st.data())
+def test_between_two_marks_lies_what_was_counted(
+    truth_file: Write, number: int, data: st.DataObject
+) -> None:
+    returns = sorted(data.draw(st.lists(st.integers(0, number), max_size=12)))
+    path = truth_file(sealed(records(number)))
+
+    mark_truth(path, returns)
+
+    marked = read_truth(path)
+    at = np.flatnonzero(marked["kind"] == TruthKind.MARK)
+    kinds = marked["detail"][at].tolist()
+    assert kinds == [Mark.JOB_BEGIN, *[Mark.RETURNED] * len(returns), Mark.JOB_END]
+    between = [part[part["kind"] != TruthKind.MARK] for part in np.split(marked, at)]
+    expected = [0, 0, *returns, number]
+    assert [len(part) for part in between] == [
+        *np.diff(expected).tolist(),
+        0,
+    ]
+    assert np.array_equal(np.concatenate(between), records(number))
+    assert path.stat().st_size == truth_bytes(len(marked))
+    assert not marked["pc"][at].any()
+
+
+@pytest.mark.parametrize("returns", [[COUNT + 1], [0, 2, COUNT + 1], [1 << 40]])
+def test_fewer_records_than_were_counted_are_corrupt(truth_file: Write, returns: list[int]) -> None:
+    path = truth_file(sealed(records()))
+    before = path.read_bytes()
+
+    with pytest.raises(CorruptDataError) as caught:
+        mark_truth(path, returns)
+
+    assert str(caught.value) == f"{path}: 5 records, {returns[-1]} were counted"
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("members", "error"),
+    [
+        ({"sealed": 0}, LostGuestError),
+        ({"magic": 0}, LostGuestError),
+        ({"crc32": 0}, CorruptDataError),
+        ({"dropped": 1}, CorruptDataError),
+    ],
+)
+def test_what_can_not_be_read_is_not_marked(
+    truth_file: Write, members: dict[str, int], error: type[Exception]
+) -> None:
+    path = truth_file(sealed(records(), **members))
+    before = path.read_bytes()
+    with pytest.raises(error):
+        mark_truth(path, [1])
+    assert path.read_bytes() == before
