@@ -45,6 +45,7 @@ _PYTHON_MODULES = (
     "pexpect",
     "pydantic",
     "elftools",
+    "pygdbmi",
     "qemu.qmp",
     "resvg_py",
     "rich",
@@ -255,7 +256,7 @@ def _debugger() -> Check:
         detail=found or "neither gdb-multiarch nor a gdb that knows it",
         apt=f"apt-get install {GDB}",
         dnf="dnf install gdb",
-        needed_for="qemu-diff debug",
+        needed_for="driver gdb, and qemu-diff debug",
         required=False,
     )
 
@@ -305,7 +306,7 @@ def _qemu_for_l1() -> Check:
         detail,
         apt="",
         dnf="",
-        needed_for="a QEMU in L1 that steps L2",
+        needed_for="drivers rsp, gdb and monitor",
         required=False,
     )
 

@@ -609,7 +609,7 @@ def _unjudged(done: Boot, budget_s: float) -> _Unjudged | None:
         verdict = CellVerdict.LOST if ours else CellVerdict.KERNEL_OOPS
         return _Unjudged(verdict, ended.death, worth_another_try=ours)
     if done.debugger:
-        return _Unjudged(CellVerdict.LOST, _out_of_reach(done), worth_another_try=True)
+        return _Unjudged(CellVerdict.LOST, done.debugger, worth_another_try=True)
     if header.state is SharedState.NO_KVM:
         return _Unjudged(CellVerdict.LOST, header.message, worth_another_try=False)
     if no_progress := _no_progress(done, header, budget_s):
@@ -624,13 +624,6 @@ def unjudged_reason(done: Boot, budget_s: float) -> tuple[CellVerdict, str] | No
     """The verdict of a boot that left nothing to judge, and why; None where it left something."""
     found = _unjudged(done, budget_s)
     return None if found is None else (found.verdict, found.reason)
-
-
-def _out_of_reach(done: Boot) -> str:
-    """Why a debugger could not go on: L1's QEMU, or PID 1, may have had the last word."""
-    said = done.exit.last_line
-    ended = done.exit.ending is not Ending.GIVEN_UP and said
-    return f"{done.debugger}; the console's last line: {said}" if ended else done.debugger
 
 
 def _without_redirects(done: Boot) -> _Unjudged | None:

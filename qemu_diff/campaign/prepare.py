@@ -18,10 +18,12 @@ from qemu_diff.drive.session import Session, read_session, session_path
 from qemu_diff.drive.stepper import InGuest, Stepper
 from qemu_diff.errors import (
     CompileError,
+    InfrastructureError,
     KernelBuildError,
     UnavailableSourceError,
     UserError,
 )
+from qemu_diff.guest.gdb import require_gdb
 from qemu_diff.guest.image import build_payload, build_stepvmm, payload_source
 from qemu_diff.guest.qemu import check_cpu, check_qtest, find_qemu
 from qemu_diff.guest.qemu_bundle import QemuBundle, fetch_bundle
@@ -89,7 +91,8 @@ class Prepared:
 
     :param peer: what the kernels' own selftests need.
     :param routines: what each job comes to on each payload.
-    :param bundle: L1's QEMU, where a driver asks for one.
+    :param bundle: L1's QEMU, where a driver asks for one and it can be had.
+    :param no_bundle: why it can't.
     :param sessions: by name.
     """
 
@@ -99,6 +102,7 @@ class Prepared:
     routines: dict[tuple[str, PayloadKey], Routine]
     kernels: Kernels
     bundle: QemuBundle | None = None
+    no_bundle: str = ""
     sessions: dict[str, Session] = field(default_factory=dict)
 
     def payload_of(self, cell: Cell) -> Payload:
@@ -115,7 +119,7 @@ class Prepared:
 
     def debugger_of(self, cell: Cell) -> FromOutside:
         """The same, of a driver from outside."""
-        assert self.bundle is not None, "prepare() gets one for these drivers"
+        assert self.bundle is not None, "without one these drivers' cells are lost"
         return FromOutside(cell.driver, self.tools, self.bundle, self.peer.init)
 
     @property
@@ -143,6 +147,8 @@ def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepar
         check_cpu(qemu, cell.machine.cpu)
         if FloodSource.DEVICE in cell.flood.sources:
             check_qtest(qemu)
+    if any(cell.driver is Driver.GDB for cell in cells):
+        require_gdb()
     tools = Tools(
         qemu,
         prepare_plugin(qemu, places.guest_images, places.cache),
@@ -165,9 +171,20 @@ def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepar
     for cell in outside:
         check_debuggable(routines[cell.job, _key(cell)], cell.job)
     sessions = _sessions(cells, places.guest_images, beside)
-    bundle = fetch_bundle() if outside else None
+    bundle, no_bundle = _bundle() if outside else (None, "")
     peer = prepare_peer(qemu, places.guest_images, places.cache)
-    return Prepared(tools, peer, payloads, routines, _kernels(campaign, cells), bundle, sessions)
+    kernels = _kernels(campaign, cells)
+    return Prepared(
+        tools, peer, payloads, routines, kernels, bundle, no_bundle=no_bundle, sessions=sessions
+    )
+
+
+def _bundle() -> tuple[QemuBundle | None, str]:
+    """L1's QEMU, or why it can't be had: cells that do without it are run all the same."""
+    try:
+        return fetch_bundle(), ""
+    except (UnavailableSourceError, InfrastructureError) as error:
+        return None, f"no QEMU for L1: {error}"
 
 
 def _sessions(cells: Sequence[Cell], guest_images: Path, beside: Path) -> dict[str, Session]:

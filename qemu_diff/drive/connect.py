@@ -14,7 +14,7 @@ from qemu_diff.drive.gdb import gdb_debugger
 from qemu_diff.drive.monitor import Monitor, MonitorDebugger
 from qemu_diff.drive.relay import relayed
 from qemu_diff.drive.rsp import RspDebugger
-from qemu_diff.guest.gdbstub import GdbStub
+from qemu_diff.guest.gdbstub import ANSWER_S, GdbStub
 from qemu_diff.guest.nested import GDBSTUB, MONITOR, STUB_CHARDEV
 from qemu_diff.guest.packet import PacketLog
 from qemu_diff.guest.process import private_socket
@@ -66,7 +66,7 @@ def connected(driver: Driver, call: Call) -> Iterator[Connected]:
     :raises DebuggerError: see :class:`~qemu_diff.drive.debugger.Debugger`.
     :raises MissingToolError: there is no gdb.
     """
-    monitor = Monitor(call.ports[MONITOR], call.deadline, call.cancel)
+    monitor = Monitor(call.ports[MONITOR], call.deadline, call.cancel, answer_s=ANSWER_S)
     monitor.start()
     with ExitStack() as stack:
         if driver is Driver.GDB:
@@ -75,9 +75,9 @@ def connected(driver: Driver, call: Call) -> Iterator[Connected]:
         if driver is Driver.MONITOR:
             monitor.start_gdbserver(f"chardev:{STUB_CHARDEV}")
         log = stack.enter_context(PacketLog(call.directory / PACKET_LOG))
-        stub = GdbStub(call.ports[GDBSTUB], call.deadline, call.cancel, log=log)
+        stub = GdbStub(call.ports[GDBSTUB], call.deadline, call.cancel, answer_s=ANSWER_S, log=log)
         stub.start()
-        steps = RspDebugger(stub)
+        steps = RspDebugger(stub, ANSWER_S)
         if driver is Driver.RSP:
             yield Connected(steps, monitor.registers, monitor)
         else:

@@ -26,28 +26,32 @@ from qemu_diff.drive.device import DevicePender
 from qemu_diff.drive.gdb import GdbDebugger
 from qemu_diff.drive.in_guest import RECORDS, TIMER_LOG, TRUTH, TRUTH_CAPACITY, Boot, Tools
 from qemu_diff.drive.lines import GIC_TYPE, Lines, Qtest, lines_for
-from qemu_diff.drive.peer import mean_wake_ns, wakeups_file
+from qemu_diff.drive.out_of_reach import BrokenOff, why_out_of_reach
+from qemu_diff.drive.peer import mean_wake_ns, parse_console, wakeups_file
 from qemu_diff.drive.ports import NestedQmp, connected_ports
 from qemu_diff.drive.session import Session
 from qemu_diff.drive.session_run import Beside, Done, run_session
 from qemu_diff.drive.stepper import Errand
 from qemu_diff.drive.stop_records import StopRecords
-from qemu_diff.errors import DebuggerError, InfrastructureError
+from qemu_diff.errors import DebuggerError, InfrastructureError, QemuDiffError
 from qemu_diff.guest.image import LOAD_ADDRESS, MEMORY_BYTES
 from qemu_diff.guest.initramfs import extend
 from qemu_diff.guest.machine import MachineFiles, argv
 from qemu_diff.guest.nested import QMP, QTEST, Nested, devices, nested_argv
-from qemu_diff.guest.process import GivenUp, private_socket, run_guest
+from qemu_diff.guest.process import GivenUp, GuestExit, private_socket, run_guest
 from qemu_diff.guest.qemu_bundle import QemuBundle
 from qemu_diff.guest.shared import read_header, reserve, seal_log, write_records
 from qemu_diff.model import Driver, FloodSource
 from qemu_diff.truth.reader import TruthCount, mark_truth, trim_truth, truth_bytes
 
 INITRAMFS = "initramfs"
+CONSOLE = "console.log"
+REGISTERS = "registers.txt"
 TRANSCRIPT = "transcript.txt"
 
 GRACE_S = 3.0
-"""How long L1 may take to end by itself, and say why, once its QEMU is out of reach."""
+"""How long L1 may take to end by itself, and say why, once its QEMU is out of reach; and how long
+a debugger may take to see that L1 is gone."""
 
 
 class _Session(threading.Thread):
@@ -59,7 +63,11 @@ class _Session(threading.Thread):
         self._errand = errand
         self._ports = ports
         self._deadline = time.monotonic() + errand.budget_s
+        self._over = threading.Event()
         self._ended_at = 0.0
+        self._moved_at = time.monotonic()
+        self._seen = 0
+        self._bug: BaseException | None = None
         self.records: StopRecords | None = None
         self.transcript: list[str] = []
         self.commands: tuple[Done, ...] = ()
@@ -70,27 +78,44 @@ class _Session(threading.Thread):
         """So far."""
         return len(self.records.returns) if self.records else 0
 
+    @property
+    def broken_off(self) -> BrokenOff:
+        """What there is to say of it, where there is a complaint."""
+        late = self._ended_at >= self._deadline
+        return BrokenOff(self.complaint, self.stops, self._ended_at - self._moved_at, late)
+
     def check(self) -> None:
         """:raises GivenUp: it can't go on, and L1 does not end by itself."""
-        if self._ended_at and time.monotonic() > self._ended_at + GRACE_S:
+        if self.stops != self._seen:
+            self._seen, self._moved_at = self.stops, time.monotonic()
+        if self.complaint and time.monotonic() > self._ended_at + GRACE_S:
             raise GivenUp
+
+    def finish(self) -> None:
+        """Wait for its end: L0's QEMU is gone, and with it what the ports lead to."""
+        self.join(GRACE_S)
+        self._over.set()
+        self.join()
+        if self._bug:
+            raise self._bug
 
     def run(self) -> None:
         try:
             self._drive()
-        except InfrastructureError as error:
-            self.complaint = str(error)
-        finally:
+        except (QemuDiffError, OSError) as error:
             self._ended_at = time.monotonic()
+            self.complaint = str(error)
+        except BaseException as bug:
+            self._bug = bug
 
     def _drive(self) -> None:
         errand = self._errand
         with (
-            connected_ports(self._ports, self._deadline, errand.cancel) as ports,
+            connected_ports(self._ports, self._deadline, self._over) as ports,
             TruthCount(errand.directory / TRUTH) as count,
             connected(
                 self._driver,
-                Call(ports, errand.payload, errand.directory, self._deadline, errand.cancel),
+                Call(ports, errand.payload, errand.directory, self._deadline, self._over),
             ) as l2,
             NestedQmp(ports[QMP]) as qmp,
         ):
@@ -190,15 +215,17 @@ class FromOutside:
         try:
             ended = run_guest(
                 command,
-                directory / "console.log",
+                directory / CONSOLE,
                 qmp_socket,
                 budget_s=errand.budget_s,
                 cancel=cancel,
                 watch=watch,
             )
         finally:
-            session.join()
+            session.finish()
         complaints = redirector.finish(), pender.finish()
+        if ended.registers:
+            (directory / REGISTERS).write_text(ended.registers)
         _seal(session, directory)
         return Boot(
             directory,
@@ -210,7 +237,7 @@ class FromOutside:
             device=complaints[1],
             device_interrupts=pender.sent,
             device_held_back=pender.held_back,
-            debugger=session.complaint,
+            debugger=_complaint(session, ended, directory, errand.budget_s),
             witnessed=session.stops,
             stopped_on_the_way=session.records.stopped_on_the_way if session.records else 0,
             transcript=tuple(session.transcript),
@@ -235,6 +262,13 @@ class FromOutside:
         except OSError as error:
             raise InfrastructureError(f"{directory}: {error.strerror}") from error
         reserve(directory / TRUTH, truth_bytes(TRUTH_CAPACITY))
+
+
+def _complaint(session: _Session, ended: GuestExit, directory: Path, budget_s: float) -> str:
+    if not session.complaint:
+        return ""
+    console = parse_console((directory / CONSOLE).read_text(errors="replace"))
+    return why_out_of_reach(session.broken_off, ended, console, budget_s)
 
 
 def _seal(session: _Session, directory: Path) -> None:

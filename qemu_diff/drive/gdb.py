@@ -19,6 +19,9 @@ from qemu_diff.drive.debugger import SIGINT, SIGTRAP, Position, Stop
 from qemu_diff.drive.mi import POLL_S, MiProcess, Record, mi_process, quoted
 from qemu_diff.errors import DebuggerError
 
+ANSWER_S = 30.0
+"""Seconds that gdb may take to answer a question, or L2 for one step."""
+
 CONNECT_S = 600
 """``remotetimeout``, in seconds: gdb is there before L1 has booted, and waits for the first answer
 without sending its question again. The driver's own deadline ends the wait earlier."""
@@ -168,7 +171,7 @@ class GdbDebugger:
     def await_stop(self) -> Stop:
         """Wait for L2 to stand still again."""
         while not self._stops:
-            self._note(self._mi.receive())
+            self._note(self._mi.receive(ANSWER_S))
         payload = self._stops.pop()
         self._stops.clear()
         self._show(payload)
@@ -313,17 +316,17 @@ class GdbDebugger:
             raise DebuggerError(f"gdb refused {command}: {quoted(_message(result))}")
 
     def _ask(self, command: str) -> Mapping[str, Any]:
-        return self._payload(self._result(self._mi.send(command)), command)
+        return self._payload(self._result(self._mi.send(command), ANSWER_S), command)
 
     def _payload(self, result: Record, command: str) -> Mapping[str, Any]:
         if result.message == "error":
             raise DebuggerError(f"gdb refused {command}: {quoted(_message(result))}")
         return _Payload(result.payload, command)
 
-    def _result(self, token: int) -> Record:
+    def _result(self, token: int, within_s: float = float("inf")) -> Record:
         """The result of a command; what comes before it is noted."""
         while True:
-            record = self._mi.receive()
+            record = self._mi.receive(within_s)
             if record.kind == "result" and record.token == token:
                 return record
             self._note(record)
@@ -342,7 +345,7 @@ class GdbDebugger:
             self._failure = _message(record)
         elif record.message == "thread-group-exited" and self._connected:
             said = " ".join("".join(self._printed).split())
-            raise DebuggerError(f"gdb has lost L2: {quoted(said)}")
+            raise DebuggerError("gdb has lost L2" + (f": {quoted(said)}" if said else ""))
 
     # --- the transcript ---
 

@@ -120,11 +120,13 @@ class MiProcess:
         self._partial = b""
         self._records: deque[Record] = deque()
         self._token = 0
+        self._asked = ""
         self._last_said = ""
 
     def send(self, command: str) -> int:
         """Send a command; the token of its result."""
         self._token += 1
+        self._asked = command
         data = f"{self._token}{command}\n".encode()
         try:
             while data:
@@ -138,9 +140,15 @@ class MiProcess:
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGINT)
 
-    def receive(self) -> Record:
-        """The next record."""
+    def receive(self, within_s: float = float("inf")) -> Record:
+        """The next record.
+
+        :param within_s: seconds that it may take; never more than until the deadline of all.
+        """
+        by = time.monotonic() + within_s
         while not self._records:
+            if time.monotonic() > by:
+                raise self._silent()
             self._read(POLL_S)
         return self._records.popleft()
 
@@ -155,8 +163,7 @@ class MiProcess:
         if self._cancel.is_set():
             raise DebuggerError("called off")
         if time.monotonic() > self._deadline:
-            said = f", after {quoted(self._last_said)}" if self._last_said else ""
-            raise DebuggerError(f"no answer of gdb in time{said}")
+            raise self._silent()
         ready, _, _ = select.select([self._from], [], [], seconds)
         if not ready:
             return
@@ -170,10 +177,16 @@ class MiProcess:
                 self._last_said = text
                 self._records.append(record_of(text))
 
+    def _silent(self) -> DebuggerError:
+        asked = f" to {quoted(self._asked)}" if self._asked else ""
+        return DebuggerError(f"no answer of gdb{asked} in time")
+
     def _ended(self) -> DebuggerError:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=POLL_S)
         last = self._partial.decode(errors="replace").strip() or self._last_said
+        if _STRUCTURED.match(last):
+            last = ""  # no words of its own: what it did last
         status = self._process.returncode
         how = "" if status is None else f" with status {status}"
         if status is not None and status < 0:

@@ -235,7 +235,8 @@ class Monitor:
                 raise self._failed(f"the monitor printed more than {MAX_OUTPUT:,} bytes")
             if time.monotonic() > deadline:
                 last = _plain(bytes(self._spawn.before)[-200:])
-                raise self._failed(f"no answer of the monitor in time: {_line(last)}")
+                said = f": {_line(last)}" if last.strip() else ""
+                raise self._failed(f"no answer of the monitor in time{said}")
 
     def _look(self, patterns: list[object]) -> int:
         try:
