@@ -88,7 +88,7 @@ class _Session(threading.Thread):
         """:raises GivenUp: it can't go on, and L1 does not end by itself."""
         if self.stops != self._seen:
             self._seen, self._moved_at = self.stops, time.monotonic()
-        if self.complaint and time.monotonic() > self._ended_at + GRACE_S:
+        if self._bug or (self.complaint and time.monotonic() > self._ended_at + GRACE_S):
             raise GivenUp
 
     def finish(self) -> None:
