@@ -53,6 +53,9 @@ GRACE_S = 3.0
 """How long L1 may take to end by itself, and say why, once its QEMU is out of reach; and how long
 a debugger may take to see that L1 is gone."""
 
+EARLIER_S = 0.5
+"""The debugger's budget ends so much before L0's, to say what it waits for, not that L0 is gone."""
+
 
 class _Session(threading.Thread):
     """The debugger's side of a boot."""
@@ -62,7 +65,7 @@ class _Session(threading.Thread):
         self._driver = driver
         self._errand = errand
         self._ports = ports
-        self._deadline = time.monotonic() + errand.budget_s
+        self._deadline = time.monotonic() + errand.budget_s - EARLIER_S
         self._over = threading.Event()
         self._ended_at = 0.0
         self._moved_at = time.monotonic()

@@ -24,6 +24,7 @@ from qemu_diff.config import load_campaign
 from qemu_diff.drive import job
 from qemu_diff.drive.in_guest import Tools
 from qemu_diff.drive.script import read_script, script_path
+from qemu_diff.drive.stepper import InGuest
 from qemu_diff.errors import CorruptDataError
 from qemu_diff.events import Stage
 from qemu_diff.guest import machine
@@ -235,7 +236,14 @@ def run_one(build: Build, campaign: Path, directory: Path) -> CellResult:
     payload = build_payload(first.payload, GUEST_IMAGES, cache)
     routine = job.compiled(read_script(script_path(GUEST_IMAGES, first.job)), payload)
     context = CellContext(
-        build, payload, routine, tools, directory, loaded.budget_s, threading.Event()
+        build,
+        payload,
+        routine,
+        tools,
+        InGuest(tools),
+        directory,
+        loaded.budget_s,
+        threading.Event(),
     )
     return run_cell(first, context, Stage("cell", first.id))
 
