@@ -2,11 +2,17 @@
 # with the other held.
 #! payload two_vcpus
 #! vcpus 2
-tbreak *turn_on
+stepi 2
+set var $x5 = 300
+tbreak *count
 continue
-stepi
-stepi
+stepi 2
+set var $x5 = 1000000
+# vCPU 1 comes to its loop.
+#! interrupt 0.5
+continue
 info threads
+thread 1
 tbreak *in_count
 continue
 stepi
@@ -20,6 +26,7 @@ thread 2
 stepi
 stepi
 stepi
+stepi 6
 thread 1
 set scheduler-locking off
 stepi

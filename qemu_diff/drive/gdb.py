@@ -394,12 +394,21 @@ def _position(payload: Mapping[str, Any]) -> Position:
 
 
 def _signal(payload: Mapping[str, Any]) -> int:
-    if payload.get("reason") != "signal-received":
+    if reason_of(payload) != "signal-received":
         return SIGTRAP
     name = str(payload.get("signal-name"))
     if name not in SIGNALS:
         raise DebuggerError(f"gdb says that L2 got {name}")
     return SIGNALS[name]
+
+
+def reason_of(stop: Mapping[str, Any]) -> str:
+    """Why L2 stopped (GDB manual, "GDB/MI Async Records"); empty where gdb gives no reason.
+
+    Ctrl-C during a step has two in one record: pygdbmi makes a list of them.
+    """
+    reason = stop.get("reason", "")
+    return str(reason[0] if isinstance(reason, list) else reason)
 
 
 def _vcpu_of(target_id: str) -> int:
