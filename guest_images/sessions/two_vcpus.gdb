@@ -1,18 +1,15 @@
-# Two vCPUs: one is stepped while the other runs, as gdb does it unless it is told not to, and then
-# with the other held.
+# Two vCPUs: the first is stepped, alone or with the other let go, as gdb does it unless it is told
+# not to. The second is turned on by the first.
 #! payload two_vcpus
 #! vcpus 2
 stepi 2
 set var $x5 = 300
-tbreak *count
+tbreak *turn_on
 continue
-stepi 2
-set var $x5 = 1000000
-# vCPU 1 comes to its loop.
-#! interrupt 0.5
-continue
+stepi
+info registers x0
 info threads
-thread 1
+stepi
 tbreak *in_count
 continue
 stepi
@@ -22,11 +19,5 @@ tbreak *in_count
 continue
 stepi
 stepi
-thread 2
-stepi
-stepi
-stepi
-stepi 6
-thread 1
 set scheduler-locking off
-stepi
+stepi 4

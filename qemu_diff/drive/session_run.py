@@ -14,7 +14,7 @@ from qemu_diff.drive.gdb import Answer, Breakpoint, GdbDebugger, reason_of
 from qemu_diff.drive.session import Command, CommandKind, Session
 from qemu_diff.errors import DebuggerError
 
-PATIENCE_S = 5.0
+PATIENCE_S = 20.0
 """Wall-clock seconds after which a user who waits for a stop presses Ctrl-C."""
 
 RUNAWAY_RECORDS = 20_000
