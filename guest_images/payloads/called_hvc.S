@@ -8,34 +8,36 @@
 
 	.equ	PSCI_VERSION, 0x84000000
 
+	/*
+	 * No labels inside of functions: gdb takes each for a function's beginning,
+	 * and would not know its own frame again behind a call.
+	 */
 	.text
 	range_begin
 	nop
-call:
-	bl	function
-after_call:
 	nop
-	bl	leaves
-after_leaves:
+	bl	function		/* entry+0x8 */
+	nop
+	bl	leaves			/* entry+0x10 */
 	nop
 	movz	w0, #(PSCI_VERSION >> 16), lsl #16
-hvc_then_call:
-	hvc	#0
+	hvc	#0			/* entry+0x1c */
 	bl	function
-after_hvc_then_call:
 	nop
 	range_end
 
 function:
 	movz	w0, #(PSCI_VERSION >> 16), lsl #16
-inner_hvc:
-	hvc	#0
+	hvc	#0			/* function+0x4 */
 	mov	x1, x0
 	nop
 	ret
 
 leaves:
 	movz	w0, #(PSCI_VERSION >> 16), lsl #16
-last_hvc:
-	hvc	#0
+	hvc	#0			/* leaves+0x4 */
 	ret
+
+	.balign	16
+	.fill	16, 8, 0
+stack:

@@ -5,7 +5,7 @@
  * CPU_ON is refused, and nothing else is different.
  */
 	.include "payload.inc"
-	classes	alu, branch-conditional, hvc, nop
+	classes	alu, branch-conditional, hvc, load, nop
 
 	.equ	CPU_ON, 0xc4000003
 	.equ	PSCI_VERSION, 0x84000000
@@ -14,6 +14,13 @@
 
 	.text
 	range_begin
+	movz	x4, #(DEVICE_BASE >> 16), lsl #16
+	mov	x5, #2
+	/* Time for the second vCPU's thread to enter KVM: QEMU tells KVM that it is off. */
+wait:
+	ldr	w6, [x4, #FLAGS]
+	subs	x5, x5, #1
+	b.ne	wait
 	movz	w0, #(CPU_ON & 0xffff)
 	movk	w0, #(CPU_ON >> 16), lsl #16
 	mov	x1, #1

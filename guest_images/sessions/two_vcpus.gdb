@@ -1,12 +1,15 @@
-# Two vCPUs: one is stepped while the other runs, as gdb does it unless it is told not to, and then
-# with the other held.
+# Two vCPUs: the first is stepped, alone or with the other let go, as gdb does it unless it is told
+# not to. The second is turned on by the first.
 #! payload two_vcpus
 #! vcpus 2
+stepi 2
+set var $x5 = 300
 tbreak *turn_on
 continue
 stepi
-stepi
+info registers x0
 info threads
+stepi
 tbreak *in_count
 continue
 stepi
@@ -16,10 +19,5 @@ tbreak *in_count
 continue
 stepi
 stepi
-thread 2
-stepi
-stepi
-stepi
-thread 1
 set scheduler-locking off
-stepi
+stepi 4

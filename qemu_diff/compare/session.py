@@ -35,6 +35,9 @@ from qemu_diff.drive.session_run import Done
 from qemu_diff.model import Payload, ViolationKind
 
 STEPPED = "end-stepping-range"
+_OVER = (CommandKind.NEXTI, CommandKind.STEP, CommandKind.NEXT, CommandKind.UNTIL)
+"""They step over functions: into one, and on to where it returns to."""
+
 _WATCH_REASONS = ("watchpoint-trigger", "access-watchpoint-trigger", "watchpoint-scope")
 _WATCH_KINDS = ("watchpoint", "hw watchpoint", "acc watchpoint")
 
@@ -147,12 +150,16 @@ def _path(
     nothing = np.zeros(len(rows), dtype=np.int64)
     whole = Slices(nothing, nothing, np.zeros(len(rows), dtype=bool))
     executed = executed_in(executions(rows, off, whole, program), 0)
-    return _Path(_without_brk(executed, done), int(first[0]) if len(first) else None)
+    calls = program.is_of(np.array(executed, dtype=np.int64), "branch-link")
+    returns = {pc + 4 for pc, is_call in zip(executed, calls, strict=True) if is_call}
+    return _Path(_without_brk(executed, done, returns), int(first[0]) if len(first) else None)
 
 
-def _without_brk(executed: tuple[int, ...], done: Done) -> tuple[int, ...]:
-    """Without the BRKs that gdb has put in the place of instructions."""
+def _without_brk(executed: tuple[int, ...], done: Done, returns: set[int]) -> tuple[int, ...]:
+    """Without the BRKs that gdb has put in the place of instructions: for breakpoints, for the
+    place where a command has to stop, and where a function that it steps over returns to."""
     put = {one.address for one in done.breakpoints if one.kind == "breakpoint"}
+    put |= returns if done.command.kind in _OVER else set()
     put |= set() if done.due is None else {done.due}
     stands = {one.pc for one in done.halts}
     kept: list[int] = []

@@ -119,8 +119,9 @@ class GdbDebugger:
             self._ask(command)
         if program is not None:
             self._ask(f"-file-symbol-file {mi_string(str(program))}")
-        names = self._ask("-data-list-register-names")["register-names"]
-        self._pc_and_pstate = f"{names.index('pc')} {names.index('cpsr')}"
+        with _understood("list of registers"):
+            names = self._ask("-data-list-register-names")["register-names"]
+            self._pc_and_pstate = f"{names.index('pc')} {names.index('cpsr')}"
         self._take_printed()
 
     def connect(self, socket: Path) -> None:
@@ -128,8 +129,9 @@ class GdbDebugger:
         self._say(f"(gdb) target remote {socket}")
         self._ask(f"-target-select remote {socket}")
         self._connected = True
-        threads = self._ask("-thread-info")["threads"]
-        self._threads = {one["id"]: _vcpu_of(one["target-id"]) for one in threads}
+        with _understood("list of threads"):
+            threads = self._ask("-thread-info")["threads"]
+            self._threads = {one["id"]: _vcpu_of(one["target-id"]) for one in threads}
         self._stops.clear()
         self._show()
 
@@ -157,8 +159,9 @@ class GdbDebugger:
 
     def read_memory(self, address: int, size: int) -> bytes:
         """L2's memory; its MMU is off."""
-        found = self._ask(f"-data-read-memory-bytes {address:#x} {size}")["memory"]
-        content = b"".join(bytes.fromhex(one["contents"]) for one in found)
+        with _understood("memory"):
+            found = self._ask(f"-data-read-memory-bytes {address:#x} {size}")["memory"]
+            content = b"".join(bytes.fromhex(one["contents"]) for one in found)
         if len(content) != size:
             raise DebuggerError(f"gdb read {len(content)} bytes at {address:#x}, not {size}")
         return content
@@ -228,13 +231,11 @@ class GdbDebugger:
 
     def breakpoints(self) -> tuple[Breakpoint, ...]:
         """The user's breakpoints and watchpoints that are enabled."""
-        rows = self._ask("-break-list")["BreakpointTable"]["body"]
-        return tuple(
-            found
-            for row in rows
-            if isinstance(row, Mapping) and row.get("enabled") == "y"
-            and (found := self._breakpoint(row)) is not None
-        )  # fmt: skip
+        with _understood("list of breakpoints"):
+            rows = self._ask("-break-list")["BreakpointTable"]["body"]
+            enabled = [row for row in rows if row.get("enabled") == "y"]
+            found = [self._breakpoint(row) for row in enabled]
+        return tuple(one for one in found if one is not None)
 
     def evaluate(self, expression: str) -> int:
         """An integer or address.
@@ -249,7 +250,8 @@ class GdbDebugger:
             stack = self._ask("-stack-list-frames 1 1")["stack"]
         except DebuggerError:
             return None  # "Not enough frames in stack."
-        return int(stack[0]["addr"], 0) if stack else None
+        with _understood("stack"):
+            return int(stack[0]["addr"], 0) if stack else None
 
     def _breakpoint(self, row: Mapping[str, Any]) -> Breakpoint | None:
         kind = str(row.get("type", ""))
@@ -375,6 +377,15 @@ class _Payload(dict[str, Any]):
         raise DebuggerError(f"gdb's answer to {self._command} holds no {key}")
 
 
+@contextmanager
+def _understood(what: str) -> Iterator[None]:
+    """Inside, a record that is none of this kind is an error of gdb's."""
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise DebuggerError(f"gdb's {what} makes no sense") from error
+
+
 def _prompts() -> Iterator[str]:
     """Of a command's first line, and of those that follow it."""
     return chain(["(gdb) "], repeat(" >"))
@@ -400,12 +411,21 @@ def _position(payload: Mapping[str, Any]) -> Position:
 
 
 def _signal(payload: Mapping[str, Any]) -> int:
-    if payload.get("reason") != "signal-received":
+    if reason_of(payload) != "signal-received":
         return SIGTRAP
     name = str(payload.get("signal-name"))
     if name not in SIGNALS:
         raise DebuggerError(f"gdb says that L2 got {name}")
     return SIGNALS[name]
+
+
+def reason_of(stop: Mapping[str, Any]) -> str:
+    """Why L2 stopped (GDB manual, "GDB/MI Async Records"); empty where gdb gives no reason.
+
+    Ctrl-C during a step has two in one record: pygdbmi makes a list of them.
+    """
+    reason = stop.get("reason", "")
+    return str(reason[0] if isinstance(reason, list) else reason)
 
 
 def _vcpu_of(target_id: str) -> int:

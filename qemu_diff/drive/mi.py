@@ -123,6 +123,11 @@ class MiProcess:
         self._asked = ""
         self._last_said = ""
 
+    @property
+    def pid(self) -> int:
+        """gdb's process, and its group."""
+        return self._process.pid
+
     def send(self, command: str) -> int:
         """Send a command; the token of its result."""
         self._token += 1

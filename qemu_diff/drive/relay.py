@@ -49,13 +49,14 @@ class Relay:
         return self._listener.accept()[0] if self._listener in ready else None
 
     def _forward(self, client: socket.socket) -> None:
+        """Until one of both ends."""
         others = {self._stub: client, client: self._stub}
         while not self._ended.is_set():
-            for ready in select.select([self._stub, client], [], [], POLL_S)[0]:
-                data = _received(ready)
-                if not data or not _sent(others[ready], data):
-                    if ready is self._stub and not data:
-                        self._ended.set()
+            for source in select.select([self._stub, client], [], [], POLL_S)[0]:
+                data = _received(source)
+                if source is self._stub and not data:
+                    self._ended.set()
+                if not data or not _sent(others[source], data):
                     return
 
 

@@ -153,7 +153,7 @@ _RESUMING = {
 _KINDS = {word: kind for kind, words in _RESUMING.items() for word in words}
 _UNCLAIMED = (
     "jump", "j", "signal", "call", "reverse-stepi", "reverse-nexti", "reverse-step",
-    "reverse-next", "reverse-continue", "rsi", "rni", "rs", "rn", "rc", "stepi&",
+    "reverse-next", "reverse-continue", "rsi", "rni", "rs", "rn", "rc",
 )  # fmt: skip
 """They let L2 run, too; nothing is claimed of where to."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qemu_diff.drive.debugger import Position
-from qemu_diff.drive.gdb import Answer, Breakpoint, GdbDebugger
+from qemu_diff.drive.gdb import Answer, Breakpoint, GdbDebugger, reason_of
 from qemu_diff.drive.session import Command, CommandKind, Session
 from qemu_diff.errors import DebuggerError
 
@@ -153,10 +153,10 @@ class _Runner:
 
     def _halt(self, stop: Mapping[str, Any]) -> Halt:
         if "frame" not in stop:
-            return Halt(None, str(stop.get("reason", "")), None)
+            return Halt(None, reason_of(stop), None)
         try:
             pc = int(str(stop["frame"]["addr"]), 16)
         except (KeyError, ValueError, TypeError):
             raise DebuggerError(f"gdb says not where L2 stopped: {stop}") from None
         vcpu = self._gdb.vcpu_of_thread(str(stop.get("thread-id", "")))
-        return Halt(vcpu, str(stop.get("reason", "")), pc)
+        return Halt(vcpu, reason_of(stop), pc)
