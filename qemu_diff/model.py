@@ -781,6 +781,7 @@ class CellResult:
     :param signatures: what ``violations`` counts, most frequent first.
     :param exit_functions: (PC, function of L1's kernel that serves the exit of its step), where a
         boot with landmarks told.
+    :param stepping_s: wall-clock seconds of its boots from the first report to the last.
     :param witnessed: a debugger's stops at which the gdbstub and the monitor showed the same PC and
         PSTATE, which truth then confirms or not.
     :param stopped_on_the_way: steps that a monitor's ``stop`` ended.
@@ -814,6 +815,7 @@ class CellResult:
     signatures: tuple[SignatureGroup, ...] = ()
     exit_functions: tuple[tuple[int, str], ...] = ()
     step_pcs: str = ""
+    stepping_s: float = 0.0
     witnessed: int = 0
     stopped_on_the_way: int = 0
 

@@ -163,6 +163,7 @@ class _CellRunner:
         self._redirects = 0
         self._device_interrupts = 0
         self._device_held_back = 0
+        self._stepping_s = 0.0
         self._witnessed = 0
         self._stopped_on_the_way = 0
         self._transcript: tuple[tuple[str, ...], tuple[int, ...]] = (), ()
@@ -186,6 +187,7 @@ class _CellRunner:
             exit_functions=tuple((pc, name) for pc, name in sorted(served.items()) if name),
             fingerprint=self._fingerprint.hexdigest(),
             step_pcs=digest_of_passes(self._passes),
+            stepping_s=round(self._stepping_s, 3),
             witnessed=self._witnessed,
             stopped_on_the_way=self._stopped_on_the_way,
             findings=with_transcript(judged.findings, *self._transcript),
@@ -430,6 +432,7 @@ class _CellRunner:
                 self._redirects += done.redirects
                 self._device_interrupts += done.device_interrupts
                 self._device_held_back += done.device_held_back
+                self._stepping_s += done.stepping_s
                 self._witnessed += done.witnessed
                 self._stopped_on_the_way += done.stopped_on_the_way
                 self._transcript = done.transcript, done.shown

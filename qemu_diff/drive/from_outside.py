@@ -241,6 +241,7 @@ class FromOutside:
             device_interrupts=pender.sent,
             device_held_back=pender.held_back,
             debugger=_complaint(session, ended, directory, errand.budget_s),
+            stepping_s=session.records.stepping_s if session.records else 0.0,
             witnessed=session.stops,
             stopped_on_the_way=session.records.stopped_on_the_way if session.records else 0,
             transcript=tuple(session.transcript),

@@ -69,6 +69,7 @@ class Boot:
     :param device: why no more interrupts could be made pending from outside, or nothing.
     :param device_interrupts: those that were.
     :param device_held_back: those that would have been one with the one before.
+    :param stepping_s: wall-clock seconds from the first report to the last, to a tenth.
     :param debugger: of a boot that a debugger drove: why it could not go on, or nothing.
     :param witnessed: stops at which the gdbstub and the monitor showed the same.
     :param stopped_on_the_way: steps that a monitor's ``stop`` ended.
@@ -86,6 +87,7 @@ class Boot:
     device: str = ""
     device_interrupts: int = 0
     device_held_back: int = 0
+    stepping_s: float = 0.0
     debugger: str = ""
     witnessed: int = 0
     stopped_on_the_way: int = 0
@@ -103,7 +105,7 @@ class _Pulse:
         """
         self._records = records
         self.heartbeat = 0
-        self._moved = time.monotonic()
+        self._begun = self._moved = time.monotonic()
 
     def read(self) -> int:
         """What it is now.
@@ -116,12 +118,18 @@ class _Pulse:
         """:raises CorruptDataError: see :meth:`read`."""
         heartbeat = self.read()
         if heartbeat != self.heartbeat:
-            self.heartbeat = heartbeat
             self._moved = time.monotonic()
+            if not self.heartbeat:
+                self._begun = self._moved
+            self.heartbeat = heartbeat
 
     @property
     def idle_s(self) -> float:
         return time.monotonic() - self._moved
+
+    @property
+    def stepping_s(self) -> float:
+        return self._moved - self._begun
 
 
 def boot(
@@ -199,6 +207,7 @@ def boot(
         ended,
         _tidied(directory, ended),
         pulse.idle_s,
+        stepping_s=pulse.stepping_s,
         redirector=complaints[0],
         redirects=redirector.redirects,
         device=complaints[1],

@@ -6,6 +6,7 @@ many records the truth held at it takes the place of the mark.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -56,8 +57,14 @@ class StopRecords:
         """Lines of the transcript before each stop."""
         self._disagreements: list[str] = []
         self.pass_number = 0
+        self._first_at = self._last_at = 0.0
         self.stopped_on_the_way = 0
         """Steps that ended because somebody stopped L2."""
+
+    @property
+    def stepping_s(self) -> float:
+        """Wall-clock seconds from the first stop to the last."""
+        return self._last_at - self._first_at
 
     @property
     def records(self) -> StepRecords:
@@ -152,6 +159,8 @@ class StopRecords:
     def _return(
         self, shown: Position, flags: RecordFlag, detail: _Detail = (0, 0, 0, 0)
     ) -> np.void:
+        self._last_at = time.monotonic()
+        self._first_at = self._first_at or self._last_at
         self.returns.append(self._truth_count())
         self.shown.append(len(self._transcript))
         row = self._add(RecordKind.RUN, detail=detail)

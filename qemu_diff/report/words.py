@@ -94,7 +94,10 @@ def _witness_sentences(result: CellResult) -> list[str]:
         agreed += ", and the truth says so, too"
     if result.stopped_on_the_way:
         agreed += f"; the monitor stopped {result.stopped_on_the_way:,} steps on their way"
-    return [agreed]
+    if not result.stepping_s:
+        return [agreed]
+    rate = result.witnessed / result.stepping_s
+    return [agreed, f"{kernel}: {rate:,.0f} stops a second by {result.cell.driver}"]
 
 
 def interrupt_sentences(result: CellResult) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from integration.cli_run import ROOT, CliRun, qemu_diff
+from integration.cli_run import ROOT, CliRun, qemu_diff, run_campaign
 
 from qemu_diff.model import Driver
 
@@ -34,7 +34,7 @@ def debugger(tmp_path_factory: pytest.TempPathFactory) -> CliRun:
     """A part of ``configs/debugger.toml``."""
     results = tmp_path_factory.mktemp("debugger") / "results"
     only = [argument for glob in CHOSEN for argument in ("--only", glob)]
-    return qemu_diff("run", CAMPAIGN, "--out", results, *only)
+    return run_campaign(CAMPAIGN, results, *only)
 
 
 def test_everything_is_as_expected(debugger: CliRun) -> None:
