@@ -211,6 +211,7 @@ class MachineSpec:
     :param redirects: of ``async_first``: at most so many in a row of the same step.
     :param redirect_at: of ``async_first``: labels of the instructions whose steps are redirected;
         empty: all.
+    :param nested_qemu: the Debian suite that L1's QEMU is from; empty: this machine's own.
     """
 
     kvm_mode: KvmMode = KvmMode.VHE
@@ -221,6 +222,7 @@ class MachineSpec:
     pending: Pending = Pending.SGI
     redirects: int = 1
     redirect_at: tuple[str, ...] = ()
+    nested_qemu: str = ""
 
 
 @dataclass(frozen=True)
@@ -884,12 +886,14 @@ class Provenance:
     :param qemu: its version line.
     :param qemu_identity: hex digest of the binary.
     :param phantom_rule: the rule that the self-test proved for it.
+    :param nested_qemu: Debian suite and version of each QEMU that ran in L1.
     """
 
     kernels: tuple[KernelIdentity, ...] = ()
     qemu: str = ""
     qemu_identity: str = ""
     phantom_rule: str = ""
+    nested_qemu: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

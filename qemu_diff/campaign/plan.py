@@ -131,6 +131,8 @@ def _point_parts(payload: str, does: str, machine: MachineSpec, flood: FloodSpec
         yield f"cpus-{machine.cpus}"
     if machine.memory_mib != MachineSpec.memory_mib:
         yield f"mem-{machine.memory_mib}"
+    if machine.nested_qemu:
+        yield f"qemu-{machine.nested_qemu}"
     if machine.exception_order is not ExceptionOrder.TCG:
         yield from _order_parts(machine)
 

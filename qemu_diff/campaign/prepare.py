@@ -92,8 +92,8 @@ class Prepared:
 
     :param peer: what the kernels' own selftests need.
     :param routines: what each job comes to on each payload.
-    :param bundle: L1's QEMU, where a driver asks for one and it can be had.
-    :param no_bundle: why it can't.
+    :param bundles: suite → L1's QEMU, where a cell asks for it and it can be had.
+    :param no_bundle: suite → why it can't.
     :param sessions: by name.
     """
 
@@ -102,8 +102,8 @@ class Prepared:
     payloads: dict[PayloadKey, Payload]
     routines: dict[tuple[str, PayloadKey], Routine]
     kernels: Kernels
-    bundle: QemuBundle | None = None
-    no_bundle: str = ""
+    bundles: dict[str, QemuBundle] = field(default_factory=dict)
+    no_bundle: dict[str, str] = field(default_factory=dict)
     sessions: dict[str, Session] = field(default_factory=dict)
 
     def payload_of(self, cell: Cell) -> Payload:
@@ -120,8 +120,14 @@ class Prepared:
 
     def debugger_of(self, cell: Cell) -> FromOutside:
         """The same, of a driver from outside."""
-        assert self.bundle is not None, "without one these drivers' cells are lost"
-        return FromOutside(cell.driver, self.tools, self.bundle, self.peer.init)
+        bundle = self.bundles[cell.machine.nested_qemu]
+        return FromOutside(cell.driver, self.tools, bundle, self.peer.init)
+
+    def missing_for(self, cell: Cell) -> str:
+        """Why the cell can't be run here, or nothing."""
+        if cell.driver not in FROM_OUTSIDE:
+            return ""
+        return self.no_bundle.get(cell.machine.nested_qemu, "")
 
     @property
     def provenance(self) -> Provenance:
@@ -134,6 +140,7 @@ class Prepared:
             qemu=self.tools.qemu.version,
             qemu_identity=self.tools.qemu.identity,
             phantom_rule=self.tools.plugin.rule.value,
+            nested_qemu=tuple(f"{one.suite} {one.version}" for one in self.bundles.values()),
         )
 
 
@@ -173,20 +180,24 @@ def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepar
     outside = [cell for cell in ours if cell.driver in FROM_OUTSIDE]
     for cell in outside:
         check_debuggable(routines[cell.job, key_of[cell.id]], cell.job)
-    bundle, no_bundle = _bundle() if outside else (None, "")
+    bundles, no_bundle = _bundles(sorted({cell.machine.nested_qemu for cell in outside}))
     peer = prepare_peer(qemu, places.guest_images, places.cache)
     kernels = _kernels(campaign, cells)
     return Prepared(
-        tools, peer, payloads, routines, kernels, bundle, no_bundle=no_bundle, sessions=sessions
+        tools, peer, payloads, routines, kernels, bundles, no_bundle=no_bundle, sessions=sessions
     )
 
 
-def _bundle() -> tuple[QemuBundle | None, str]:
-    """L1's QEMU, or why it can't be had: cells that do without it are run all the same."""
-    try:
-        return fetch_bundle(), ""
-    except (UnavailableSourceError, InfrastructureError) as error:
-        return None, f"no QEMU for L1: {error}"
+def _bundles(suites: Sequence[str]) -> tuple[dict[str, QemuBundle], dict[str, str]]:
+    """Each suite's QEMU for L1, or why it can't be had: other cells are run all the same."""
+    bundles: dict[str, QemuBundle] = {}
+    missing: dict[str, str] = {}
+    for suite in suites:
+        try:
+            bundles[suite] = fetch_bundle(suite)
+        except (UnavailableSourceError, InfrastructureError) as error:
+            missing[suite] = f"no QEMU for L1: {error}"
+    return bundles, missing
 
 
 def _sessions(cells: Sequence[Cell], guest_images: Path, beside: Path) -> dict[str, Session]:

@@ -129,8 +129,8 @@ class _Run:
             return unjudged_cell(cell, CellVerdict.LOST, kernels.broken[cell.kernel])
         if cell.kernel in kernels.left_out:
             return unjudged_cell(cell, CellVerdict.SKIPPED, kernels.left_out[cell.kernel])
-        if cell.driver in FROM_OUTSIDE and self._prepared.bundle is None:
-            return unjudged_cell(cell, CellVerdict.LOST, self._prepared.no_bundle)
+        if missing := self._prepared.missing_for(cell):
+            return unjudged_cell(cell, CellVerdict.LOST, missing)
         with stage("cell", cell.id) as running:
             if self._cancel.is_set():
                 raise Cancelled

@@ -79,6 +79,10 @@ def meaning_problems(file: CampaignFile, around: Surroundings) -> Iterator[Probl
         yield from _session_problems(path, scenario, around.sessions)
         if FROM_OUTSIDE.intersection(scenario.driver):
             yield from _outside_problems(path, scenario)
+        elif "nested_qemu" in scenario.machine.model_fields_set:
+            at = (*path, "machine", "nested_qemu")
+            text = f"{label(at)}: L1 has a QEMU where a debugger drives L2 only"
+            yield Problem(at, text, f"remove it, or set driver to {listing(sorted(FROM_OUTSIDE))}")
         for number, wanted in enumerate(scenario.kernels):
             yield from _unknown_kernel((*path, "kernels", number), wanted, tuple(file.kernels))
         yield from _expect_problems(path, scenario, tuple(file.kernels), payloads)

@@ -77,8 +77,10 @@ def _scenario(table: ScenarioTable, flood: FloodSpec, driver: Driver) -> Scenari
 
 
 def _machines(table: MachineTable) -> Iterator[MachineSpec]:
-    for mode, cpu, order in product(table.kvm_mode, table.cpu, table.exception_order):
-        machine = MachineSpec(mode, cpu, table.memory_mib, table.cpus, order)
+    for mode, cpu, qemu, order in product(
+        table.kvm_mode, table.cpu, table.nested_qemu, table.exception_order
+    ):
+        machine = MachineSpec(mode, cpu, table.memory_mib, table.cpus, order, nested_qemu=qemu)
         if order is ExceptionOrder.TCG:
             yield machine
             continue

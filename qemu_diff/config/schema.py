@@ -200,6 +200,7 @@ class MachineTable(Table):
     pending: Annotated[list[PendingName], Field(min_length=1), OneOrMany] = [Pending.SGI]
     redirects: Annotated[int, Field(ge=1, le=MOST_REDIRECTS)] = 1
     redirect_at: Annotated[list[str], OneOrMany] = []
+    nested_qemu: Annotated[list[Name], Field(min_length=1), OneOrMany] = [""]
 
 
 class ScenarioTable(Table):

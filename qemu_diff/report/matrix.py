@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from qemu_diff.model import (
     DEFAULT_JOB,
+    FROM_OUTSIDE,
     CampaignResult,
     Cell,
     CellResult,
@@ -110,11 +111,11 @@ def _marked(entry: Entry | None) -> str:
 
 
 _Point = tuple[str, str, FloodSpec, MachineSpec, Driver]
-"""Payload, job, flood, machine, driver: a cell without its kernel."""
+"""Payload, job or session, flood, machine, driver: a cell without its kernel."""
 
 
 def _point(cell: Cell) -> _Point:
-    return cell.payload, cell.job, cell.flood, cell.machine, cell.driver
+    return cell.payload, cell.session or cell.job, cell.flood, cell.machine, cell.driver
 
 
 def _names(point: _Point, details: str) -> tuple[str, str, str]:
@@ -122,10 +123,11 @@ def _names(point: _Point, details: str) -> tuple[str, str, str]:
 
     :param details: what sets the point apart from others of the same names.
     """
-    payload, job, flood, machine, _ = point
+    payload, job, flood, machine, driver = point
     flooded = "" if not flood.sources else f" · {flood.source} {flood.placement}"
     done = "" if job == DEFAULT_JOB else f" · {job}"
-    return f"{payload}{done}{flooded}{details}", _machine(machine), _order(machine)
+    by = f" by {driver}" if driver in FROM_OUTSIDE else ""
+    return f"{payload}{done}{flooded}{by}{details}", _machine(machine), _order(machine)
 
 
 def _details(point: _Point) -> str:
@@ -139,7 +141,8 @@ def _details(point: _Point) -> str:
 def _machine(machine: MachineSpec) -> str:
     cpu = "" if machine.cpu == MachineSpec.cpu else f" {machine.cpu}"
     cpus = "" if machine.cpus == MachineSpec.cpus else f" x{machine.cpus}"
-    return f"{machine.kvm_mode}{cpu}{cpus}"
+    qemu = f" {machine.nested_qemu}" if machine.nested_qemu else ""
+    return f"{machine.kvm_mode}{cpu}{cpus}{qemu}"
 
 
 def _order(machine: MachineSpec) -> str:
