@@ -205,6 +205,7 @@ def test_a_cell_s_flat_keys(tmp_path: Path) -> None:
             "pending": "sgi",
             "redirects": 1,
             "redirect_at": [],
+            "nested_qemu": "",
         },
         "flood": {
             "sources": ["host_timer"],
