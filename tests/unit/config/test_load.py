@@ -846,7 +846,7 @@ WRONG = {
         GOOD + 'driver = "rsp"\n'
         'flood = { source = "signal", placement = "random", count = 1, last_ns = 9 }\n',
         "11:11: scenario.0.flood.source: a debugger's L2 is not flooded by signal; there are"
-        " none, host_timer, device",
+        " none, host_timer, device, spi_edge, spi_level, ppi",
     ),
     "a debugger's sweep": (
         GOOD + 'driver = ["in_guest", "monitor"]\n'
