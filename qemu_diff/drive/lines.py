@@ -38,7 +38,8 @@ ONE_IN, NESTED_ONE_IN = 3, 40
 steps: sooner, and the mainline would get no further."""
 
 ACKNOWLEDGED = "irq_count"
-"""Where the handler has been to the device of a level-triggered interrupt (interrupts.inc)."""
+"""Where the handler has been to the device of a level-triggered interrupt, and is about to count it
+(interrupts.inc). The stop there is one that a kernel may lose: the step before is MMIO."""
 
 ANSWER_S = 30.0
 
@@ -46,10 +47,12 @@ ANSWER_S = 30.0
 class Qtest:
     """The qtest protocol (QEMU softmmu/qtest.c), as far as lines need it."""
 
-    def __init__(self, connection: socket, gic: str) -> None:
+    def __init__(self, connection: socket, gic: str, *, answer_s: float = ANSWER_S) -> None:
         """
         :param gic: QOM path of L2's GIC.
+        :param answer_s: seconds that one answer may take.
         """
+        connection.settimeout(answer_s)
         self._connection = connection
         self._gic = gic
 
@@ -58,7 +61,6 @@ class Qtest:
         :raises DebuggerError: qtest refuses, or does not answer.
         """
         command = f"set_irq_in {self._gic} unnamed-gpio-in {line} {level}"
-        self._connection.settimeout(ANSWER_S)
         try:
             self._connection.sendall(f"{command}\n".encode())
             answer = b""
@@ -70,7 +72,7 @@ class Qtest:
         except OSError as error:
             raise DebuggerError(f"the qtest of L1's QEMU: {error.strerror or error}") from error
         if not answer.startswith(b"OK"):
-            words = answer.decode(errors="replace").strip()
+            words = " ".join(answer.decode(errors="replace").split())
             raise DebuggerError(f"the qtest of L1's QEMU refused {command!r}: {words}")
 
 
@@ -137,13 +139,20 @@ class Lines:
         return not self.draws.randrange(NESTED_ONE_IN if begin <= pc < end else ONE_IN)
 
     def _lower(self, pc: int) -> None:
-        """A device takes its level back when the handler has been to it."""
-        if (pc, ACKNOWLEDGED) not in self.payload.labels:
+        """A device takes its level back when the handler has been to it, and counted that. The
+        handler has still to end the interrupt then: until it does, none of its number comes."""
+        high = [line for line in self.lines if line.high]
+        if not high or not self._acknowledged <= pc < self._interrupts.handler[1]:
             return
-        for line in self.lines:
-            if line.high:
+        handled = self._handled()
+        for line in high:
+            if handled[TIMER_KINDS[line.source]] == line.sent:
                 self.qtest.set_line(line.number, 0)
                 line.high = False
+
+    @property
+    def _acknowledged(self) -> int:
+        return next(at for at, label in self.payload.labels if label == ACKNOWLEDGED)
 
     @property
     def _interrupts(self) -> GuestInterrupts:
