@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,8 +81,10 @@ PayloadKey = tuple[str, bool]
 """A payload's name, and whether it is assembled to take interrupts."""
 
 
-def _key(cell: Cell) -> PayloadKey:
-    return cell.payload, cell.flood.into_guest
+def _key(cell: Cell, sessions: Mapping[str, Session]) -> PayloadKey:
+    """A session says itself whether its L2 takes interrupts."""
+    asks = bool(cell.session) and sessions[cell.session].interrupts
+    return cell.payload, asks or cell.flood.into_guest
 
 
 @dataclass(frozen=True)
@@ -107,11 +109,11 @@ class Prepared:
 
     def payload_of(self, cell: Cell) -> Payload:
         """What L2 runs."""
-        return self.payloads[_key(cell)]
+        return self.payloads[_key(cell, self.sessions)]
 
     def routine_of(self, cell: Cell) -> Routine:
         """The cell's job, for its payload."""
-        return self.routines[cell.job, _key(cell)]
+        return self.routines[cell.job, _key(cell, self.sessions)]
 
     def stepper_of(self, cell: Cell) -> Stepper:
         """Who steps the cell's L2."""
@@ -158,19 +160,20 @@ def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepar
     )
     ours = [cell for cell in cells if cell.driver is not Driver.SELFTEST]
     beside = campaign.path.parent
-    payloads = {key: _payload(key, beside, places) for key in sorted({_key(cell) for cell in ours})}
-    for cell in ours:
-        plan_of(cell.machine, payloads[_key(cell)], places.guest_images, places.cache)
+    sessions = _sessions(cells, places.guest_images, beside)
+    keys = {cell: _key(cell, sessions) for cell in ours}
+    payloads = {key: _payload(key, beside, places) for key in sorted({*keys.values()})}
+    for cell, key in keys.items():
+        plan_of(cell.machine, payloads[key], places.guest_images, places.cache)
     routines = {
         (job, key): compiled(
             read_script(script_path(places.guest_images, job, beside)), payloads[key]
         )
-        for job, key in sorted({(cell.job, _key(cell)) for cell in ours})
+        for job, key in sorted({(cell.job, key) for cell, key in keys.items()})
     }
     outside = [cell for cell in ours if cell.driver in FROM_OUTSIDE]
     for cell in outside:
-        check_debuggable(routines[cell.job, _key(cell)], cell.job)
-    sessions = _sessions(cells, places.guest_images, beside)
+        check_debuggable(routines[cell.job, keys[cell]], cell.job)
     bundle, no_bundle = _bundle() if outside else (None, "")
     peer = prepare_peer(qemu, places.guest_images, places.cache)
     kernels = _kernels(campaign, cells)
