@@ -846,8 +846,8 @@ WRONG = {
     "session and each of several floods": (
         GOOD + 'driver = "gdb"\nsession = "walk"\n'
         'flood = { each_of = ["device", "spi_edge"], placement = "random", count = 1 }\n',
-        "12:1: scenario.0.flood.source: nobody raises spi_edge between the commands of a session; there"
-        " are none, host_timer, device",
+        "12:1: scenario.0.flood.source: nobody raises spi_edge between the commands of a session;"
+        " there are none, host_timer, device",
     ),
     "session and placement": (
         GOOD + 'driver = "gdb"\nsession = "walk"\n'
