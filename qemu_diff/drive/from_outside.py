@@ -241,7 +241,7 @@ class FromOutside:
             device_interrupts=pender.sent,
             device_held_back=pender.held_back,
             debugger=_complaint(session, ended, directory, errand.budget_s),
-            witnessed=session.stops,
+            witnessed=session.records.witnessed if session.records else 0,
             stopped_on_the_way=session.records.stopped_on_the_way if session.records else 0,
             transcript=tuple(session.transcript),
             shown=tuple(session.records.shown if session.records else ()),

@@ -69,7 +69,7 @@ def test_a_stop_from_outside_behind_an_instruction_is_a_step_s() -> None:
 def test_a_stop_before_the_instruction_is_a_return_for_a_signal_and_ends_stepping() -> None:
     stops = records()
     stops.interrupted_step(at(HERE, SIGINT))
-    assert stops.stopped_on_the_way == 1
+    assert (stops.stopped_on_the_way, stops.witnessed) == (1, 0)
     assert stops.returns == [7]
     first, *rest = (nonzero(row) for row in stops.records)
     assert first == {
@@ -168,6 +168,7 @@ def test_each_return_and_nothing_else_is_counted_when_it_comes() -> None:
     stops.stopped(at(THERE, SIGINT), THERE)
     stops.ran_to(at(HERE))
     assert stops.returns == [7, 9, 12]
+    assert stops.witnessed == 2
     assert (stops.records["kind"] == RecordKind.RUN).sum() == 3
 
 
