@@ -15,6 +15,7 @@ from socket import socket
 import numpy as np
 
 from qemu_diff.abi import GUEST_COUNTERS, TimerKind
+from qemu_diff.drive.qtest import ask
 from qemu_diff.errors import DebuggerError
 from qemu_diff.flood.placement import TIMER_KINDS
 from qemu_diff.model import FloodSource, GuestInterrupts, Payload
@@ -45,7 +46,7 @@ ANSWER_S = 30.0
 
 
 class Qtest:
-    """The qtest protocol (QEMU softmmu/qtest.c), as far as lines need it."""
+    """The qtest of L1's QEMU, as far as lines need it."""
 
     def __init__(self, connection: socket, gic: str, *, answer_s: float = ANSWER_S) -> None:
         """
@@ -60,20 +61,10 @@ class Qtest:
         """
         :raises DebuggerError: qtest refuses, or does not answer.
         """
-        command = f"set_irq_in {self._gic} unnamed-gpio-in {line} {level}"
         try:
-            self._connection.sendall(f"{command}\n".encode())
-            answer = b""
-            while not answer.endswith(b"\n"):
-                data = self._connection.recv(4096)
-                if not data:
-                    raise DebuggerError("the qtest of L1's QEMU went away")
-                answer += data
+            ask(self._connection, f"set_irq_in {self._gic} unnamed-gpio-in {line} {level}")
         except OSError as error:
             raise DebuggerError(f"the qtest of L1's QEMU: {error.strerror or error}") from error
-        if not answer.startswith(b"OK"):
-            words = " ".join(answer.decode(errors="replace").split())
-            raise DebuggerError(f"the qtest of L1's QEMU refused {command!r}: {words}")
 
 
 @dataclass

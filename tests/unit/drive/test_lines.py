@@ -6,12 +6,12 @@ import random
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from fakes.unix_server import Serve, mute
+from fakes.unix_server import Serve, endless, mute
 
 from qemu_diff.abi import GUEST_COUNTERS, TimerKind
 from qemu_diff.drive.lines import (
@@ -81,7 +81,7 @@ def speaking(serve: Serve, answer_s: float = 5.0) -> Iterator[Qtest]:
     ours, theirs = socket.socketpair()
 
     def run() -> None:
-        with theirs:
+        with theirs, suppress(OSError):
             serve(theirs)
 
     server = threading.Thread(target=run, daemon=True)
@@ -281,14 +281,18 @@ def complaint(serve: Serve, answer_s: float = 5.0) -> str:
 
 def test_a_refusal_says_what_was_asked_and_answered() -> None:
     assert complaint(answers(b"FAIL Unknown device\nmore\n")) == (
-        f"the qtest of L1's QEMU refused 'set_irq_in {GIC} unnamed-gpio-in 8 1': "
+        f"the qtest of L1's QEMU: 'set_irq_in {GIC} unnamed-gpio-in 8 1' was refused: "
         "FAIL Unknown device more"
     )
 
 
 @pytest.mark.parametrize("words", [b"\xff\xfe\n", b"\n", b"IRQ raise 8\n"])
 def test_nonsense_is_a_refusal(words: bytes) -> None:
-    assert complaint(answers(words)).startswith("the qtest of L1's QEMU refused 'set_irq_in ")
+    assert "' was refused: " in complaint(answers(words))
+
+
+def test_an_answer_without_an_end() -> None:
+    assert complaint(endless(b"OK ", b"x" * 512)).endswith("unnamed-gpio-in 8 1' has no end")
 
 
 def test_silence_ends() -> None:
@@ -300,7 +304,7 @@ def test_half_an_answer_is_silence() -> None:
 
 
 def test_a_qtest_that_goes_away() -> None:
-    assert complaint(gone) == "the qtest of L1's QEMU went away"
+    assert complaint(gone) == "the qtest of L1's QEMU: it went away"
     ours, theirs = socket.socketpair()
     theirs.close()
     with ours, pytest.raises(DebuggerError, match=r"^the qtest of L1's QEMU: Broken pipe$"):
