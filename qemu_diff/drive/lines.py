@@ -18,6 +18,7 @@ from qemu_diff.abi import GUEST_COUNTERS, TimerKind
 from qemu_diff.drive.qtest import ask
 from qemu_diff.errors import DebuggerError
 from qemu_diff.flood.placement import TIMER_KINDS
+from qemu_diff.guest.gdbstub import ANSWER_S
 from qemu_diff.model import FloodSource, GuestInterrupts, Payload
 
 GIC_TYPE = "kvm-arm-gicv3"
@@ -41,8 +42,6 @@ steps: sooner, and the mainline would get no further."""
 ACKNOWLEDGED = "irq_count"
 """Where the handler has been to the device of a level-triggered interrupt, and is about to count it
 (interrupts.inc). The stop there is one that a kernel may lose: the step before is MMIO."""
-
-ANSWER_S = 30.0
 
 
 class Qtest:
