@@ -46,7 +46,7 @@ from qemu_diff.errors import InfrastructureError, LostGuestError
 from qemu_diff.events import Stage
 from qemu_diff.flood import adaptive
 from qemu_diff.flood.placement import Sweep, pair_grid, random_placements, sweep
-from qemu_diff.guest.process import Ending
+from qemu_diff.guest.process import Ending, how_ended
 from qemu_diff.guest.shared import RECORD_CAPACITY, SharedHeader
 from qemu_diff.kernels.symbols import step_functions
 from qemu_diff.model import (
@@ -663,8 +663,7 @@ def _loss(done: Boot, header: SharedHeader, budget_s: float) -> str:
     ended = done.exit
     said = f"; its last line: {ended.last_line}" if ended.last_line else "; it printed nothing"
     if ended.ending is Ending.DIED:
-        how = f"signal {-ended.status}" if ended.status < 0 else f"exit status {ended.status}"
-        return f"QEMU died ({how}){said}"
+        return f"QEMU died ({how_ended(ended.status)}){said}"
     if header.state is SharedState.FAILED:
         return f"the step VMM gave up: {header.message}"
     if header.state is SharedState.DONE:

@@ -82,8 +82,9 @@ PayloadKey = tuple[str, bool]
 
 
 def _key(cell: Cell, sessions: Mapping[str, Session]) -> PayloadKey:
-    asks = cell.session in sessions and sessions[cell.session].interrupts
-    return cell.payload, cell.flood.into_guest or asks
+    """A session says itself whether its L2 takes interrupts."""
+    asks = bool(cell.session) and sessions[cell.session].interrupts
+    return cell.payload, asks or cell.flood.into_guest
 
 
 @dataclass(frozen=True)
@@ -167,19 +168,19 @@ def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepar
     ours = [cell for cell in cells if cell.driver is not Driver.SELFTEST]
     beside = campaign.path.parent
     sessions = _sessions(cells, places.guest_images, beside)
-    key_of = {cell.id: _key(cell, sessions) for cell in ours}
-    payloads = {key: _payload(key, beside, places) for key in sorted({*key_of.values()})}
-    for cell in ours:
-        plan_of(cell.machine, payloads[key_of[cell.id]], places.guest_images, places.cache)
+    keys = {cell: _key(cell, sessions) for cell in ours}
+    payloads = {key: _payload(key, beside, places) for key in sorted({*keys.values()})}
+    for cell, key in keys.items():
+        plan_of(cell.machine, payloads[key], places.guest_images, places.cache)
     routines = {
         (job, key): compiled(
             read_script(script_path(places.guest_images, job, beside)), payloads[key]
         )
-        for job, key in sorted({(cell.job, key_of[cell.id]) for cell in ours})
+        for job, key in sorted({(cell.job, key) for cell, key in keys.items()})
     }
     outside = [cell for cell in ours if cell.driver in FROM_OUTSIDE]
     for cell in outside:
-        check_debuggable(routines[cell.job, key_of[cell.id]], cell.job)
+        check_debuggable(routines[cell.job, keys[cell]], cell.job)
     bundles, no_bundle = _bundles(sorted({cell.machine.nested_qemu for cell in outside}))
     peer = prepare_peer(qemu, places.guest_images, places.cache)
     kernels = _kernels(campaign, cells)

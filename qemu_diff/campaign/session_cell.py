@@ -67,12 +67,14 @@ def run_session_cell(cell: Cell, context: SessionContext, stage: Stage) -> CellR
     :raises Cancelled: the user called it off.
     """
     result = unjudged_cell(cell, CellVerdict.LOST, "")
+    warnings: dict[str, None] = {}
     for attempt in range(1, ATTEMPTS + 1):
         try:
             result = _tried(cell, context, context.directory / f"{BOOT}-{attempt}", stage)
         except (InfrastructureError, OSError) as error:
             result = unjudged_cell(cell, CellVerdict.LOST, str(error))
-        result = replace(result, attempts=attempt)
+        warnings.update(dict.fromkeys(result.warnings))
+        result = replace(result, attempts=attempt, warnings=tuple(warnings))
         if result.verdict is not CellVerdict.LOST:
             break
     return result
@@ -94,10 +96,8 @@ def _tried(cell: Cell, context: SessionContext, directory: Path, stage: Stage) -
     stage.progress(f"{len(context.session.commands)} commands")
     done = context.stepper.boot(errand)
     unjudged = unjudged_reason(done, context.budget_s)
-    if unjudged is not None:
-        verdict, reason = unjudged
-        return unjudged_cell(cell, verdict, reason)
-    return _judged(cell, context, done)
+    result = unjudged_cell(cell, *unjudged) if unjudged else _judged(cell, context, done)
+    return replace(result, warnings=done.exit.warnings)
 
 
 def _judged(cell: Cell, context: SessionContext, boot: Boot) -> CellResult:

@@ -27,6 +27,7 @@ from qemu_diff.config.schema import (
 from qemu_diff.model import (
     ADAPTIVE_STEP_NS,
     FROM_OUTSIDE,
+    INTO_GUEST,
     SELFTEST_PAYLOAD,
     DebianSource,
     Driver,
@@ -216,6 +217,11 @@ def _session_problems(
         yield Problem(at, f"{label(at)}: sessions are gdb's", 'set driver to "gdb"')
     if "job" in scenario.model_fields_set:
         yield Problem(at, f"{label(at)}: a session takes the place of a job", "remove one of them")
+    at = (*path, "flood", "source")
+    for source in (*scenario.flood.source, *(scenario.flood.each_of or ())):
+        if source in INTO_GUEST:
+            text = f"{label(at)}: nobody raises {source} between the commands of a session"
+            yield Problem(at, text, f"there are {listing(_BESIDE_SESSIONS)}")
 
 
 def _which_of(name: str, payloads: tuple[str, ...]) -> str:
@@ -297,6 +303,8 @@ _AT_RANDOM = (
     FloodSource.PPI,
 )
 """What can interrupt an L2 that a debugger drives: not before each step, but at random."""
+
+_BESIDE_SESSIONS = tuple(source for source in _AT_RANDOM if source not in INTO_GUEST)
 
 
 def _outside_problems(path: KeyPath, scenario: ScenarioTable) -> Iterator[Problem]:

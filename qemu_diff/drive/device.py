@@ -16,13 +16,13 @@ from pathlib import Path
 from socket import AF_UNIX, socket
 
 from qemu_diff.drive.async_first import GIC_WRITES
+from qemu_diff.drive.qtest import ask
 from qemu_diff.model import Pending
 
 SHORTEST_S, LONGEST_S = 0.0002, 0.002
 """From one interrupt to the next: one in a few steps."""
 
 ANSWER_S = 10.0
-ANSWER_BYTES = 256
 
 
 class DevicePender:
@@ -98,23 +98,8 @@ class DevicePender:
             if (beat := self._heartbeat()) == seen:
                 continue
             seen = beat
-            if int(_ask(connection, f"readl {address:#x}") or "0", 0) & value:
+            if int(ask(connection, f"readl {address:#x}") or "0", 0) & value:
                 self.held_back += 1
                 continue
-            _ask(connection, f"writel {address:#x} {value:#x}")
+            ask(connection, f"writel {address:#x} {value:#x}")
             self.sent += 1
-
-
-def _ask(connection: socket, command: str) -> str:
-    """qtest's answer, without its ``OK``.
-
-    :raises ConnectionError: QEMU is gone.
-    :raises OSError: it does not answer, or refuses.
-    """
-    connection.sendall(f"{command}\n".encode())
-    words = connection.recv(ANSWER_BYTES).decode(errors="replace").split()
-    if not words:
-        raise ConnectionResetError
-    if words[0] != "OK":
-        raise OSError(f"{command}: {' '.join(words)}")
-    return words[1] if len(words) > 1 else ""

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
+from typing import Any
 
 from qemu_diff.abi import SharedState
 from qemu_diff.drive.async_first import Redirector, plan_of
@@ -71,7 +72,7 @@ class _Session(threading.Thread):
         self._moved_at = time.monotonic()
         self._seen = 0
         self._bug: BaseException | None = None
-        self.records: StopRecords | None = None
+        self.records = StopRecords(lambda: 0)
         self.transcript: list[str] = []
         self.commands: tuple[Done, ...] = ()
         self.complaint = ""
@@ -79,7 +80,7 @@ class _Session(threading.Thread):
     @property
     def stops(self) -> int:
         """So far."""
-        return len(self.records.returns) if self.records else 0
+        return len(self.records.returns)
 
     @property
     def broken_off(self) -> BrokenOff:
@@ -110,6 +111,47 @@ class _Session(threading.Thread):
             self.complaint = str(error)
         except BaseException as bug:
             self._bug = bug
+
+    def seal(self) -> None:
+        """Everything that was measured stays, whatever ended it."""
+        directory = self._errand.directory
+        (directory / INITRAMFS).unlink()
+        seal_log(directory / TIMER_LOG)
+        if self.transcript:
+            (directory / TRANSCRIPT).write_text("\n".join(self.transcript) + "\n")
+        state = SharedState.FAILED if self.complaint else SharedState.DONE
+        write_records(directory / RECORDS, self.records.records, state, self.complaint)
+        trim_truth(directory / TRUTH)
+
+    def boot(self, ended: GuestExit, **others: Any) -> Boot:
+        """What is left of the boot; the guest is gone.
+
+        :param others: of :class:`Boot`: what other threads did.
+        :raises LostGuestError: L0 did not end in order, although the session did.
+        """
+        directory, records = self._errand.directory, self.records
+        if not self.complaint and not self.commands:
+            mark_truth(directory / TRUTH, records.returns)
+        return Boot(
+            directory,
+            ended,
+            read_header(directory / RECORDS),
+            idle_s=0.0,
+            debugger=self._why_broken_off(ended),
+            stepping_s=records.stepping_s,
+            witnessed=records.witnessed,
+            stopped_on_the_way=records.stopped_on_the_way,
+            transcript=tuple(self.transcript),
+            shown=tuple(records.shown),
+            commands=self.commands,
+            **others,
+        )
+
+    def _why_broken_off(self, ended: GuestExit) -> str:
+        if not self.complaint:
+            return ""
+        console = parse_console((self._errand.directory / CONSOLE).read_text(errors="replace"))
+        return why_out_of_reach(self.broken_off, ended, console, self._errand.budget_s)
 
     def _drive(self) -> None:
         errand = self._errand
@@ -176,19 +218,20 @@ class FromOutside:
             return self._boot(errand, qmp_socket)
 
     def _boot(self, errand: Errand, qmp_socket: Path) -> Boot:
-        machine, directory, cancel = errand.machine, errand.directory, errand.cancel
-        stub, qtest = self.driver is not Driver.MONITOR, errand.flood.into_guest
-        vcpus = errand.session.vcpus if errand.session else 1
-        nested = Nested(vcpus=vcpus, stub=stub, qtest=qtest)
-        plan = plan_of(machine, errand.payload, self.tools.guest_images, self.tools.cache)
+        directory, cancel = errand.directory, errand.cancel
+        nested = Nested(
+            vcpus=errand.session.vcpus if errand.session else 1,
+            stub=self.driver is not Driver.MONITOR,
+            qtest=errand.flood.into_guest,
+        )
+        plan = plan_of(errand.machine, errand.payload, self.tools.guest_images, self.tools.cache)
         redirector = Redirector(plan, qmp_socket.with_name("gdb"), errand.budget_s, cancel)
         ports = tuple(qmp_socket.with_name(f"port{number}") for number in range(nested.ports))
         session = _Session(self.driver, errand, ports)
-        wanted = FloodSource.DEVICE in errand.flood.sources
-        l0_qtest = qmp_socket.with_name("qtest")
         # L2 runs for a moment of each step: whatever L1 does meanwhile, the next may hit it.
         always = itertools.count(1).__next__
-        pender = DevicePender(wanted, l0_qtest, errand.seed, cancel, always)
+        wanted = FloodSource.DEVICE in errand.flood.sources
+        pender = DevicePender(wanted, qmp_socket.with_name("qtest"), errand.seed, cancel, always)
         self._write_inputs(errand, nested)
         files = MachineFiles(
             kernel=errand.build.image,
@@ -196,15 +239,11 @@ class FromOutside:
             shared=None,
             timer_log=directory / TIMER_LOG,
             qmp_socket=qmp_socket,
-            plugin=self.tools.plugin.argument(
-                directory / TRUTH, TRUTH_CAPACITY, LOAD_ADDRESS, LOAD_ADDRESS + MEMORY_BYTES, ()
-            ),
+            plugin=self._plugin_argument(directory),
             gdb_socket=redirector.socket,
             qtest_socket=pender.listens_at,
             ports=ports,
         )
-        command = argv(self.tools.qemu, machine, files, errand.seed)
-        (directory / "argv").write_text(shlex.join(command) + "\n")
 
         def watch() -> None:
             redirector.check()
@@ -216,37 +255,38 @@ class FromOutside:
         for one in (redirector, session, pender):
             one.start()
         try:
-            ended = run_guest(
-                command,
-                directory / CONSOLE,
-                qmp_socket,
-                budget_s=errand.budget_s,
-                cancel=cancel,
-                watch=watch,
-            )
+            ended = self._run(errand, files, watch)
         finally:
             session.finish()
-        complaints = redirector.finish(), pender.finish()
-        if ended.registers:
-            (directory / REGISTERS).write_text(ended.registers)
-        _seal(session, directory)
-        return Boot(
-            directory,
+            session.seal()
+        return session.boot(
             ended,
-            read_header(directory / RECORDS),
-            0.0,
-            redirector=complaints[0],
+            redirector=redirector.finish(),
             redirects=redirector.redirects,
-            device=complaints[1],
+            device=pender.finish(),
             device_interrupts=pender.sent,
             device_held_back=pender.held_back,
-            debugger=_complaint(session, ended, directory, errand.budget_s),
-            stepping_s=session.records.stepping_s if session.records else 0.0,
-            witnessed=session.stops,
-            stopped_on_the_way=session.records.stopped_on_the_way if session.records else 0,
-            transcript=tuple(session.transcript),
-            shown=tuple(session.records.shown if session.records else ()),
-            commands=session.commands,
+        )
+
+    def _run(self, errand: Errand, files: MachineFiles, watch: Callable[[], None]) -> GuestExit:
+        command = argv(self.tools.qemu, errand.machine, files, errand.seed)
+        (errand.directory / "argv").write_text(shlex.join(command) + "\n")
+        ended = run_guest(
+            command,
+            errand.directory / CONSOLE,
+            files.qmp_socket,
+            budget_s=errand.budget_s,
+            cancel=errand.cancel,
+            watch=watch,
+        )
+        if ended.registers:
+            (errand.directory / REGISTERS).write_text(ended.registers)
+        return ended
+
+    def _plugin_argument(self, directory: Path) -> str:
+        end = LOAD_ADDRESS + MEMORY_BYTES
+        return self.tools.plugin.argument(
+            directory / TRUTH, TRUTH_CAPACITY, LOAD_ADDRESS, end, marks=()
         )
 
     def _write_inputs(self, errand: Errand, nested: Nested) -> None:
@@ -266,24 +306,3 @@ class FromOutside:
         except OSError as error:
             raise InfrastructureError(f"{directory}: {error.strerror}") from error
         reserve(directory / TRUTH, truth_bytes(TRUTH_CAPACITY))
-
-
-def _complaint(session: _Session, ended: GuestExit, directory: Path, budget_s: float) -> str:
-    if not session.complaint:
-        return ""
-    console = parse_console((directory / CONSOLE).read_text(errors="replace"))
-    return why_out_of_reach(session.broken_off, ended, console, budget_s)
-
-
-def _seal(session: _Session, directory: Path) -> None:
-    """Everything that was measured stays, whatever ended it."""
-    (directory / INITRAMFS).unlink()
-    seal_log(directory / TIMER_LOG)
-    if session.transcript:
-        (directory / TRANSCRIPT).write_text("\n".join(session.transcript) + "\n")
-    records = session.records or StopRecords(lambda: 0)
-    state = SharedState.FAILED if session.complaint else SharedState.DONE
-    write_records(directory / RECORDS, records.records, state, session.complaint)
-    trim_truth(directory / TRUTH)
-    if not session.complaint and not session.commands:
-        mark_truth(directory / TRUTH, records.returns)

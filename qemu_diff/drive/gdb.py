@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from qemu_diff.drive.debugger import SIGINT, SIGTRAP, Position, Stop
-from qemu_diff.drive.mi import POLL_S, MiProcess, Record, mi_process, quoted
+from qemu_diff.drive.mi import MiProcess, Record, mi_process, quoted
 from qemu_diff.errors import DebuggerError
-
-ANSWER_S = 30.0
-"""Seconds that gdb may take to answer a question, or L2 for one step."""
+from qemu_diff.guest.gdbstub import ANSWER_S, POLL_S
 
 CONNECT_S = 600
 """``remotetimeout``, in seconds: gdb is there before L1 has booted, and waits for the first answer

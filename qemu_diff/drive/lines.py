@@ -15,8 +15,10 @@ from socket import socket
 import numpy as np
 
 from qemu_diff.abi import GUEST_COUNTERS, TimerKind
+from qemu_diff.drive.qtest import ask
 from qemu_diff.errors import DebuggerError
 from qemu_diff.flood.placement import TIMER_KINDS
+from qemu_diff.guest.gdbstub import ANSWER_S
 from qemu_diff.model import FloodSource, GuestInterrupts, Payload
 
 GIC_TYPE = "kvm-arm-gicv3"
@@ -38,18 +40,19 @@ ONE_IN, NESTED_ONE_IN = 3, 40
 steps: sooner, and the mainline would get no further."""
 
 ACKNOWLEDGED = "irq_count"
-"""Where the handler has been to the device of a level-triggered interrupt (interrupts.inc)."""
-
-ANSWER_S = 30.0
+"""Where the handler has been to the device of a level-triggered interrupt, and is about to count it
+(interrupts.inc). The stop there is one that a kernel may lose: the step before is MMIO."""
 
 
 class Qtest:
-    """The qtest protocol (QEMU softmmu/qtest.c), as far as lines need it."""
+    """The qtest of L1's QEMU, as far as lines need it."""
 
-    def __init__(self, connection: socket, gic: str) -> None:
+    def __init__(self, connection: socket, gic: str, *, answer_s: float = ANSWER_S) -> None:
         """
         :param gic: QOM path of L2's GIC.
+        :param answer_s: seconds that one answer may take.
         """
+        connection.settimeout(answer_s)
         self._connection = connection
         self._gic = gic
 
@@ -57,21 +60,10 @@ class Qtest:
         """
         :raises DebuggerError: qtest refuses, or does not answer.
         """
-        command = f"set_irq_in {self._gic} unnamed-gpio-in {line} {level}"
-        self._connection.settimeout(ANSWER_S)
         try:
-            self._connection.sendall(f"{command}\n".encode())
-            answer = b""
-            while not answer.endswith(b"\n"):
-                data = self._connection.recv(4096)
-                if not data:
-                    raise DebuggerError("the qtest of L1's QEMU went away")
-                answer += data
+            ask(self._connection, f"set_irq_in {self._gic} unnamed-gpio-in {line} {level}")
         except OSError as error:
             raise DebuggerError(f"the qtest of L1's QEMU: {error.strerror or error}") from error
-        if not answer.startswith(b"OK"):
-            words = answer.decode(errors="replace").strip()
-            raise DebuggerError(f"the qtest of L1's QEMU refused {command!r}: {words}")
 
 
 @dataclass
@@ -137,13 +129,20 @@ class Lines:
         return not self.draws.randrange(NESTED_ONE_IN if begin <= pc < end else ONE_IN)
 
     def _lower(self, pc: int) -> None:
-        """A device takes its level back when the handler has been to it."""
-        if (pc, ACKNOWLEDGED) not in self.payload.labels:
+        """A device takes its level back when the handler has been to it, and counted that. The
+        handler has still to end the interrupt then: until it does, none of its number comes."""
+        high = [line for line in self.lines if line.high]
+        if not high or not self._acknowledged <= pc < self._interrupts.handler[1]:
             return
-        for line in self.lines:
-            if line.high:
+        handled = self._handled()
+        for line in high:
+            if handled[TIMER_KINDS[line.source]] == line.sent:
                 self.qtest.set_line(line.number, 0)
                 line.high = False
+
+    @property
+    def _acknowledged(self) -> int:
+        return next(at for at, label in self.payload.labels if label == ACKNOWLEDGED)
 
     @property
     def _interrupts(self) -> GuestInterrupts:

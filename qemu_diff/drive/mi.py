@@ -24,9 +24,8 @@ from pygdbmi.gdbmiparser import parse_response, response_is_finished
 
 from qemu_diff.errors import DebuggerError, InfrastructureError
 from qemu_diff.guest.gdb import require_gdb
+from qemu_diff.guest.gdbstub import POLL_S
 from qemu_diff.guest.process import die_with
-
-POLL_S = 0.05
 
 MOST_QUOTED = 200
 """Characters of gdb's that an error repeats."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qemu_diff.drive.peer import PeerConsole
-from qemu_diff.guest.process import Ending, GuestExit
+from qemu_diff.guest.process import Ending, GuestExit, how_ended
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ def why_out_of_reach(
     after = _after(broken)
     last_line = f"; the console's last line: {ended.last_line}" if ended.last_line else ""
     if ended.ending is Ending.DIED:
-        return f"QEMU died ({_how(ended.status)}){after}{last_line}"
+        return f"QEMU died ({how_ended(ended.status)}){after}{last_line}"
     if console.failure:
         return f"L1 could not start its QEMU: {console.failure}"
     if console.status is not None:
         words = f"; its last words: {console.words[-1]}" if console.words else ""
-        return f"L1's QEMU ended ({_how(console.status)}){after}: {broken.complaint}{words}"
+        return f"L1's QEMU ended ({how_ended(console.status)}){after}: {broken.complaint}{words}"
     if ended.ending is Ending.EXITED:
         return f"L1 went down{after}: {broken.complaint}{last_line}"
     return _while_both_lived(broken, last_line, budget_s)
@@ -67,7 +67,3 @@ def _while_both_lived(broken: BrokenOff, last_line: str, budget_s: float) -> str
 
 def _after(broken: BrokenOff) -> str:
     return f", after {broken.stops:,} stops" if broken.stops else ""
-
-
-def _how(status: int) -> str:
-    return f"signal {-status}" if status < 0 else f"exit status {status}"

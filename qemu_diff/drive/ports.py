@@ -14,10 +14,9 @@ from typing import TypeVar
 from qemu.qmp import ExecInterruptedError, QMPClient, QMPError
 
 from qemu_diff.errors import DebuggerError
+from qemu_diff.guest.gdbstub import ANSWER_S
 
 POLL_S = 0.01
-
-ANSWER_S = 30.0
 
 MACHINE_DEVICES = "/machine/unattached"
 """Where QOM has what nobody named (QEMU hw/core/qdev.c, ``device_set_realized``)."""

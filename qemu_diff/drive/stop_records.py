@@ -58,6 +58,8 @@ class StopRecords:
         self._disagreements: list[str] = []
         self.pass_number = 0
         self._first_at = self._last_at = 0.0
+        self.witnessed = 0
+        """Stops at which somebody else was asked where L2 stands."""
         self.stopped_on_the_way = 0
         """Steps that ended because somebody stopped L2."""
 
@@ -102,6 +104,7 @@ class StopRecords:
         :param at_vector: ELR_EL1 and SPSR_EL1, where L2 stands at an interrupt's vector.
         """
         shown = stop.position
+        self.witnessed += 1
         self.stopped_on_the_way += stop.signal == SIGINT
         if shown != witness:
             at = f"at stop {len(self.returns):,}"

@@ -94,6 +94,11 @@ class GuestExit:
     wall_s: float
 
 
+def how_ended(status: int) -> str:
+    """A process's status in words, as :mod:`subprocess` has it: ``signal 9``, ``exit status 1``."""
+    return f"signal {-status}" if status < 0 else f"exit status {status}"
+
+
 def run_guest(
     argv: list[str],
     console: Path,

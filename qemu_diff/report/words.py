@@ -93,7 +93,8 @@ def _witness_sentences(result: CellResult) -> list[str]:
     if result.verdict is CellVerdict.PASS:
         agreed += ", and the truth says so, too"
     if result.stopped_on_the_way:
-        agreed += f"; the monitor stopped {result.stopped_on_the_way:,} steps on their way"
+        on_the_way = _counted(result.stopped_on_the_way, "step")
+        agreed += f"; the monitor stopped {on_the_way} on the way"
     if not result.stepping_s:
         return [agreed]
     rate = result.witnessed / result.stepping_s
@@ -110,7 +111,8 @@ def interrupt_sentences(result: CellResult) -> list[str]:
     if not sent:
         return []
     l1 = ", ".join(f"{one.name} {one.count:,}" for one in result.interrupts)
-    sentences = [f"{kernel}: interrupts sent/handled by L2: {', '.join(sent)}; L1 took {l1}"]
+    took = f"; L1 took {l1}" if l1 else ""
+    sentences = [f"{kernel}: interrupts sent/handled by L2: {', '.join(sent)}{took}"]
     seen = result.excursions
     if seen is not None:
         storms = (

@@ -35,9 +35,10 @@ _64_BITS = (1 << 64) - 1
 
 @dataclass(frozen=True)
 class Interruption:
-    """A stop from outside, in place of a step's own.
+    """A stop from outside, in place of a step's own. QEMU turns stepping off at it, and on again
+    for the next step, which begins anew.
 
-    :param executed: whether the step's instruction was executed before it.
+    :param executed: whether the step was done before it.
     """
 
     executed: bool
@@ -55,6 +56,8 @@ class Debuggee:
 
     :param events: number of the step, from 0 → what happens instead.
     :param too_many_at: PCs whose step runs one instruction too many.
+
+    ``stopped_at``: (before, after) of each step that was stopped from outside.
     """
 
     payload: Payload
@@ -70,7 +73,7 @@ class Debuggee:
 
     def __post_init__(self) -> None:
         self.memory = dict(enumerate(self.payload.blob, self.payload.load_address))
-        self._spent = False
+        self.stopped_at: list[tuple[int, int]] = []
 
     # --- the debugger ---
 
@@ -96,14 +99,11 @@ class Debuggee:
         event = self.events.get(self.steps - 1)
         if isinstance(event, Interruption):
             return self._interrupted(event)
-        if self._spent:
-            self._phantom()
-        elif event == TAKES_IRQ and not self["cpsr"] & IRQ_MASKED and "vbar_el1" in self.registers:
+        if event == TAKES_IRQ and not self["cpsr"] & IRQ_MASKED and "vbar_el1" in self.registers:
             self._exception(IRQ_VECTOR, self["pc"])
             self._phantom()
         else:
             self._one_step()
-        self._spent = False
         return Stop(0, SIGTRAP, self.position())
 
     def step(self) -> Stop:
@@ -115,7 +115,6 @@ class Debuggee:
         for _ in range(LONGEST_RUN):
             if self["pc"] == address:
                 self._exit(VectorSlot.SYNCHRONOUS)
-                self._spent = False
                 return Stop(0, SIGTRAP, self.position())
             self._execute(StepState.INACTIVE)
         raise AssertionError(f"L2 never comes to {address:#x}")
@@ -151,10 +150,13 @@ class Debuggee:
         return self.registers.get(register, 0)
 
     def _interrupted(self, event: Interruption) -> Stop:
-        if event.executed and not self._spent:
-            self._execute(StepState.ACTIVE_NOT_PENDING)
-            self._spent = True
+        stood, lost = self["pc"], len(self.lost_at)
+        if event.executed:
+            self._one_step()
+        if self["pc"] == stood:
+            del self.lost_at[lost:]  # As if nothing had been executed: it is nobody's step.
         self._exit(VectorSlot.IRQ)
+        self.stopped_at.append((stood, self["pc"]))
         return Stop(0, SIGINT, self.position())
 
     def _one_step(self) -> None:

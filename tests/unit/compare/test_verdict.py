@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from streams import BASE, HVC, NOP, payload_of
 
-from qemu_diff.abi import REGISTER_MDSCR_EL1, REGISTER_PSTATE
+from qemu_diff.abi import IRQ_SLOTS, REGISTER_MDSCR_EL1, REGISTER_PSTATE
 from qemu_diff.compare.contract import Judged, Steps
+from qemu_diff.compare.interrupts import Delivered
 from qemu_diff.compare.observation import Observation
 from qemu_diff.compare.placements import NOT_DELIVERED, Placements
 from qemu_diff.compare.slices import UNKNOWN_PC
@@ -22,12 +23,14 @@ from qemu_diff.model import (
     CellResult,
     CellVerdict,
     Driver,
+    Excursions,
     Expectation,
     FloodSource,
     FloodSpec,
     Instruction,
     MachineSpec,
     Placement,
+    SourceCount,
     ViolationKind,
 )
 from qemu_diff.trace.listing import Listing
@@ -335,3 +338,93 @@ def test_all_that_is_expected_must_be_seen_and_nothing_else(
     of_both = replace(cell(), expected=expected)
     assert CellResult(of_both, CellVerdict.FAIL, violations=violations).as_expected is as_expected
     assert not CellResult(of_both, CellVerdict.HANG, violations=violations).as_expected
+
+
+# --- a debugger's L2 ---
+
+OUTSIDE = (Driver.RSP, Driver.GDB, Driver.MONITOR)
+IRQ_BASE = BASE + 0x800
+TAKES_IRQS = Listing(payload_of([NOP, HVC], irq_base=IRQ_BASE))
+NOWHERE = "no placed interrupt came inside a step window, so nothing was tested"
+
+
+def flooded(driver: Driver, *sources: FloodSource) -> Cell:
+    return replace(cell(), driver=driver, flood=FloodSpec(sources, Placement.RANDOM, last_ns=9))
+
+
+def unasked(*steps: Step) -> Observation:
+    """What a debugger's records tell: nothing was asked for by time."""
+    seen = observed(*steps)
+    never = np.full(len(steps), NOT_DELIVERED)
+    return replace(seen, placements=replace(seen.placements, requested_ns=never))
+
+
+def ending_at(seen: Observation, number: int, pc: int) -> Observation:
+    """Step ``number`` reports ``pc``."""
+    reported = seen.steps.reported_pc.copy()
+    reported[number] = pc
+    return replace(seen, steps=replace(seen.steps, reported_pc=reported))
+
+
+@pytest.mark.parametrize("source", [FloodSource.HOST_TIMER, FloodSource.DEVICE])
+@pytest.mark.parametrize("driver", [*OUTSIDE, Driver.IN_GUEST])
+def test_a_flood_of_l1_that_nobody_saw_is_only_lost_where_it_would_be_seen(
+    driver: Driver, source: FloodSource
+) -> None:
+    result = judged_cell(flooded(driver, source), unasked(step(A), step(B)), LISTING)
+    if driver is Driver.IN_GUEST:
+        assert (result.verdict, result.reason) == (CellVerdict.LOST, NOWHERE)
+    else:
+        assert (result.verdict, result.reason) == (CellVerdict.PASS, "")
+        assert (result.steps, result.interrupted_steps, result.counted_steps) == (2, 0, 0)
+
+
+@pytest.mark.parametrize("source", [FloodSource.SPI_EDGE, FloodSource.SPI_LEVEL, FloodSource.PPI])
+@pytest.mark.parametrize("driver", OUTSIDE)
+def test_a_flood_into_l2_that_reached_nobody_is_lost(driver: Driver, source: FloodSource) -> None:
+    seen = unasked(step(A), step(B))
+    for sources in ((source,), (source, FloodSource.HOST_TIMER)):
+        result = judged_cell(flooded(driver, *sources), seen, TAKES_IRQS)
+        assert (result.verdict, result.reason) == (CellVerdict.LOST, NOWHERE)
+
+
+@pytest.mark.parametrize("slot", IRQ_SLOTS)
+@pytest.mark.parametrize("driver", OUTSIDE)
+def test_a_step_that_ends_at_an_interrupt_s_vector_was_interrupted(
+    driver: Driver, slot: int
+) -> None:
+    seen = ending_at(unasked(step(A), step(B), step(A, active_pending=True)), 1, IRQ_BASE + slot)
+    result = judged_cell(flooded(driver, FloodSource.PPI), seen, TAKES_IRQS)
+    assert result.verdict is CellVerdict.PASS
+    assert (result.interrupted_steps, result.counted_steps, result.placements) == (1, 2, 0)
+    assert result.coverage is None
+
+
+@pytest.mark.parametrize("pc", [IRQ_BASE, IRQ_BASE + 0x200, IRQ_BASE + IRQ_SLOTS[0] + 4])
+def test_other_places_are_no_interrupt_s_vector(pc: int) -> None:
+    seen = ending_at(unasked(step(A), step(B)), 1, pc)
+    result = judged_cell(flooded(Driver.RSP, FloodSource.PPI), seen, TAKES_IRQS)
+    assert (result.verdict, result.interrupted_steps) == (CellVerdict.LOST, 0)
+
+
+def test_a_vector_is_the_flood_s_only_where_l2_takes_interrupts() -> None:
+    seen = ending_at(unasked(step(A), step(B)), 1, IRQ_BASE + IRQ_SLOTS[0])
+    result = judged_cell(flooded(Driver.RSP, FloodSource.HOST_TIMER), seen, LISTING)
+    assert (result.verdict, result.interrupted_steps) == (CellVerdict.PASS, 0)
+
+
+@pytest.mark.parametrize("driver", OUTSIDE)
+def test_what_is_broken_is_told_though_no_interrupt_was_seen(driver: Driver) -> None:
+    result = judged_cell(flooded(driver, FloodSource.PPI), unasked(step(A, LOST)), TAKES_IRQS)
+    assert result.verdict is CellVerdict.FAIL
+    assert result.violations == ((ViolationKind.LOST_STEP, 1),)
+
+
+def test_an_interrupt_that_l2_never_handled_is_lost_whoever_stepped() -> None:
+    sent = SourceCount(FloodSource.PPI, 3, 0, 2)
+    counted = Delivered((sent,), 0, (), Excursions(0, 0, 0, 0), lost=1)
+    seen = replace(unasked(step(A)), delivered=counted)
+    result = judged_cell(flooded(Driver.GDB, FloodSource.PPI), seen, TAKES_IRQS)
+    assert result.verdict is CellVerdict.FAIL
+    assert result.violations == ((ViolationKind.LOST_INTERRUPT, 1),)
+    assert result.sources == (sent,)

@@ -837,6 +837,42 @@ WRONG = {
         GOOD + 'driver = "gdb"\nsession = "walk"\njob = "step"\n',
         "11:1: scenario.0.session: a session takes the place of a job; remove one of them",
     ),
+    "session and interrupts into L2": (
+        GOOD + 'driver = "gdb"\nsession = "walk"\n'
+        'flood = { source = "ppi", placement = "random", count = 1, last_ns = 9 }\n',
+        "12:11: scenario.0.flood.source: nobody raises ppi between the commands of a session; there"
+        " are none, host_timer, device",
+    ),
+    "session and each of several floods": (
+        GOOD + 'driver = "gdb"\nsession = "walk"\n'
+        'flood = { each_of = ["device", "spi_edge"], placement = "random", count = 1 }\n',
+        "12:1: scenario.0.flood.source: nobody raises spi_edge between the commands of a session;"
+        " there are none, host_timer, device",
+    ),
+    "session and placement": (
+        GOOD + 'driver = "gdb"\nsession = "walk"\n'
+        'flood = { source = "host_timer", placement = "sweep", last_ns = 9 }\n',
+        "12:34: scenario.0.flood.placement: nothing is placed into a debugger's steps; set"
+        " placement to random, with last_ns",
+    ),
+    "session without a driver that is gdb, and a job": (
+        GOOD + 'driver = "monitor"\nsession = "walk"\njob = "step"\n',
+        '11:1: scenario.0.session: sessions are gdb\'s; set driver to "gdb"',
+        "11:1: scenario.0.session: a session takes the place of a job; remove one of them",
+    ),
+    "session of a selftest": (
+        GOOD.replace("hvc", "debug-exceptions") + 'driver = "selftest"\nsession = "walk"\n',
+        '11:1: scenario.0.session: sessions are gdb\'s; set driver to "gdb"',
+    ),
+    "no session at all": (
+        GOOD + 'driver = "gdb"\nsession = []\n',
+        "11:1: scenario.0.session: the array is empty; name at least one",
+    ),
+    "the same session twice": (
+        GOOD + 'driver = "gdb"\nsession = ["walk", "walk"]\n',
+        "8:3: scenario.0: 'hvc' is here twice for unpatched, patched with the same job, machine,"
+        " flood and driver; remove one, or make them differ",
+    ),
     "expectation of a job beside a session": (
         GOOD + 'driver = "gdb"\nsession = "walk"\nexpect.patched."hvc/step" = "pass"\n',
         "12:16: scenario.0.expect.patched: the job 'step' is not in this scenario; the jobs are"
@@ -846,7 +882,7 @@ WRONG = {
         GOOD + 'driver = "rsp"\n'
         'flood = { source = "signal", placement = "random", count = 1, last_ns = 9 }\n',
         "11:11: scenario.0.flood.source: a debugger's L2 is not flooded by signal; there are"
-        " none, host_timer, device",
+        " none, host_timer, device, spi_edge, spi_level, ppi",
     ),
     "a debugger's sweep": (
         GOOD + 'driver = ["in_guest", "monitor"]\n'

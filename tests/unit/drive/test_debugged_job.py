@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import re
+import socket
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -42,13 +44,14 @@ from qemu_diff.compare.decode import program_of
 from qemu_diff.drive.debugged_job import DebuggedJob, DebuggedPayload, check_debuggable
 from qemu_diff.drive.debugger import Position, Stop
 from qemu_diff.drive.job import Job, Operation, Routine, compiled, quiet_job
+from qemu_diff.drive.lines import Lines, Qtest, lines_for
 from qemu_diff.drive.registers import REGISTERS
 from qemu_diff.drive.script import parsed
 from qemu_diff.drive.stop_records import STEPPING, StopRecords
 from qemu_diff.errors import ConfigError, DebuggerError, UserError
 from qemu_diff.guest.image import LOAD_ADDRESS, build_payload
 from qemu_diff.guest.shared import seal_log, write_records
-from qemu_diff.model import Payload
+from qemu_diff.model import FloodSource, Payload
 from qemu_diff.trace.trace import Trace, read_trace
 from qemu_diff.truth.phantom import PhantomRule
 from qemu_diff.truth.reader import mark_truth
@@ -195,9 +198,46 @@ def test_a_stop_from_outside_is_no_report_and_hides_none(
     assert boot.lost_at == boot.machine.lost_at
     runs = boot.trace.records[boot.trace.records["kind"] == RecordKind.RUN]
     interrupted = (runs["flags"] & RecordFlag.EINTR) != 0
-    assert interrupted.sum() == sum(number < boot.machine.steps for number in events)
+    stood_still = [before for before, after in boot.machine.stopped_at if before == after]
+    assert runs["pc"][interrupted].tolist() == stood_still
+    assert boot.stops.stopped_on_the_way == len(boot.machine.stopped_at)
+    assert boot.stops.stopped_on_the_way == sum(number < boot.machine.steps for number in events)
+    assert len(boot.steps) == len(runs) - len(stood_still)
     assert {*runs["error"][interrupted].tolist()} <= {-4}
     assert not runs["error"][~interrupted].any()
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_step_is_found_lost_though_somebody_stopped_l2_behind_it(name: str) -> None:
+    """PC has moved on, so the stop is a report: of two instructions."""
+    payload = payload_named(name)
+    everywhere = frozenset(range(payload.begin, payload.end - 4, 4))
+    events: dict[int, Event] = dict.fromkeys(range(200), Interruption(executed=True))
+
+    boot = stepped(name, 2, events=events, too_many_at=everywhere)
+
+    assert boot.lost_at == boot.machine.lost_at != []
+    moved = sum(before != after for before, after in boot.machine.stopped_at)
+    assert boot.stops.stopped_on_the_way == boot.machine.steps
+    assert len(boot.steps) == moved
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_step_is_found_lost_after_stops_before_its_instruction(name: str) -> None:
+    payload = payload_named(name)
+    everywhere = frozenset(range(payload.begin, payload.end - 4, 4))
+    events: dict[int, Event] = {
+        number: Interruption(executed=False) for number in range(200) if number % 3
+    }
+
+    boot = stepped(name, 2, events=events, too_many_at=everywhere)
+
+    assert boot.lost_at == boot.machine.lost_at != []
+    stopped = boot.stops.stopped_on_the_way
+    assert stopped + len(boot.steps) == boot.machine.steps == len(boot.stops.returns)
+    records = boot.stops.records
+    controls = records["detail"][records["kind"] == RecordKind.DEBUG_CONTROL][:, 0].tolist()
+    assert controls == [STEPPING, *[0, STEPPING] * stopped]
 
 
 def test_a_branch_by_register_that_goes_astray_is_seen() -> None:
@@ -424,14 +464,46 @@ def test_the_passes_are_those_of_the_outermost_repeat() -> None:
     assert machine.steps == 2 * 3 * 2
 
 
-def test_each_stop_is_told_to_what_interrupts() -> None:
-    payload = payload_named("hvc")
-    machine, told = Debuggee(payload), []
-    stops = StopRecords(lambda: len(machine))
-    DebuggedJob(machine, machine.position, payload, stops, told.append).run(
+class Told(Lines):
+    """Lines that only note where L2 stood."""
+
+    def __init__(self, machine: Debuggee) -> None:
+        left, self.right = socket.socketpair()
+        qtest = Qtest(left, "/gic")
+        super().__init__(qtest, machine.payload, machine.read_memory, random.Random(0))
+        self.told: list[int] = []
+
+    def between(self, pc: int) -> None:
+        self.told.append(pc)
+
+
+def test_what_interrupts_is_told_of_each_report_and_of_nothing_else() -> None:
+    payload = payload_named("hvc", interrupts=True)
+    events: dict[int, Event] = {3: Interruption(executed=False), 5: Interruption(executed=True)}
+    machine = Debuggee(payload, events=events)
+    stops, lines = StopRecords(lambda: len(machine)), Told(machine)
+
+    DebuggedJob(machine, machine.position, payload, stops, lines).run(
         quiet_job(routine_of(payload), 1)
     )
-    assert [stop.position.pc for stop in told] == [*range(payload.entry + 4, payload.end + 4, 4)]
+
+    stood_still, moved = machine.stopped_at
+    assert stood_still[0] == stood_still[1]
+    assert lines.told == [*range(payload.entry + 4, payload.end + 4, 4)]
+    assert moved[1] in lines.told
+
+
+def test_what_was_sent_is_recorded_where_the_job_asks_for_it() -> None:
+    payload = payload_named("hvc", interrupts=True)
+    machine = Debuggee(payload)
+    stops, lines = StopRecords(lambda: len(machine)), Told(machine)
+    lines.lines += lines_for([FloodSource.PPI])
+    job = Job((Operation(OperationCode.INTERRUPTS),))
+
+    DebuggedJob(machine, machine.position, payload, stops, lines).run(job)
+    assert stops.records["kind"].tolist() == [RecordKind.SOURCE, RecordKind.GUEST]
+    DebuggedJob(machine, machine.position, payload, stops).run(job)
+    assert len(stops.records) == 2
 
 
 def test_a_monitor_that_shows_another_place_is_told() -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qemu_diff.abi import (
+    GUEST_COUNTERS,
     KVM_EXIT_DEBUG,
     REGISTER_PC,
     ExceptionClass,
     RecordFlag,
     RecordKind,
     StepRecords,
+    TimerKind,
 )
 from qemu_diff.drive.debugger import SIGINT, SIGTRAP, Position, Stop
+from qemu_diff.drive.lines import Raised
 from qemu_diff.drive.stop_records import StopRecords, at_irq_vector
 from qemu_diff.errors import DebuggerError
 
@@ -33,7 +37,11 @@ def records(counts: tuple[int, ...] = (7, 9, 12)) -> StopRecords:
 def only(stops: StopRecords) -> dict[str, object]:
     """The only record, without what is 0."""
     (row,) = stops.records
-    values = {name: row[name].tolist() for name in stops.records.dtype.names or ()}
+    return nonzero(row)
+
+
+def nonzero(row: np.void) -> dict[str, object]:
+    values = {name: row[name].tolist() for name in row.dtype.names or ()}
     return {name: value for name, value in values.items() if value not in (0, [0, 0, 0, 0])}
 
 
@@ -50,10 +58,21 @@ def test_a_step_is_a_return_with_a_software_step_exception() -> None:
     }
 
 
-def test_a_stop_from_outside_is_a_return_for_a_signal() -> None:
+def test_a_stop_from_outside_behind_an_instruction_is_a_step_s() -> None:
+    stopped, own = records(), records()
+    stopped.stopped(at(HERE, SIGINT), HERE)
+    own.stopped(at(HERE), HERE)
+    assert only(stopped) == only(own)
+    assert (stopped.stopped_on_the_way, own.stopped_on_the_way) == (1, 0)
+
+
+def test_a_stop_before_the_instruction_is_a_return_for_a_signal_and_ends_stepping() -> None:
     stops = records()
-    stops.stopped(at(HERE, SIGINT), HERE)
-    assert only(stops) == {
+    stops.interrupted_step(at(HERE, SIGINT))
+    assert (stops.stopped_on_the_way, stops.witnessed) == (1, 0)
+    assert stops.returns == [7]
+    first, *rest = (nonzero(row) for row in stops.records)
+    assert first == {
         "kind": RecordKind.RUN,
         "flags": OF_A_STEP | RecordFlag.EINTR,
         "exit_reason": 10,
@@ -61,6 +80,38 @@ def test_a_stop_from_outside_is_a_return_for_a_signal() -> None:
         "pc": HERE.pc,
         "pstate": HERE.pstate,
     }
+    control = {"kind": RecordKind.DEBUG_CONTROL}
+    assert rest == [control, control | {"detail": [3, 0, 0, 0]}]
+
+
+def test_each_stop_knows_what_was_shown_before_it() -> None:
+    transcript: list[str] = []
+    stops = StopRecords(lambda: 0, transcript)
+    stops.ran_to(at(HERE))
+    transcript += ["(gdb) stepi", "0x5a5a0008 in _start ()"]
+    stops.stopped(at(THERE), THERE)
+    transcript += ["(gdb) stepi"]
+    stops.interrupted_step(at(THERE, SIGINT))
+    stops.asked_for_steps(wanted=True)
+    assert stops.shown == [0, 2, 3]
+    assert len(stops.shown) == len(stops.returns)
+
+
+def test_what_was_sent_into_l2_is_recorded_by_source_and_then_what_l2_counted() -> None:
+    counters = np.zeros(1, GUEST_COUNTERS)[0]
+    for name, value in {"sgis_sent": 1, "sgis_handled": 2, "spurious": 3, "nested": 4}.items():
+        counters[name] = value
+    stops = records()
+    stops.began_pass(6)
+    raised = Raised(TimerKind.SPI_LEVEL, 9, 8, 7), Raised(TimerKind.PPI, 6, 5, 4)
+    stops.interrupted(raised, counters)
+    assert [(row["kind"], row["detail"].tolist()) for row in stops.records[1:]] == [
+        (RecordKind.SOURCE, [TimerKind.SPI_LEVEL, 9, 8, 7]),
+        (RecordKind.SOURCE, [TimerKind.PPI, 6, 5, 4]),
+        (RecordKind.GUEST, [1, 2, 3, 4]),
+    ]
+    assert {*stops.records["iteration"].tolist()} == {6}
+    assert stops.returns == []
 
 
 @pytest.mark.parametrize("target", [0, 0x5A5A_0040])
@@ -117,6 +168,7 @@ def test_each_return_and_nothing_else_is_counted_when_it_comes() -> None:
     stops.stopped(at(THERE, SIGINT), THERE)
     stops.ran_to(at(HERE))
     assert stops.returns == [7, 9, 12]
+    assert stops.witnessed == 2
     assert (stops.records["kind"] == RecordKind.RUN).sum() == 3
 
 

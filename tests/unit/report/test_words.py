@@ -21,6 +21,7 @@ from qemu_diff.model import (
     FloodSource,
     FloodSpec,
     Instruction,
+    InterruptCount,
     MachineSpec,
     Method,
     PairOutcome,
@@ -28,6 +29,7 @@ from qemu_diff.model import (
     Placement,
     PlacementMap,
     SideBySide,
+    SourceCount,
     Span,
     ViolationKind,
     Window,
@@ -40,6 +42,7 @@ from qemu_diff.report.words import (
     coverage_sentences,
     expectation_sentence,
     finding_lines,
+    interrupt_sentences,
     side_by_side_lines,
     window_sentence,
 )
@@ -547,3 +550,104 @@ def test_a_wrong_register_in_full() -> None:
         "  its own value    0x0, written before report 12",
     ]
     assert "  stepping         off" in finding_lines(replace(LEAK, stepping=False))
+
+
+# --- sessions and witnesses ---
+
+SESSION = replace(cell("patched"), driver=Driver.GDB, session="stepi_hvc")
+TOLD = replace(
+    FINDING,
+    boot="session-1",
+    report=3,
+    pass_number=0,
+    requested_ns=None,
+    delivered_ns=None,
+    attributed_to="stepi",
+    message="stepi executed 2 instructions, and stopped at trapped_read+0x8",
+    transcript=("(gdb) x/i $pc", "=> 0x5a5a0004", "(gdb) stepi", "0x5a5a000c in trapped_read ()"),
+)
+
+
+@pytest.mark.parametrize(
+    ("steps", "commands"), [(0, "0 commands"), (1, "1 command"), (1234, "1,234 commands")]
+)
+def test_a_session_that_passed_counts_the_commands_that_ran_l2(steps: int, commands: str) -> None:
+    result = CellResult(SESSION, CellVerdict.PASS, steps=steps)
+    assert cell_sentences(result) == [
+        f"patched: gdb's user was told the truth after each of {commands} that ran L2"
+    ]
+
+
+def test_a_session_that_failed_says_each_thing_that_was_not_so() -> None:
+    other = replace(TOLD, message="continue ran over the breakpoint at function without stopping")
+    result = CellResult(SESSION, CellVerdict.FAIL, steps=7, findings=(TOLD, other))
+    assert cell_sentences(result) == [f"patched: {TOLD.message}", f"patched: {other.message}"]
+
+
+def test_a_session_that_was_not_judged_says_why() -> None:
+    result = CellResult(SESSION, CellVerdict.LOST, reason="gdb went away, after 7 stops")
+    assert cell_sentences(result) == ["patched: lost: gdb went away, after 7 stops"]
+
+
+def test_a_session_s_finding_shows_what_its_user_saw() -> None:
+    lines = finding_lines(TOLD)
+    assert lines[0] == "lost-step at report 3 of boot session-1 (pass 0, stepi)"
+    assert lines[-5:] == [
+        "  and gdb's user saw",
+        "    (gdb) x/i $pc",
+        "    => 0x5a5a0004",
+        "    (gdb) stepi",
+        "    0x5a5a000c in trapped_read ()",
+    ]
+    assert not any("interrupt" in line for line in lines)
+    assert finding_lines(replace(TOLD, transcript=())) == lines[:-5]
+
+
+SAME = "the same PC and PSTATE at each of"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "witnessed", "on_the_way", "sentence"),
+    [
+        (CellVerdict.PASS, 1, 0, f"{SAME} 1 stop, and the truth says so, too"),
+        (CellVerdict.PASS, 1234, 0, f"{SAME} 1,234 stops, and the truth says so, too"),
+        (CellVerdict.FAIL, 270, 0, f"{SAME} 270 stops"),
+        (
+            CellVerdict.PASS,
+            9,
+            1,
+            f"{SAME} 9 stops, and the truth says so, too; the monitor stopped 1 step on the way",
+        ),
+        (
+            CellVerdict.FAIL,
+            5000,
+            1666,
+            f"{SAME} 5,000 stops; the monitor stopped 1,666 steps on the way",
+        ),
+    ],
+)
+def test_a_witness_is_heard_but_only_the_truth_says_that_it_is_right(
+    verdict: CellVerdict, witnessed: int, on_the_way: int, sentence: str
+) -> None:
+    result = CellResult(
+        replace(cell(), driver=Driver.MONITOR),
+        verdict,
+        witnessed=witnessed,
+        stopped_on_the_way=on_the_way,
+        reason="3 lost-step in 9 steps",
+    )
+    assert cell_sentences(result)[1:] == [f"unpatched: gdbstub and monitor showed {sentence}"]
+
+
+def test_without_a_witness_nothing_is_said_of_one() -> None:
+    assert not any("gdbstub" in one for one in cell_sentences(PASSED))
+
+
+def test_what_l1_took_is_said_only_where_somebody_counted() -> None:
+    """A debugger's records have no /proc/interrupts."""
+    sent = SourceCount(FloodSource.PPI, 1234, 5, 1230)
+    result = CellResult(cell(), CellVerdict.PASS, sources=(sent,))
+    (sentence,) = interrupt_sentences(result)
+    assert sentence == "unpatched: interrupts sent/handled by L2: ppi 1,234/1,230"
+    counted = replace(result, interrupts=(InterruptCount("arch_timer", 30, 4321),))
+    assert interrupt_sentences(counted) == [f"{sentence}; L1 took arch_timer 4,321"]
