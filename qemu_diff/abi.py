@@ -199,6 +199,9 @@ class DebugControl(IntFlag):
     USE_HW = 1 << 17
 
 
+STEPPING_CONTROL = int(DebugControl.ENABLE | DebugControl.SINGLESTEP)
+
+
 class TimerKind(IntEnum):
     """``enum timer_kind``: what a timer does when it fires."""
 
@@ -322,6 +325,10 @@ class ExceptionClass(IntEnum):
     SOFTWARE_STEP = 0x32
     WATCHPOINT = 0x34
     BRK = 0x3C
+
+
+EC_SHIFT = 26
+"""Of ESR_ELx.EC."""
 
 
 PSTATE_EL1H_MASKED = 0x3C5

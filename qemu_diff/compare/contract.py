@@ -46,6 +46,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qemu_diff.abi import (
+    EC_SHIFT,
     ExceptionClass,
     RecordFlag,
     RecordKind,
@@ -296,7 +297,7 @@ def _outcomes(
     After an executed instruction the Software Step exception is due, and has priority over a
     breakpoint (DDI 0487, D1.3.5.5 "Synchronous exception prioritization").
     """
-    ec = runs["esr"][groups.run].astype(np.int64) >> 26
+    ec = runs["esr"][groups.run].astype(np.int64) >> EC_SHIFT
     reported = runs["pc"][groups.run].astype(np.int64)
     itself = (ec == ExceptionClass.WATCHPOINT) | (ec == ExceptionClass.BRK)
     breakpoint_hit = ec == ExceptionClass.BREAKPOINT

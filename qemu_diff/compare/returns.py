@@ -6,7 +6,7 @@ import errno
 
 import numpy as np
 
-from qemu_diff.abi import KVM_EXIT_DEBUG, ExceptionClass
+from qemu_diff.abi import EC_SHIFT, KVM_EXIT_DEBUG, ExceptionClass
 from qemu_diff.compare.slices import KVM_EXIT_MMIO, UNKNOWN_PC
 from qemu_diff.model import Instruction
 from qemu_diff.trace.listing import Listing
@@ -41,7 +41,7 @@ def return_name(run: np.void) -> str:
     name = EXIT_NAMES.get(reason, f"exit reason {reason}")
     if reason != KVM_EXIT_DEBUG:
         return name
-    exception = int(run["esr"]) >> 26
+    exception = int(run["esr"]) >> EC_SHIFT
     return f"{name} {EXCEPTION_NAMES.get(exception, f'EC {exception:#x}')}"
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qemu_diff.abi import (
+    EC_SHIFT,
     KVM_EXIT_DEBUG,
     PSTATE_SS,
     REGISTER_PC,
@@ -373,7 +374,7 @@ def _executed_in(one: _Shown, stepping: bool) -> StepState:
 def _reported(run: np.void) -> int | None:
     """The exception class of a debug exit; None of any other return."""
     debug = run["exit_reason"] == KVM_EXIT_DEBUG and run["error"] == 0
-    return int(run["esr"]) >> 26 if debug else None
+    return int(run["esr"]) >> EC_SHIFT if debug else None
 
 
 # --- words ---------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from qemu_diff.abi import (
     PSTATE_EL1H_MASKED,
     REGISTER_PC,
     REGISTER_PSTATE,
-    DebugControl,
+    STEPPING_CONTROL,
     Mark,
     RecordFlag,
     RecordKind,
@@ -27,8 +27,6 @@ from qemu_diff.errors import CorruptDataError
 
 UNKNOWN_PC = NO_SUCCESSOR
 """There is no such PC."""
-
-STEPPING_CONTROL = int(DebugControl.ENABLE | DebugControl.SINGLESTEP)
 
 KVM_EXIT_MMIO = 6
 """``kvm_run.exit_reason`` (Linux include/uapi/linux/kvm.h)."""

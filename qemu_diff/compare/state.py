@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qemu_diff.abi import (
+    EC_SHIFT,
     KVM_EXIT_DEBUG,
     PSTATE_SS,
     REGISTER_MDSCR_EL1,
@@ -296,7 +297,7 @@ def _forgets_register(
 def _ends_with(runs: StepRecords, exception: int | None) -> NDArray[np.bool_]:
     """RUN records that report this exception class. Shape (runs,)."""
     debug = (runs["exit_reason"] == KVM_EXIT_DEBUG) & (runs["error"] == 0)
-    return np.asarray(debug & (runs["esr"].astype(np.int64) >> 26 == exception))
+    return np.asarray(debug & (runs["esr"].astype(np.int64) >> EC_SHIFT == exception))
 
 
 def _at_vector(pc: NDArray[np.int64], program: Program) -> NDArray[np.bool_]:

@@ -25,6 +25,7 @@ from pathlib import Path
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
+from qemu_diff.abi import EC_SHIFT, ExceptionClass
 from qemu_diff.errors import CompileError, GdbStubClosedError, GdbStubError, UserError
 from qemu_diff.guest.gdbstub import CPSR as CPSR_REGISTER
 from qemu_diff.guest.gdbstub import PC as PC_REGISTER
@@ -41,7 +42,6 @@ SYNCHRONOUS_SLOT, IRQ_SLOT = 0x400, 0x480
 PSTATE_EL = 0b1100
 """PSTATE.M[3:2], the exception level (DDI 0487, SPSR_EL2)."""
 
-EC_SHIFT, EC_SOFTWARE_STEP = 26, 0x32
 
 COUNT_REGISTERS = {
     "IFSR32_EL2": "s3_4_c5_c0_1",
@@ -279,7 +279,7 @@ def _stop_at_step_exception(gdb: GdbStub, vectors: int) -> bool:
     instruction may trap or fault first."""
     for _ in range(EXITS_OF_A_STEP):
         _stop_at(gdb, (vectors + SYNCHRONOUS_SLOT,))
-        if gdb.read_system_register("ESR_EL2") >> EC_SHIFT == EC_SOFTWARE_STEP:
+        if gdb.read_system_register("ESR_EL2") >> EC_SHIFT == ExceptionClass.SOFTWARE_STEP:
             return True
         # On a breakpoint at its own PC the machine would not move.
         gdb.step()

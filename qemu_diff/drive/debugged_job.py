@@ -9,12 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from qemu_diff.abi import PSTATE_EL1H_MASKED, REGISTER_PC, REGISTER_PSTATE, OperationCode, WriteKind
+from qemu_diff.abi import (
+    PSTATE_EL1H_MASKED,
+    REGISTER_PC,
+    REGISTER_PSTATE,
+    STEPPING_CONTROL,
+    OperationCode,
+    WriteKind,
+)
 from qemu_diff.drive.debugger import SIGINT, Debugger, Position, Stop
 from qemu_diff.drive.job import Job, Operation, Routine
 from qemu_diff.drive.lines import Lines
 from qemu_diff.drive.registers import register_name
-from qemu_diff.drive.stop_records import STEPPING, StopRecords, at_irq_vector
+from qemu_diff.drive.stop_records import StopRecords, at_irq_vector
 from qemu_diff.errors import DebuggerError, UserError
 from qemu_diff.model import Payload
 
@@ -78,7 +85,9 @@ def _not_debuggable(one: Operation) -> str:
         name = register_name(one.a)
         return "" if name in _GDB_NAMES else f"a debugger can't write {name}"
     if one.code is OperationCode.DEBUG:
-        return "" if one.n == STEPPING and not one.a else "a debugger only turns stepping on"
+        return (
+            "" if one.n == STEPPING_CONTROL and not one.a else "a debugger only turns stepping on"
+        )
     does = (
         OperationCode.STEP,
         OperationCode.REPEAT,

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from qemu_diff.abi import (
+    EC_SHIFT,
     IRQ_SLOTS,
     KVM_EXIT_DEBUG,
     STEP_RECORD,
-    DebugControl,
+    STEPPING_CONTROL,
     ExceptionClass,
     RecordFlag,
     RecordKind,
@@ -29,10 +30,6 @@ KVM_EXIT_INTR = 10
 """``kvm_run.exit_reason`` (Linux include/uapi/linux/kvm.h)."""
 
 EINTR = 4
-
-EC_SHIFT = 26
-
-STEPPING = int(DebugControl.ENABLE | DebugControl.SINGLESTEP)
 
 _VECTOR_OFFSET = 0x7FF
 
@@ -87,7 +84,7 @@ class StopRecords:
 
     def asked_for_steps(self, wanted: bool) -> None:
         """Stepping was turned on, or off."""
-        self._add(RecordKind.DEBUG_CONTROL, detail=(STEPPING if wanted else 0, 0, 0, 0))
+        self._add(RecordKind.DEBUG_CONTROL, detail=(STEPPING_CONTROL if wanted else 0, 0, 0, 0))
 
     def stopped(
         self,

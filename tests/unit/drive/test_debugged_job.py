@@ -23,6 +23,7 @@ from qemu_diff.abi import (
     PSTATE_EL1H_MASKED,
     REGISTER_MDSCR_EL1,
     REGISTER_PC,
+    STEPPING_CONTROL,
     TRUTH_ABI_VERSION,
     TRUTH_HEADER,
     TRUTH_HEADER_BYTES,
@@ -47,7 +48,7 @@ from qemu_diff.drive.job import Job, Operation, Routine, compiled, quiet_job
 from qemu_diff.drive.lines import Lines, Qtest, lines_for
 from qemu_diff.drive.registers import REGISTERS
 from qemu_diff.drive.script import parsed
-from qemu_diff.drive.stop_records import STEPPING, StopRecords
+from qemu_diff.drive.stop_records import StopRecords
 from qemu_diff.errors import ConfigError, DebuggerError, UserError
 from qemu_diff.guest.image import LOAD_ADDRESS, build_payload
 from qemu_diff.guest.shared import seal_log, write_records
@@ -237,7 +238,7 @@ def test_a_step_is_found_lost_after_stops_before_its_instruction(name: str) -> N
     assert stopped + len(boot.steps) == boot.machine.steps == len(boot.stops.returns)
     records = boot.stops.records
     controls = records["detail"][records["kind"] == RecordKind.DEBUG_CONTROL][:, 0].tolist()
-    assert controls == [STEPPING, *[0, STEPPING] * stopped]
+    assert controls == [STEPPING_CONTROL, *[0, STEPPING_CONTROL] * stopped]
 
 
 def test_a_branch_by_register_that_goes_astray_is_seen() -> None:
@@ -411,7 +412,7 @@ def test_a_call_is_not_judged_and_stepping_goes_on_after_it() -> None:
     assert unstepped["pc"].tolist() == boot.machine.ran_to
     assert len(boot.steps) == len(runs) - 2
     wanted = records["detail"][records["kind"] == RecordKind.DEBUG_CONTROL][:, 0]
-    assert wanted.tolist() == [0, STEPPING, STEPPING, 0, STEPPING]
+    assert wanted.tolist() == [0, STEPPING_CONTROL, STEPPING_CONTROL, 0, STEPPING_CONTROL]
 
 
 def test_a_payload_without_interrupts_has_nothing_to_be_called() -> None:
@@ -575,8 +576,10 @@ REFUSED = {
     Operation(OperationCode.SET_REG, a=0x1234): "a debugger can't write 0x1234",
     Operation(OperationCode.DEBUG, n=0): "a debugger only turns stepping on",
     Operation(OperationCode.DEBUG, n=1): "a debugger only turns stepping on",
-    Operation(OperationCode.DEBUG, n=STEPPING | 1 << 17): "a debugger only turns stepping on",
-    Operation(OperationCode.DEBUG, n=STEPPING, a=8): "a debugger only turns stepping on",
+    Operation(
+        OperationCode.DEBUG, n=STEPPING_CONTROL | 1 << 17
+    ): "a debugger only turns stepping on",
+    Operation(OperationCode.DEBUG, n=STEPPING_CONTROL, a=8): "a debugger only turns stepping on",
     Operation(OperationCode.GET_REG): "a debugger has no get_reg",
     Operation(OperationCode.KICK): "a debugger has no kick",
     Operation(OperationCode.RUN): "a debugger has no run",
