@@ -285,8 +285,16 @@ def read_script(path: Path) -> Script:
 
     :raises ConfigError: it can't be read, or used; ``str()`` has one line for each mistake.
     """
+    return parsed(text_of(path), path)
+
+
+def text_of(path: Path) -> str:
+    """A file's text.
+
+    :raises ConfigError: it can't be read, or is none.
+    """
     try:
-        return parsed(path.read_bytes().decode(), path)
+        return path.read_bytes().decode()
     except UnicodeDecodeError as error:
         text = f"byte 0x{error.object[error.start]:02x} at offset {error.start} is not UTF-8"
         raise ConfigError(path, 0, 0, text) from None

@@ -23,8 +23,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from qemu_diff.config.problems import listing, suggestion
-from qemu_diff.drive.script import Mistake, Position, mistakes_error
-from qemu_diff.errors import ConfigError
+from qemu_diff.drive.script import Mistake, Position, mistakes_error, text_of
 
 SESSIONS = "sessions"
 """The folder of sessions, among our own sources for guests."""
@@ -107,13 +106,7 @@ def read_session(path: Path) -> Session:
 
     :raises ConfigError: it can't be read, or used; ``str()`` has one line for each mistake.
     """
-    try:
-        return parsed(path.read_bytes().decode(), path)
-    except UnicodeDecodeError as error:
-        text = f"byte 0x{error.object[error.start]:02x} at offset {error.start} is not UTF-8"
-        raise ConfigError(path, 0, 0, text) from None
-    except OSError as error:
-        raise ConfigError(path, 0, 0, f"can't be read: {error.strerror}") from None
+    return parsed(text_of(path), path)
 
 
 def parsed(text: str, path: Path) -> Session:
