@@ -82,7 +82,7 @@ def fetch_bundle(suite: str = "") -> QemuBundle:
     suite = suite or apt.own_suite()
     if (ready := cached_bundle(suite)) is not None:
         return ready
-    with stage("bundle", suite) as running:
+    with stage("bundle", f"{PACKAGE} of {suite} for arm64, with its libraries") as running:
         apt.require_apt(
             PACKAGE, "get it on one that has, and use that one's cache (QEMU_DIFF_CACHE)"
         )

@@ -80,7 +80,12 @@ def test_what_is_downloaded_is_said_before(tmp_path: Path) -> None:
     seen: list[Event] = []
     with subscribe(seen.append):
         fetch_bundle("old")
-    assert {(event.stage, event.subject) for event in seen} == {("bundle", "old")}
+    assert {(event.stage, event.subject) for event in seen} == {
+        (
+            "bundle",
+            "qemu-system-arm of old for arm64, with its libraries",
+        )
+    }
     assert [(event.state, event.text) for event in seen] == [
         ("started", ""),
         ("progress", "getting the suite's lists"),
