@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from qemu_diff.errors import InfrastructureError, ResultsError
 from qemu_diff.model import CampaignResult, CellResult, PairResult, Provenance, ViolationKind
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 VERDICTS = "verdicts.json"
 JUNIT = "junit.xml"
 REPORT = "report.html"
@@ -207,6 +207,7 @@ def _cell_to_json(result: CellResult) -> dict[str, Any]:
         "kernel": cell.kernel,
         "scenario": cell.payload,
         "job": cell.job,
+        "session": cell.session,
         "machine": asdict(cell.machine),
         "flood": asdict(flood),
         "driver": cell.driver,
@@ -225,6 +226,7 @@ def _cell_to_json(result: CellResult) -> dict[str, Any]:
         "lost_interrupts": result.count(ViolationKind.LOST_INTERRUPT),
         "spurious_interrupts": result.count(ViolationKind.SPURIOUS_INTERRUPT),
         "placements": result.placements,
+        "witnessed": result.witnessed,
         "coverage": None if result.coverage is None else asdict(result.coverage),
         "sources": [asdict(one) for one in result.sources],
         "interrupts": [asdict(one) for one in result.interrupts],
@@ -243,6 +245,7 @@ def _pair_to_json(pair: PairResult) -> dict[str, Any]:
         "cell": pair.candidate.id.removeprefix(f"{pair.candidate.kernel}."),
         "baseline": pair.baseline.kernel,
         "candidate": pair.candidate.kernel,
+        "drivers": [pair.baseline.driver, pair.candidate.driver],
         "outcome": pair.outcome,
         "message": pair.message,
         "result": _PAIR.dump_python(pair, mode="json"),

@@ -185,7 +185,7 @@ def test_odd_bytes_of_a_console_read_back(tmp_path: Path) -> None:
 def test_a_cell_s_flat_keys(tmp_path: Path) -> None:
     document = written(CAMPAIGN, tmp_path)
     assert (document["schema_version"], document["campaign"], document["complete"]) == (
-        3,
+        4,
         "quickstart",
         True,
     )
@@ -196,6 +196,7 @@ def test_a_cell_s_flat_keys(tmp_path: Path) -> None:
         "kernel": "unpatched",
         "scenario": "trapped_sysreg",
         "job": "step",
+        "session": "",
         "machine": {
             "kvm_mode": "vhe",
             "cpu": "max",
@@ -233,6 +234,7 @@ def test_a_cell_s_flat_keys(tmp_path: Path) -> None:
         "lost_interrupts": 0,
         "spurious_interrupts": 0,
         "placements": 11811,
+        "witnessed": 0,
         "coverage": None,
         "sources": [],
         "interrupts": [],
@@ -298,6 +300,7 @@ def test_a_pair_s_flat_keys(tmp_path: Path) -> None:
         "cell": "trapped_sysreg.vhe.host_timer-sweep",
         "baseline": "unpatched",
         "candidate": "patched",
+        "drivers": ["in_guest", "in_guest"],
         "outcome": "fixed",
         "message": "unpatched: 468 lost-step in 17568 steps",
     }
@@ -436,13 +439,13 @@ def test_a_document_of_another_shape_is_refused(
 def test_results_of_another_version_are_refused(tmp_path: Path, version: object) -> None:
     document = written(CAMPAIGN, tmp_path) | {"schema_version": version}
     (tmp_path / VERDICTS).write_text(json.dumps(document))
-    assert refused(tmp_path) == f"results of schema version {version}, this qemu-diff reads 3"
+    assert refused(tmp_path) == f"results of schema version {version}, this qemu-diff reads 4"
 
 
 @pytest.mark.parametrize("document", ["[]", "null", "1", '"text"', "{}"])
 def test_json_of_something_else_is_refused(tmp_path: Path, document: str) -> None:
     (tmp_path / VERDICTS).write_text(document)
-    assert refused(tmp_path) == "results of schema version None, this qemu-diff reads 3"
+    assert refused(tmp_path) == "results of schema version None, this qemu-diff reads 4"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"\x00" * 100, b"[" * 100_000])
