@@ -49,7 +49,10 @@ def test_unpatched_loses_the_step_at_each_hvc(debugger: CliRun, driver: Driver) 
     broken = {
         one["instruction"]["label"]: (one["broken"], one["stepped"]) for one in result["breakdown"]
     }
-    assert broken == {"first_hvc": (30, 30), "second_hvc": (30, 30)}
+    assert broken.keys() == {"first_hvc", "second_hvc"}
+    # A step that the monitor stops between HVC and the next entry into L2 is not lost.
+    least = 28 if driver is Driver.MONITOR else 30
+    assert all(lost >= least and stepped == 30 for lost, stepped in broken.values())
 
 
 @pytest.mark.parametrize("driver", OUTSIDE)
