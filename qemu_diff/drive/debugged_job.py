@@ -55,17 +55,20 @@ class DebuggedPayload:
             return 0
         return int.from_bytes(self.payload.blob[offset : offset + _WORD_BYTES], "little")
 
-    def branch_to(self, target: int, begin: int) -> int:
+    def branch_to(self, target: int | None, begin: int) -> int:
         """Where the first ``b target`` at or after ``begin`` is.
 
+        :param target: None: the branch's own address.
         :raises UserError: there is none.
         """
         end = self.payload.load_address + len(self.payload.blob)
         for address in range(begin, end, _WORD_BYTES):
-            offset = (target - address) // _WORD_BYTES & ~_BRANCH_MASK & 0xFFFF_FFFF
+            there = address if target is None else target
+            offset = (there - address) // _WORD_BYTES & ~_BRANCH_MASK & 0xFFFF_FFFF
             if self.word(address) == _BRANCH | offset:
                 return address
-        raise UserError(f"payload {self.payload.name}: nothing branches to {target:#x}")
+        where = "itself" if target is None else f"{target:#x}"
+        raise UserError(f"payload {self.payload.name}: nothing branches to {where}")
 
 
 def check_debuggable(routine: Routine, job: str) -> None:
@@ -218,9 +221,6 @@ class DebuggedJob:
 
     def _end_of_call(self, routine: int) -> int:
         """The branch behind ``say_done`` (payloads/interrupts.inc): to itself, or to the end."""
-        if not routine:
-            return self._l2.branch_to(self._l2.payload.end, self._l2.payload.end)
-        begin = routine
-        while self._l2.word(begin) != _BRANCH:
-            begin += _WORD_BYTES
-        return begin
+        if routine:
+            return self._l2.branch_to(None, routine)
+        return self._l2.branch_to(self._l2.payload.end, self._l2.payload.end)
