@@ -12,16 +12,17 @@ GDB = "gdb-multiarch"
 """Debian's name; elsewhere `gdb` itself may know every architecture."""
 
 
-@cache
 def find_gdb() -> str | None:
     """The path of a gdb that knows aarch64, or None."""
-    for name in (GDB, "gdb"):
-        if found := shutil.which(name):
-            ask = [found, "--nx", "--batch", "-ex", "set architecture aarch64"]
-            done = subprocess.run(ask, capture_output=True, check=False, stdin=subprocess.DEVNULL)
-            if not done.returncode and b"Undefined item" not in done.stderr:
-                return found
-    return None
+    found = map(shutil.which, (GDB, "gdb"))
+    return next((path for path in found if path and _knows_aarch64(path)), None)
+
+
+@cache
+def _knows_aarch64(path: str) -> bool:
+    ask = [path, "--nx", "--batch", "-ex", "set architecture aarch64"]
+    done = subprocess.run(ask, capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    return not done.returncode and b"Undefined item" not in done.stderr
 
 
 def require_gdb() -> str:
