@@ -105,7 +105,7 @@ class StopRecords:
         self.stopped_on_the_way += stop.signal == SIGINT
         if shown != witness:
             at = f"at stop {len(self.returns):,}"
-            said = f"the gdbstub shows {_words(shown)}, the monitor {_words(witness)}"
+            said = f"the driver shows {_words(shown)}, its witness {_words(witness)}"
             self._disagreements.append(f"{at} {said}")
         flags = RecordFlag.STEPPING
         if branch_register is not None:

@@ -516,7 +516,7 @@ def test_a_monitor_that_shows_another_place_is_told() -> None:
         return replace(machine.position(), pc=machine.position().pc + 4)
 
     DebuggedJob(machine, elsewhere, payload, stops).run(quiet_job(routine_of(payload), 1))
-    with pytest.raises(DebuggerError, match=r"^at stop 0 the gdbstub shows .* \(and at 8 more\)$"):
+    with pytest.raises(DebuggerError, match=r"^at stop 0 the driver shows .* \(and at 8 more\)$"):
         stops.check_agreement()
 
 

@@ -200,7 +200,7 @@ def test_a_disagreement_says_what_each_shows(witness: Position, said: str) -> No
     with pytest.raises(DebuggerError) as caught:
         stops.check_agreement()
     assert str(caught.value) == (
-        f"at stop 1 the gdbstub shows PC 0x5a5a0004 and PSTATE 0x3c5, the monitor {said}"
+        f"at stop 1 the driver shows PC 0x5a5a0004 and PSTATE 0x3c5, its witness {said}"
     )
 
 
