@@ -164,12 +164,6 @@ class Monitor:
         one that is open it can be asked at once. It stops L2."""
         self._announced(f"gdbserver {device}", "Waiting for gdb connection")
 
-    def stop_gdbserver(self) -> None:
-        """End the gdbstub. QEMU deletes its chardev, too (gdbstub/softmmu.c, ``gdbserver_start``:
-        ``qemu_chr_fe_deinit`` with ``del``); another needs another id (``chardev-add``), for the
-        command line's options still hold the first."""
-        self._announced("gdbserver none", "Disabled gdbserver")
-
     def quit(self) -> None:
         """End QEMU. It is on its way when this returns; the port may outlive it."""
         self._type("quit", b"\n")

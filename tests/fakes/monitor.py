@@ -85,6 +85,5 @@ class FakeMonitor:
             ),
             "info status": f"VM status: {self.status}",
             "gdbserver chardev:gdb": "Waiting for gdb connection on device 'chardev:gdb'",
-            "gdbserver none": "Disabled gdbserver",
         }
         return fixed.get(line, f"unknown command: '{line}'")

@@ -64,7 +64,6 @@ def test_commands_and_registers(tmp_path: Path, cut: int, registers: str) -> Non
         monitor.stop()
         assert monitor.status() == "paused"
         monitor.start_gdbserver("chardev:gdb")
-        monitor.stop_gdbserver()
         assert monitor.command("bogus") == "unknown command: 'bogus'"
         monitor.quit()
     assert fake.commands[:5] == [
