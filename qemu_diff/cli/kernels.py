@@ -1,0 +1,88 @@
+"""Commands about the kernels in the cache."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from rich.table import Table
+
+from qemu_diff.campaign.outcome import ExitCode
+from qemu_diff.cli.app import kernels
+from qemu_diff.cli.terminal import at_once_of, console_here
+from qemu_diff.config import load_campaign
+from qemu_diff.errors import UnavailableSourceError, UserError
+from qemu_diff.kernels import build_kernel, cached_kernels, prune
+from qemu_diff.report.progress import show_progress
+
+
+@kernels.command(name="build")
+def build(campaign: Path, /, *names: str, jobs: int | None = None) -> int:
+    """Build the kernels of a campaign, or those that are named.
+
+    Parameters
+    ----------
+    campaign
+        A campaign file (TOML).
+    names
+        Kernels of that campaign; default: all.
+    jobs
+        Compilers side by side; default: the CPUs.
+    """
+    loaded = load_campaign(campaign)
+    known = {spec.name: spec for spec in loaded.kernels}
+    for name in names:
+        if name not in known:
+            raise UserError(f"{campaign}: no kernel {name!r}; there are {', '.join(known)}")
+    console = console_here()
+    at_once = at_once_of(jobs)
+    builds = []
+    with show_progress(console):
+        for name in names or known:
+            try:
+                builds.append(build_kernel(known[name], jobs=at_once))
+            except UnavailableSourceError as error:
+                if name in names or not known[name].optional:
+                    raise
+                console.print(f"{name}: skipped: {error}", markup=False, soft_wrap=True)
+    table = Table("kernel", "release", "key", "image")
+    for one in builds:
+        table.add_row(one.kernel, one.release, one.key, str(one.image))
+    console.print(table)
+    return ExitCode.AS_EXPECTED
+
+
+@kernels.command(name="list")
+def list_kernels() -> int:
+    """Show the kernels in the cache."""
+    table = Table("kernel", "release", "key", "MiB", "last used")
+    for one in cached_kernels():
+        used = datetime.fromtimestamp(one.last_used).strftime("%Y-%m-%d %H:%M")
+        table.add_row(", ".join(one.names), one.release, one.key, f"{one.size >> 20:,}", used)
+    console_here().print(table)
+    return ExitCode.AS_EXPECTED
+
+
+@kernels.command(name="prune")
+def prune_kernels(
+    *, keep: int | None = None, older_than_days: float | None = None, everything: bool = False
+) -> int:
+    """Remove kernels from the cache.
+
+    Parameters
+    ----------
+    keep
+        Keep so many, the last used ones.
+    older_than_days
+        Remove what was not used for so many days.
+    everything
+        Remove all kernels, and with them source trees, build directories, downloads and ccache.
+    """
+    if keep is None and older_than_days is None and not everything:
+        raise UserError("say what to remove: --keep, --older-than-days or --everything")
+    report = prune(keep=keep, older_than_days=older_than_days, everything=everything)
+    trees = f" and {len(report.trees)} source trees" if report.trees else ""
+    busy = f"; {len(report.busy)} in use, left alone" if report.busy else ""
+    freed = f"{report.freed >> 20:,} MiB"
+    console_here().print(f"removed {len(report.kernels)} kernels{trees}: {freed} freed{busy}")
+    return ExitCode.AS_EXPECTED

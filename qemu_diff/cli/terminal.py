@@ -1,0 +1,39 @@
+"""What commands share of the terminal: its console, readers that leave, boots side by side."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+from qemu_diff.errors import UserError
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """The reader of our output may go, `| head` say: that changes no verdict."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def at_once_of(jobs: int | None) -> int:
+    """How many boots, or compilers, run side by side.
+
+    :raises UserError: fewer than one was asked for.
+    """
+    if jobs is not None and jobs < 1:
+        raise UserError(f"--jobs {jobs}: at least one at a time")
+    return jobs or os.cpu_count() or 1
+
+
+def console_here() -> Console:
+    """Where commands print; without colours and cursor movements in CI."""
+    quiet = bool(os.environ.get("CI"))
+    width = None if sys.stdout.isatty() else 120
+    return Console(width=width, force_terminal=False if quiet else None, highlight=False)
