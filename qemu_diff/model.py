@@ -34,6 +34,18 @@ class TreeSource:
 
 
 @dataclass(frozen=True)
+class GitSource:
+    """A revision of a git repository. The repository is read, never written to.
+
+    :param repository: the path of a work tree or a bare repository, or an URL that git fetches.
+    :param rev: whatever names one commit: a branch, a tag, a SHA, ``HEAD~3``.
+    """
+
+    repository: str
+    rev: str = "HEAD"
+
+
+@dataclass(frozen=True)
 class ImageSource:
     """A kernel that is built already: an arm64 ``Image``, and its ``vmlinux`` if there is one."""
 
@@ -46,8 +58,11 @@ KernelSource = DebianSource | TreeSource | ImageSource
 
 @dataclass(frozen=True)
 class KernelSpec:
-    """One kernel variant of a campaign: a source, patches in order, and kconfig fragments.
+    """One kernel variant of a campaign: a source, reverted commits, patches in order, and kconfig
+    fragments.
 
+    :param patches: plain diffs, mailboxes, or directories with a series; applied after ``reverts``.
+    :param reverts: of a ``GitSource``: commits that are taken out, in this order.
     :param optional: where its source can't be had, its cells are skipped, and nothing is wrong.
     """
 
@@ -56,6 +71,7 @@ class KernelSpec:
     patches: tuple[Path, ...] = ()
     kconfig: tuple[Path, ...] = ()
     optional: bool = False
+    reverts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +98,8 @@ class KvmMode(StrEnum):
 
     VHE = "vhe"
     NVHE = "nvhe"
+    PROTECTED = "protected"
+    """pKVM: nVHE, with L1's own kernel kept out of EL2's memory."""
 
 
 class ExceptionOrder(StrEnum):
@@ -212,6 +230,10 @@ class MachineSpec:
     :param redirect_at: of ``async_first``: labels of the instructions whose steps are redirected;
         empty: all.
     :param nested_qemu: the Debian suite that L1's QEMU is from; empty: this machine's own.
+    :param gic_version: of L1, and with it of L2's vgic: 2 or 3.
+    :param page_kib: L1's page size: 4, 16 or 64.
+    :param qemu: the name of the L0 QEMU, as the campaign's ``[qemu.NAME]`` has it; empty: the one
+        on ``PATH``.
     """
 
     kvm_mode: KvmMode = KvmMode.VHE
@@ -223,6 +245,24 @@ class MachineSpec:
     redirects: int = 1
     redirect_at: tuple[str, ...] = ()
     nested_qemu: str = ""
+    gic_version: int = 3
+    page_kib: int = 4
+    qemu: str = ""
+
+
+@dataclass(frozen=True)
+class QemuSpec:
+    """An L0 QEMU of a campaign, beside the one on ``PATH``.
+
+    :param program: a path, or a name on ``PATH``; empty where a suite is named.
+    :param suite: the Debian suite whose QEMU is fetched into the cache; or empty.
+    :param optional: where it can't be had, its cells are skipped, and nothing is wrong.
+    """
+
+    name: str
+    program: str = ""
+    suite: str = ""
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -305,6 +345,7 @@ class Cell:
     :param job: name of a job file in ``guest_images/jobs``.
     :param session: name of a session file in ``guest_images/sessions``, which then takes the place
         of the job; or empty.
+    :param excluded: why the campaign leaves it out; empty: it does not.
     """
 
     id: str
@@ -317,6 +358,7 @@ class Cell:
     expected: tuple[Expectation, ...] = (Expectation.PASS,)
     job: str = DEFAULT_JOB
     session: str = ""
+    excluded: str = ""
 
 
 class PairOf(StrEnum):
@@ -324,11 +366,13 @@ class PairOf(StrEnum):
 
     KERNEL = "kernel"
     DRIVER = "driver"
+    QEMU = "qemu"
+    """L0's. The baseline may be empty: the one on ``PATH``."""
 
 
 @dataclass(frozen=True)
 class PairSpec:
-    """Two kernels, or two drivers, to be held against each other, cell by cell."""
+    """Two kernels, two drivers or two QEMUs, to be held against each other, cell by cell."""
 
     baseline: str
     candidate: str
@@ -343,6 +387,7 @@ class ScenarioSpec:
     :param expect: (kernel, payload or ``payload/job``) → what must be seen; the latter wins, and
         everything else must pass.
     :param kernels: those of the campaign that it is for; empty: all.
+    :param seeds: each makes cells of its own; empty: the campaign's alone.
     """
 
     payloads: tuple[str, ...]
@@ -353,6 +398,19 @@ class ScenarioSpec:
     jobs: tuple[str, ...] = (DEFAULT_JOB,)
     kernels: tuple[str, ...] = ()
     sessions: tuple[str, ...] = ("",)
+    seeds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """Cells of the matrix that are not run.
+
+    :param cells: a glob over cell ids.
+    :param reason: one line; reports show it.
+    """
+
+    cells: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -361,6 +419,9 @@ class Campaign:
 
     :param budget_s: wall-clock budget of one boot.
     :param findings: whether what is found is confirmed from a fresh boot, and kept to be replayed.
+    :param exclusions: the first that matches a cell is its reason.
+    :param cost_change: a candidate's cost per step may differ from its baseline's by so much of it,
+        0.1 for a tenth; more is as bad as a regression. None: it is shown, and never bad.
     """
 
     path: Path
@@ -371,6 +432,9 @@ class Campaign:
     pairs: tuple[PairSpec, ...]
     scenarios: tuple[ScenarioSpec, ...]
     findings: bool = True
+    qemus: tuple[QemuSpec, ...] = ()
+    exclusions: tuple[Exclusion, ...] = ()
+    cost_change: float | None = None
 
 
 # --- payloads ------------------------------------------------------------------------------------
@@ -430,7 +494,7 @@ class CellVerdict(StrEnum):
     KERNEL_OOPS = "kernel-oops"
     LOST = "lost"
     SKIPPED = "skipped"
-    """Its kernel is optional, and its source can't be had here."""
+    """The campaign excludes it; or its kernel or QEMU is optional, and can't be had here."""
 
     @property
     def judged(self) -> bool:
@@ -658,6 +722,46 @@ class Coverage:
 
 
 @dataclass(frozen=True)
+class StepCost:
+    """What L1 executes for one step of one class of instruction, without a flood.
+
+    With ``-icount shift=0`` the virtual time from the entry into KVM_RUN to the return is L1's
+    instructions, exactly; it has what EL2 and L2's one instruction take, too.
+
+    :param instruction: its class, as payloads state classes: ``sysreg``, ``hvc``, ``load`` …
+    :param steps: how many were measured.
+    :param least: instructions of the shortest.
+    :param median: of these steps.
+    :param most: of the longest.
+    """
+
+    instruction: str
+    steps: int
+    least: int
+    median: int
+    most: int
+
+
+@dataclass(frozen=True)
+class CostChange:
+    """The cost of one class of instruction, candidate against baseline: medians of L1
+    instructions per step.
+
+    :param alarming: it differs by more than the campaign allows.
+    """
+
+    instruction: str
+    baseline: int
+    candidate: int
+    alarming: bool = False
+
+    @property
+    def ratio(self) -> float:
+        """Candidate by baseline."""
+        return self.candidate / self.baseline
+
+
+@dataclass(frozen=True)
 class Signature:
     """What makes two broken steps the same bug.
 
@@ -787,6 +891,9 @@ class CellResult:
     :param witnessed: a debugger's stops at which the gdbstub and the monitor showed the same PC and
         PSTATE, which truth then confirms or not.
     :param stopped_on_the_way: steps that a monitor's ``stop`` ended.
+    :param costs: of each class of instruction that a quiet run steps, ascending by class.
+    :param identity: hex digest of all that the cell depends on: what has the same need not be run
+        again. Empty where that is not known, for a kernel that was not built, say.
     """
 
     cell: Cell
@@ -820,6 +927,8 @@ class CellResult:
     stepping_s: float = 0.0
     witnessed: int = 0
     stopped_on_the_way: int = 0
+    costs: tuple[StepCost, ...] = ()
+    identity: str = ""
 
     def count(self, kind: ViolationKind) -> int:
         """Number of violations of one kind."""
@@ -850,13 +959,22 @@ class SideBySide:
 
 @dataclass(frozen=True)
 class PairResult:
-    """Two cells that differ in the kernel alone, or in the driver."""
+    """Two cells that differ in the kernel alone, or in the driver, or in L0's QEMU.
+
+    :param costs: of the classes of instruction that both have, ascending by class.
+    """
 
     baseline: Cell
     candidate: Cell
     outcome: PairOutcome
     message: str
     side_by_side: SideBySide | None = None
+    costs: tuple[CostChange, ...] = ()
+
+    @property
+    def alarming(self) -> bool:
+        """Whether it is worth a failure: by its outcome, or by what a step costs."""
+        return self.outcome.alarming or any(one.alarming for one in self.costs)
 
     @property
     def sides(self) -> tuple[str, str]:
@@ -872,11 +990,13 @@ class KernelIdentity:
     """Which kernel a name stood for.
 
     :param key: its content's key in the cache.
+    :param source: what it was made from, in words: ``git 0f1a6c5c9784 (v6.1-rc3-12-g0f1a6c5)``.
     """
 
     name: str
     release: str
     key: str
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -887,6 +1007,8 @@ class Provenance:
     :param qemu_identity: hex digest of the binary.
     :param phantom_rule: the rule that the self-test proved for it.
     :param nested_qemu: Debian suite and version of each QEMU that ran in L1.
+    :param qemus: (name, version line) of each further L0 QEMU.
+    :param tool: qemu-diff's own version.
     """
 
     kernels: tuple[KernelIdentity, ...] = ()
@@ -894,14 +1016,107 @@ class Provenance:
     qemu_identity: str = ""
     phantom_rule: str = ""
     nested_qemu: tuple[str, ...] = ()
+    qemus: tuple[tuple[str, str], ...] = ()
+    tool: str = ""
 
 
 @dataclass(frozen=True)
 class CampaignResult:
-    """Everything that a report renders."""
+    """Everything that a report renders.
+
+    :param run: what the ledger knows this run by: hex, and the same after ``--resume``.
+    :param started: when it was started, UTC, ISO 8601 to the second; empty: not known.
+    """
 
     name: str
     cells: tuple[CellResult, ...]
     pairs: tuple[PairResult, ...]
     complete: bool
     provenance: Provenance = Provenance()
+    run: str = ""
+    started: str = ""
+
+
+# --- from night to night -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PastCell:
+    """A cell of an earlier run, as far as the ledger keeps it.
+
+    :param started: of its run, UTC, ISO 8601 to the second.
+    :param release: of its kernel; empty: not known.
+    :param kernel_key: see :class:`KernelIdentity`; empty: not known.
+    :param violations: the kinds that were seen, ascending.
+    :param signatures: as people read them, ascending.
+    """
+
+    run: str
+    started: str
+    id: str
+    verdict: CellVerdict
+    as_expected: bool
+    duration_s: float
+    release: str = ""
+    kernel_key: str = ""
+    violations: tuple[ViolationKind, ...] = ()
+    signatures: tuple[str, ...] = ()
+    tool: str = ""
+
+
+class ChangeKind(StrEnum):
+    """What became of a cell from one night to the next, worst first."""
+
+    BROKE = "broke"
+    """It was as expected."""
+    OTHERWISE = "otherwise"
+    """It is not as expected, as before, but in another way."""
+    LOST = "lost"
+    """It was judged, and now is not."""
+    JUDGED = "judged"
+    """The other way round."""
+    MENDED = "mended"
+    NEW = "new"
+    GONE = "gone"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A cell that came out otherwise than the last time.
+
+    :param before: None where it is new.
+    :param now: None where it is gone.
+    """
+
+    kind: ChangeKind
+    id: str
+    before: PastCell | None
+    now: PastCell | None
+
+
+@dataclass(frozen=True)
+class Flakiness:
+    """A cell that came out both ways on the same kernel, with the same tool.
+
+    :param runs: how often it was judged there.
+    :param unexpected: how often not as expected.
+    """
+
+    id: str
+    kernel_key: str
+    runs: int
+    unexpected: int
+
+
+@dataclass(frozen=True)
+class Nights:
+    """What a report knows of earlier runs of the same campaign.
+
+    :param since: when the run was started that ``changes`` are held against; empty: there is none.
+    :param changes: worst first.
+    :param flaky: ascending by id.
+    """
+
+    since: str = ""
+    changes: tuple[Change, ...] = ()
+    flaky: tuple[Flakiness, ...] = ()

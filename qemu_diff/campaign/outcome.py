@@ -18,7 +18,7 @@ class ExitCode(IntEnum):
 
 def exit_code(result: CampaignResult) -> ExitCode:
     """A finding outweighs what was lost beside it; what was skipped changes nothing."""
-    if unexpected_cells(result) or any(pair.outcome.alarming for pair in result.pairs):
+    if unexpected_cells(result) or any(pair.alarming for pair in result.pairs):
         return ExitCode.UNEXPECTED
     lost = any(cell.verdict is CellVerdict.LOST for cell in result.cells)
     judged = any(cell.verdict.judged for cell in result.cells)

@@ -15,7 +15,11 @@ SHARED_BYTES = 64 << 20
 COUNTER_HZ = 1_000_000_000
 """Frequency of the system counter: with ``-icount shift=0`` one instruction, one tick, one ns."""
 
-KVM_MODE_ARGUMENTS = {KvmMode.VHE: "", KvmMode.NVHE: "kvm-arm.mode=nvhe"}
+KVM_MODE_ARGUMENTS = {
+    KvmMode.VHE: "",
+    KvmMode.NVHE: "kvm-arm.mode=nvhe",
+    KvmMode.PROTECTED: "kvm-arm.mode=protected",
+}
 
 KERNEL_ARGUMENTS = (
     "console=ttyAMA0",

@@ -116,7 +116,7 @@ def html(result: CampaignResult, findings: Sequence[str] = ()) -> str:
     alarming = [
         f"{one.candidate.id}: {one.outcome} from {one.sides[0]}: {one.message}"
         for one in result.pairs
-        if one.outcome.alarming
+        if one.alarming
     ]
     surprises = [*unmet, *alarming]
     context: dict[str, Any] = {
@@ -247,7 +247,7 @@ def _pair(pair: PairResult, by_id: dict[str, CellResult]) -> Compared:
         name=pair.candidate.id.removeprefix(f"{pair.candidate.kernel}."),
         outcome=pair.outcome.value,
         kernels=" → ".join(pair.sides),
-        good=all(side.as_expected for side in sides) and not pair.outcome.alarming,
+        good=all(side.as_expected for side in sides) and not pair.alarming,
         sentences=tuple(sentence for side in sides for sentence in cell_sentences(side)),
         side_by_side=tuple(table),
     )

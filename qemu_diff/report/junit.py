@@ -66,7 +66,7 @@ def _pair_case(campaign: str, pair: PairResult, *, skipped: bool) -> TestCase:
     if pair.side_by_side:
         lines.extend(side_by_side_lines(pair.side_by_side, *pair.sides))
     body = "\n".join(lines)
-    if pair.outcome.alarming:
+    if pair.alarming:
         case.result = [_outcome(Failure, lines[0], pair.outcome.value, body)]
     elif skipped:
         case.result = [_outcome(Skipped, pair.message, pair.outcome.value, "")]

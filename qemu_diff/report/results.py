@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from qemu_diff.errors import InfrastructureError, ResultsError
 from qemu_diff.model import CampaignResult, CellResult, PairResult, Provenance, ViolationKind
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 VERDICTS = "verdicts.json"
 JUNIT = "junit.xml"
 REPORT = "report.html"

@@ -99,7 +99,7 @@ def _print_details(result: CampaignResult, console: Console, details: bool) -> N
 
 
 def _closing_colour(result: CampaignResult) -> str:
-    alarming = any(pair.outcome.alarming for pair in result.pairs)
+    alarming = any(pair.alarming for pair in result.pairs)
     if alarming or any(expectation_sentence(cell) for cell in result.cells):
         return "red"
     return "green" if result.complete else "yellow"

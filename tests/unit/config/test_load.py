@@ -418,12 +418,13 @@ WRONG = {
     ),
     "unknown mode": (
         GOOD + 'machine.kvm_mode = "vh"\n',
-        "10:9: scenario.0.machine.kvm_mode: expected one of vhe, nvhe;"
+        "10:9: scenario.0.machine.kvm_mode: expected one of vhe, nvhe, protected;"
         " got the string \"vh\"; did you mean 'vhe'?",
     ),
     "unknown mode in a list": (
         GOOD + 'machine.kvm_mode = ["vhe", "pkvm"]\n',
-        '10:28: scenario.0.machine.kvm_mode.1: expected one of vhe, nvhe; got the string "pkvm"',
+        "10:28: scenario.0.machine.kvm_mode.1: expected one of vhe, nvhe, protected;"
+        ' got the string "pkvm"',
     ),
     "integer for a choice": (
         GOOD + "driver = 1\n",
@@ -908,7 +909,7 @@ WRONG = {
     ),
     "pair of what": (
         GOOD + '[[pair]]\nof = "drivers"\nbaseline = "gdb"\ncandidate = "rsp"\n',
-        '11:1: pair.0.of: expected one of kernel, driver; got the string "drivers"; did you'
+        '11:1: pair.0.of: expected one of kernel, driver, qemu; got the string "drivers"; did you'
         " mean 'driver'?",
     ),
     "pair of a driver that is none": (

@@ -185,7 +185,7 @@ def test_odd_bytes_of_a_console_read_back(tmp_path: Path) -> None:
 def test_a_cell_s_flat_keys(tmp_path: Path) -> None:
     document = written(CAMPAIGN, tmp_path)
     assert (document["schema_version"], document["campaign"], document["complete"]) == (
-        4,
+        5,
         "quickstart",
         True,
     )
@@ -435,17 +435,17 @@ def test_a_document_of_another_shape_is_refused(
     assert refused(tmp_path).startswith("not a results file: ")
 
 
-@pytest.mark.parametrize("version", [0, 2, 3, "3", None, [3]])
+@pytest.mark.parametrize("version", [0, 2, 3, 4, "3", None, [3]])
 def test_results_of_another_version_are_refused(tmp_path: Path, version: object) -> None:
     document = written(CAMPAIGN, tmp_path) | {"schema_version": version}
     (tmp_path / VERDICTS).write_text(json.dumps(document))
-    assert refused(tmp_path) == f"results of schema version {version}, this qemu-diff reads 4"
+    assert refused(tmp_path) == f"results of schema version {version}, this qemu-diff reads 5"
 
 
 @pytest.mark.parametrize("document", ["[]", "null", "1", '"text"', "{}"])
 def test_json_of_something_else_is_refused(tmp_path: Path, document: str) -> None:
     (tmp_path / VERDICTS).write_text(document)
-    assert refused(tmp_path) == "results of schema version None, this qemu-diff reads 4"
+    assert refused(tmp_path) == "results of schema version None, this qemu-diff reads 5"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"\x00" * 100, b"[" * 100_000])
