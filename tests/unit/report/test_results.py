@@ -207,6 +207,9 @@ def test_a_cell_s_flat_keys(tmp_path: Path) -> None:
             "redirects": 1,
             "redirect_at": [],
             "nested_qemu": "",
+            "gic_version": 3,
+            "page_kib": 4,
+            "qemu": "",
         },
         "flood": {
             "sources": ["host_timer"],
