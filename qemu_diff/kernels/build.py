@@ -248,19 +248,33 @@ def _configure(
     """
     running.progress("configuring")
     elsewhere = make.MakeRun(run.source, tree.directory / "kconfig", run.output, run.jobs)
-    fragment = tree.directory / "merged.config"
-    fragment.write_text(kconfig.merge(ingredients.fragments))
-    name = ingredients.spec.name
-    if not make.configure(elsewhere, fragment):
-        raise _build_error(name, "the configuration failed", elsewhere, key)
-    content = (elsewhere.objects / ".config").read_bytes()
+    content = _configured(elsewhere, tree, key, ingredients, ingredients.fragments)
+    if kconfig.parse_config(content.decode()).get("CONFIG_KVM") != "y":
+        companion = kconfig.read_fragment(kconfig.companion_fragment())
+        fragments = (ingredients.own, companion, *ingredients.users)
+        content = _configured(elsewhere, tree, key, ingredients, fragments)
     config = kconfig.parse_config(content.decode())
-    dropped = kconfig.check(name, ingredients.own, ingredients.users, config)
+    dropped = kconfig.check(ingredients.spec.name, ingredients.own, ingredients.users, config)
     run.objects.mkdir(parents=True, exist_ok=True)
     target = run.objects / ".config"
     if not target.exists() or target.read_bytes() != content:
         cache.replace_file(target, content)
     return dropped
+
+
+def _configured(
+    run: make.MakeRun,
+    tree: IsolatedTree,
+    key: str,
+    ingredients: Ingredients,
+    fragments: tuple[kconfig.Fragment, ...],
+) -> bytes:
+    """The ``.config`` that fragments come to."""
+    merged = tree.directory / "merged.config"
+    merged.write_text(kconfig.merge(fragments))
+    if not make.configure(run, merged):
+        raise _build_error(ingredients.spec.name, "the configuration failed", run, key)
+    return (run.objects / ".config").read_bytes()
 
 
 def _compile(run: make.MakeRun, key: str, name: str, running: Stage) -> None:

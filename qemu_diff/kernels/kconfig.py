@@ -73,7 +73,19 @@ def own_fragment() -> Path:
 
     :raise InfrastructureError: it is not installed.
     """
-    path = Path(__file__).resolve().parents[2] / "guest_images" / "kconfig" / "l1.config"
+    return _own("l1.config")
+
+
+def companion_fragment() -> Path:
+    """What KVM of some kernels depends on, and L1 has no other use for.
+
+    :raise InfrastructureError: it is not installed.
+    """
+    return _own("kvm-with-net.config")
+
+
+def _own(name: str) -> Path:
+    path = Path(__file__).resolve().parents[2] / "guest_images" / "kconfig" / name
     if not path.is_file():
         raise InfrastructureError(f"{path}: our own kconfig fragment is missing")
     return path

@@ -193,6 +193,24 @@ def test_an_option_that_is_asked_for_is_there(fakelinux: Path, tmp_path: Path) -
     assert "CONFIG_FAKE_EXTRA=y" in build.config.read_text()
 
 
+def test_kvm_that_depends_on_the_network_comes_with_it(fakelinux: Path) -> None:
+    kconfig = fakelinux / "Kconfig"
+    old = kconfig.read_text().replace("config KVM\n", "config KVM depends on NET\nconfig NET\n")
+    kconfig.write_text(old)
+    build = build_kernel(spec(fakelinux))
+    assert build.config is not None
+    options = build.config.read_text().splitlines()
+    assert {"CONFIG_KVM=y", "CONFIG_NET=y"} <= {*options}
+
+
+def test_the_network_does_not_come_where_kvm_does_without(fakelinux: Path) -> None:
+    kconfig = fakelinux / "Kconfig"
+    kconfig.write_text(kconfig.read_text() + "config NET\n")
+    build = build_kernel(spec(fakelinux))
+    assert build.config is not None
+    assert "CONFIG_NET" not in build.config.read_text()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
