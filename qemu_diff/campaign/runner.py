@@ -217,7 +217,12 @@ class _Run:
             if key in self._pairs or not {*key} <= self._done.keys():
                 continue
             first, second = (self._done[one] for one in key)
-            self._pairs[key] = pair_result(first, second, self._side_by_side(first, second))
+            self._pairs[key] = pair_result(
+                first,
+                second,
+                self._side_by_side(first, second),
+                cost_change=self._campaign.cost_change,
+            )
 
     def _side_by_side(self, baseline: CellResult, candidate: CellResult) -> SideBySide | None:
         """Both kernels' PCs around the first finding; None where a boot left no trace of it."""
