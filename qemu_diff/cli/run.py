@@ -9,12 +9,13 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from qemu_diff.campaign.executor import local
 from qemu_diff.campaign.outcome import ExitCode, exit_code
 from qemu_diff.campaign.prepare import Places, prepare
 from qemu_diff.campaign.runner import run_campaign
 from qemu_diff.cli.app import app
 from qemu_diff.cli.selection import print_cells, selected
-from qemu_diff.cli.terminal import at_once_of, console_here, reader_may_leave
+from qemu_diff.cli.terminal import checked_jobs, console_here, reader_may_leave
 from qemu_diff.config.project import project_root
 from qemu_diff.errors import UserError
 from qemu_diff.kernels import cache_directory
@@ -56,7 +57,7 @@ def run(
     out
         Results directory; default results/NAME. Results that are there are kept as OUT.previous.
     jobs
-        Boots side by side; default: the CPUs.
+        Boots side by side; default: as many as CPUs and memory have room for.
     only
         A glob over cell ids, as `list` shows them; may be given several times: a cell is run if any
         of them matches.
@@ -71,7 +72,7 @@ def run(
     if dry_run:
         print_cells(cells)
         return ExitCode.AS_EXPECTED
-    at_once = at_once_of(jobs)
+    executor = local(checked_jobs(jobs))
     directory = (out or Path("results") / loaded.name).absolute()
     check_results(directory)
     if junit_file is not None and not os.access(junit_file.absolute().parent, os.W_OK):
@@ -86,7 +87,7 @@ def run(
         prepared = prepare(loaded, cells, places)
         with open_results(directory):
             result = run_campaign(
-                loaded, cells, places, prepared, jobs=at_once, publish=publisher.publish
+                loaded, cells, places, prepared, executor=executor, publish=publisher.publish
             )
             publisher.finish(result)
     with reader_may_leave():
