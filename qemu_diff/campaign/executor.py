@@ -11,6 +11,7 @@ from typing import Protocol
 from qemu_diff.campaign.capacity import available_mib, usable_cpus
 from qemu_diff.campaign.cell_task import CellTask, run_task
 from qemu_diff.campaign.prepare import Places
+from qemu_diff.errors import UserError
 from qemu_diff.guest.process import Cancelled
 from qemu_diff.model import CellResult, MachineSpec
 
@@ -71,11 +72,33 @@ class Local:
             return run_task(task, places.cells / task.cell.id, places.findings, self._cancel)
 
 
-def local(jobs: int | None) -> Local:
-    """This machine, by its CPUs and its memory, as far as this process may use them.
+@contextmanager
+def executor(scheduler: str | None, jobs: int | None) -> Iterator[Executor]:
+    """Where a campaign's cells are to be run.
 
-    :param jobs: so many boots side by side, whatever there is; None: as many as there is room for.
+    :param scheduler: of a Dask cluster: its address, or a file that has it; None: this machine, by
+        its CPUs and its memory, as far as this process may use them.
+    :param jobs: so many boots side by side on this machine, whatever there is.
+    :raises UserError: there is no such cluster, it has no worker that can stand in for this
+        machine, or there is nothing to reach it with.
     """
+    if scheduler is None:
+        yield local(jobs)
+        return
+    if jobs is not None:
+        raise UserError("--jobs is for this machine; with --scheduler the workers' slots count")
+    try:
+        from qemu_diff.campaign.dask_executor import connected  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"--scheduler needs {error.name}; install it with: pip install 'qemu-diff[dask]'"
+        ) from error
+    with connected(scheduler) as cluster:
+        yield cluster
+
+
+def local(jobs: int | None) -> Local:
+    """This machine; see :func:`executor`."""
     if jobs is not None:
         return Local(jobs, memory_mib=None)
     return Local(usable_cpus(), available_mib())
