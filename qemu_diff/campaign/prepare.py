@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qemu_diff.compare.decode import program_of
+from qemu_diff.compare.verdict import unjudged_cell
 from qemu_diff.drive.async_first import plan_of
 from qemu_diff.drive.debugged_job import check_debuggable
-from qemu_diff.drive.from_outside import FromOutside
 from qemu_diff.drive.in_guest import Tools
 from qemu_diff.drive.job import Routine, compiled
 from qemu_diff.drive.peer import PeerTools, prepare_peer
 from qemu_diff.drive.script import read_script, script_path
 from qemu_diff.drive.session import Session, read_session, session_path
-from qemu_diff.drive.stepper import InGuest, Stepper
 from qemu_diff.errors import (
     CompileError,
     InfrastructureError,
@@ -34,6 +33,8 @@ from qemu_diff.model import (
     Build,
     Campaign,
     Cell,
+    CellResult,
+    CellVerdict,
     Driver,
     FloodSource,
     KernelIdentity,
@@ -115,14 +116,15 @@ class Prepared:
         """The cell's job, for its payload."""
         return self.routines[cell.job, _key(cell, self.sessions)]
 
-    def stepper_of(self, cell: Cell) -> Stepper:
-        """Who steps the cell's L2."""
-        return InGuest(self.tools) if cell.driver is Driver.IN_GUEST else self.debugger_of(cell)
-
-    def debugger_of(self, cell: Cell) -> FromOutside:
-        """The same, of a driver from outside."""
-        bundle = self.bundles[cell.machine.nested_qemu]
-        return FromOutside(cell.driver, self.tools, bundle, self.peer.init)
+    def unjudged(self, cell: Cell) -> CellResult | None:
+        """The result of a cell that can't be run here; None of one that can."""
+        if cell.kernel in self.kernels.broken:
+            return unjudged_cell(cell, CellVerdict.LOST, self.kernels.broken[cell.kernel])
+        if cell.kernel in self.kernels.left_out:
+            return unjudged_cell(cell, CellVerdict.SKIPPED, self.kernels.left_out[cell.kernel])
+        if missing := self.missing_for(cell):
+            return unjudged_cell(cell, CellVerdict.LOST, missing)
+        return None
 
     def missing_for(self, cell: Cell) -> str:
         """Why the cell can't be run here, or nothing."""

@@ -9,12 +9,13 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from qemu_diff.campaign.executor import executor
 from qemu_diff.campaign.outcome import ExitCode, exit_code
 from qemu_diff.campaign.prepare import Places, prepare
 from qemu_diff.campaign.runner import run_campaign
 from qemu_diff.cli.app import app
 from qemu_diff.cli.selection import print_cells, selected
-from qemu_diff.cli.terminal import at_once_of, console_here, reader_may_leave
+from qemu_diff.cli.terminal import checked_jobs, console_here, reader_may_leave
 from qemu_diff.config.project import project_root
 from qemu_diff.errors import UserError
 from qemu_diff.kernels import cache_directory
@@ -45,6 +46,7 @@ def run(
     only: list[str] | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
     junit_file: Annotated[Path | None, Parameter(name="--junit")] = None,
+    scheduler: str | None = None,
     dry_run: bool = False,
 ) -> int:
     """Run a campaign: build its kernels, boot its cells, judge them, compare the pairs.
@@ -56,7 +58,7 @@ def run(
     out
         Results directory; default results/NAME. Results that are there are kept as OUT.previous.
     jobs
-        Boots side by side; default: the CPUs.
+        Boots side by side on this machine; default: as many as CPUs and memory have room for.
     only
         A glob over cell ids, as `list` shows them; may be given several times: a cell is run if any
         of them matches.
@@ -64,6 +66,8 @@ def run(
         KEY=VALUE over the campaign file, with dotted keys; may be given several times.
     junit_file
         Where else to write JUnit XML; OUT/junit.xml is always written.
+    scheduler
+        Run the cells on the workers of a Dask cluster: its scheduler's address, or scheduler file.
     dry_run
         Say what would be run, and stop.
     """
@@ -71,7 +75,7 @@ def run(
     if dry_run:
         print_cells(cells)
         return ExitCode.AS_EXPECTED
-    at_once = at_once_of(jobs)
+    checked_jobs(jobs)
     directory = (out or Path("results") / loaded.name).absolute()
     check_results(directory)
     if junit_file is not None and not os.access(junit_file.absolute().parent, os.W_OK):
@@ -81,12 +85,12 @@ def run(
 
     publisher = Publisher(directory, junit_file)
 
-    with show_progress(console):
+    with show_progress(console), executor(scheduler, jobs) as cells_run_by:
         # Results that are there stay until it is sure that there will be new ones.
         prepared = prepare(loaded, cells, places)
         with open_results(directory):
             result = run_campaign(
-                loaded, cells, places, prepared, jobs=at_once, publish=publisher.publish
+                loaded, cells, places, prepared, executor=cells_run_by, publish=publisher.publish
             )
             publisher.finish(result)
     with reader_may_leave():
