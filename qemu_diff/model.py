@@ -1026,6 +1026,7 @@ class CampaignResult:
 
     :param run: what the ledger knows this run by: hex, and the same after ``--resume``.
     :param started: when it was started, UTC, ISO 8601 to the second; empty: not known.
+    :param only: the globs that chose its cells; empty: all cells of the campaign.
     """
 
     name: str
@@ -1035,6 +1036,7 @@ class CampaignResult:
     provenance: Provenance = Provenance()
     run: str = ""
     started: str = ""
+    only: tuple[str, ...] = ()
 
 
 # --- from night to night -------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from qemu_diff.campaign.fresh_boot import Bench
 from qemu_diff.campaign.peer_cell import PeerContext, run_peer_cell
 from qemu_diff.campaign.plan import pairs
 from qemu_diff.campaign.prepare import Places, Prepared
+from qemu_diff.campaign.resume import NOTHING_DONE, Start
 from qemu_diff.campaign.session_cell import SessionContext, run_session_cell
 from qemu_diff.compare.decode import program_of
 from qemu_diff.compare.pair import pair_result, pass_of_steps, side_by_side
@@ -51,16 +52,18 @@ def run_campaign(
     *,
     jobs: int,
     publish: Publish,
+    start: Start = NOTHING_DONE,
 ) -> CampaignResult:
     """Run the given cells of a campaign.
 
     :param prepared: what :func:`prepare` made for them.
     :param jobs: boots side by side.
     :param publish: called with what is known so far, after each cell.
+    :param start: what the run begins with: its cells that are finished are not run again.
     :returns: ``complete`` is False where the user called it off.
     :raises InfrastructureError: results can't be written.
     """
-    run = _Run(campaign, tuple(cells), places, prepared, publish)
+    run = _Run(campaign, tuple(cells), places, prepared, publish, start=start)
     return run.run(jobs)
 
 
@@ -72,22 +75,31 @@ class _Run:
         places: Places,
         prepared: Prepared,
         publish: Publish,
+        *,
+        start: Start,
     ) -> None:
         self._campaign = campaign
         self._cells = cells
         self._places = places
         self._prepared = prepared
         self._publish = publish
+        self._start = start
         self._cancel = threading.Event()
         self._done: dict[str, CellResult] = {}
         self._pairs: dict[tuple[str, str], PairResult] = {}
 
     def run(self, jobs: int) -> CampaignResult:
         self._keep_payloads()
+        for finished in self._start.finished.values():
+            self._add(finished)
         self._publish(self._result(complete=False))
         called_off = False
         with ThreadPoolExecutor(max_workers=jobs) as pool:
-            futures = [pool.submit(self._run_cell, cell) for cell in self._cells]
+            futures = [
+                pool.submit(self._run_cell, cell)
+                for cell in self._cells
+                if cell.id not in self._done
+            ]
             try:
                 self._collect(futures)
             except KeyboardInterrupt:
@@ -211,7 +223,8 @@ class _Run:
         )
 
     def _add(self, result: CellResult) -> None:
-        self._done[result.cell.id] = result
+        identity = self._start.identities.get(result.cell.id, "")
+        self._done[result.cell.id] = replace(result, identity=identity)
         for baseline, candidate in pairs(self._campaign, self._cells):
             key = baseline.id, candidate.id
             if key in self._pairs or not {*key} <= self._done.keys():
@@ -250,5 +263,12 @@ class _Run:
             if (key := (baseline.id, candidate.id)) in self._pairs
         )
         return CampaignResult(
-            self._campaign.name, in_order, paired, complete, self._prepared.provenance
+            self._campaign.name,
+            in_order,
+            paired,
+            complete,
+            self._prepared.provenance,
+            run=self._start.run,
+            started=self._start.started,
+            only=self._start.only,
         )
