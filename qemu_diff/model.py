@@ -1030,6 +1030,7 @@ class CampaignResult:
 
     :param run: what the ledger knows this run by: hex, and the same after ``--resume``.
     :param started: when it was started, UTC, ISO 8601 to the second; empty: not known.
+    :param only: the globs that chose its cells; empty: all cells of the campaign.
     """
 
     name: str
@@ -1039,6 +1040,7 @@ class CampaignResult:
     provenance: Provenance = Provenance()
     run: str = ""
     started: str = ""
+    only: tuple[str, ...] = ()
 
 
 # --- from night to night -------------------------------------------------------------------------

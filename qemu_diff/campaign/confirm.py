@@ -336,7 +336,7 @@ def _keep(kept: FreshBoot, group: SignatureGroup, confirmer: Confirmer) -> None:
             source=sources.spec.source,
             patches=patches,
             kconfig=fragments,
-            reverts=confirmer.spec.reverts,
+            reverts=sources.spec.reverts,
         ),
         qemu=sources.provenance.qemu,
         qemu_identity=sources.provenance.qemu_identity,

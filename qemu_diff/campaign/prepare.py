@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from qemu_diff.campaign.finding_directory import tool_version
 from qemu_diff.compare.decode import program_of
 from qemu_diff.compare.verdict import unjudged_cell
 from qemu_diff.drive.async_first import plan_of
@@ -144,6 +145,7 @@ class Prepared:
             qemu_identity=self.tools.qemu.identity,
             phantom_rule=self.tools.plugin.rule.value,
             nested_qemu=tuple(f"{one.suite} {one.version}" for one in self.bundles.values()),
+            tool=tool_version(),
         )
 
 

@@ -6,12 +6,14 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, as_completed
 from contextlib import suppress
+from dataclasses import replace
 
 from qemu_diff.campaign.cell import read_boot
 from qemu_diff.campaign.cell_task import cell_tasks
 from qemu_diff.campaign.executor import Executor
 from qemu_diff.campaign.plan import pairs
 from qemu_diff.campaign.prepare import Places, Prepared
+from qemu_diff.campaign.resume import NOTHING_DONE, Start
 from qemu_diff.compare.decode import program_of
 from qemu_diff.compare.pair import pair_result, pass_of_steps, side_by_side
 from qemu_diff.errors import InfrastructureError
@@ -37,16 +39,18 @@ def run_campaign(
     *,
     executor: Executor,
     publish: Publish,
+    start: Start = NOTHING_DONE,
 ) -> CampaignResult:
     """Run the given cells of a campaign.
 
     :param prepared: what :func:`prepare` made for them.
     :param executor: where they are run.
     :param publish: called with what is known so far, after each cell.
+    :param start: what the run begins with: its cells that are finished are not run again.
     :returns: ``complete`` is False where the user called it off.
     :raises InfrastructureError: results can't be written.
     """
-    run = _Run(campaign, tuple(cells), places, prepared, publish)
+    run = _Run(campaign, tuple(cells), places, prepared, publish, start=start)
     return run.run(executor)
 
 
@@ -58,17 +62,22 @@ class _Run:
         places: Places,
         prepared: Prepared,
         publish: Publish,
+        *,
+        start: Start,
     ) -> None:
         self._campaign = campaign
         self._cells = cells
         self._places = places
         self._prepared = prepared
         self._publish = publish
+        self._start = start
         self._done: dict[str, CellResult] = {}
         self._pairs: dict[tuple[str, str], PairResult] = {}
 
     def run(self, executor: Executor) -> CampaignResult:
         self._keep_payloads()
+        for finished in self._start.finished.values():
+            self._add(finished)
         for cell in self._cells:
             if unjudged := self._prepared.unjudged(cell):
                 self._add(unjudged)
@@ -112,7 +121,8 @@ class _Run:
                 self._add(future.result(timeout=0))
 
     def _add(self, result: CellResult) -> None:
-        self._done[result.cell.id] = result
+        identity = self._start.identities.get(result.cell.id, "")
+        self._done[result.cell.id] = replace(result, identity=identity)
         for baseline, candidate in pairs(self._campaign, self._cells):
             key = baseline.id, candidate.id
             if key in self._pairs or not {*key} <= self._done.keys():
@@ -156,5 +166,12 @@ class _Run:
             if (key := (baseline.id, candidate.id)) in self._pairs
         )
         return CampaignResult(
-            self._campaign.name, in_order, paired, complete, self._prepared.provenance
+            self._campaign.name,
+            in_order,
+            paired,
+            complete,
+            self._prepared.provenance,
+            run=self._start.run,
+            started=self._start.started,
+            only=self._start.only,
         )

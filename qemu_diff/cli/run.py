@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from qemu_diff.campaign.executor import executor
+from qemu_diff.campaign.identity import cell_identities
 from qemu_diff.campaign.outcome import ExitCode, exit_code
-from qemu_diff.campaign.prepare import Places, prepare
+from qemu_diff.campaign.plan import plan
+from qemu_diff.campaign.prepare import Places, Prepared, prepare
+from qemu_diff.campaign.resume import (
+    Start,
+    check_resumable,
+    finding_ids,
+    new_start,
+    resumed_start,
+)
 from qemu_diff.campaign.runner import run_campaign
 from qemu_diff.cli.app import app
 from qemu_diff.cli.selection import print_cells, selected
@@ -19,7 +29,7 @@ from qemu_diff.cli.terminal import checked_jobs, console_here, reader_may_leave
 from qemu_diff.config.project import project_root
 from qemu_diff.errors import UserError
 from qemu_diff.kernels import cache_directory
-from qemu_diff.model import CampaignResult
+from qemu_diff.model import Campaign, CampaignResult, Cell
 from qemu_diff.report.html import html
 from qemu_diff.report.junit import junit
 from qemu_diff.report.progress import show_progress
@@ -29,7 +39,10 @@ from qemu_diff.report.results import (
     REPORT,
     VerdictsFile,
     check_results,
+    holds_results,
     open_results,
+    read_results,
+    set_aside,
     stored_findings,
     write_whole,
 )
@@ -47,6 +60,7 @@ def run(
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
     junit_file: Annotated[Path | None, Parameter(name="--junit")] = None,
     scheduler: str | None = None,
+    resume: bool = False,
     dry_run: bool = False,
 ) -> int:
     """Run a campaign: build its kernels, boot its cells, judge them, compare the pairs.
@@ -68,6 +82,9 @@ def run(
         Where else to write JUnit XML; OUT/junit.xml is always written.
     scheduler
         Run the cells on the workers of a Dask cluster: its scheduler's address, or scheduler file.
+    resume
+        Go on with what OUT has, after a cut at whatever moment: cells that were judged stay, unless
+        something has changed that they depend on.
     dry_run
         Say what would be run, and stop.
     """
@@ -78,6 +95,8 @@ def run(
     checked_jobs(jobs)
     directory = (out or Path("results") / loaded.name).absolute()
     check_results(directory)
+    if resume:
+        _earlier(directory, loaded, cells)
     if junit_file is not None and not os.access(junit_file.absolute().parent, os.W_OK):
         raise UserError(f"--junit {junit_file}: its directory is not there, or can't be written")
     places = Places(project_root() / "guest_images", cache_directory("guest"), directory / CELLS)
@@ -88,15 +107,61 @@ def run(
     with show_progress(console), executor(scheduler, jobs) as cells_run_by:
         # Results that are there stay until it is sure that there will be new ones.
         prepared = prepare(loaded, cells, places)
-        with open_results(directory):
+        with open_results(directory, resume=resume):
+            start = _start(loaded, cells, only or (), prepared, places, resume=resume)
             result = run_campaign(
-                loaded, cells, places, prepared, executor=cells_run_by, publish=publisher.publish
+                loaded,
+                cells,
+                places,
+                prepared,
+                executor=cells_run_by,
+                publish=publisher.publish,
+                start=start,
             )
             publisher.finish(result)
     with reader_may_leave():
         print_result(result, console)
         console.print(f"Results: {directory}", markup=False, soft_wrap=True)
     return exit_code(result)
+
+
+def _earlier(directory: Path, campaign: Campaign, cells: tuple[Cell, ...]) -> CampaignResult | None:
+    """What a run that is to go on has left; None where there is nothing.
+
+    :raises ResultsError: it can't be read, or this run can't go on from it.
+    """
+    if not holds_results(directory):
+        return None
+    earlier = read_results(directory)
+    planned = {cell.id for cell in plan(campaign)}
+    check_resumable(earlier, campaign.name, cells, planned, directory)
+    return earlier
+
+
+def _start(
+    campaign: Campaign,
+    cells: tuple[Cell, ...],
+    only: Sequence[str],
+    prepared: Prepared,
+    places: Places,
+    *,
+    resume: bool,
+) -> Start:
+    """What the run begins with; in a results directory that is ours by now."""
+    directory = places.cells.parent
+    identities = cell_identities(campaign, cells, prepared, places.guest_images)
+    earlier = _earlier(directory, campaign, cells) if resume else None
+    if earlier is None:
+        return new_start(only, identities)
+    start = resumed_start(earlier, cells, only, identities, directory)
+    judged = {one.cell.id for one in earlier.cells if one.verdict.judged}
+    findings = finding_ids(start.finished.values())
+    again = len(judged - start.finished.keys())
+    set_aside(directory, start.finished.keys(), findings, keep=bool(again))
+    changed = f", {again} of the others for what they depend on has changed" if again else ""
+    line = f"goes on: {len(start.finished)} of {len(cells)} cells stay{changed}"
+    console_here().print(line, markup=False, soft_wrap=True)
+    return start
 
 
 JUNIT_SHARE = 20
