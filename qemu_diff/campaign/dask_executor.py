@@ -173,12 +173,12 @@ class DaskExecutor:
         answers = self._client.run(
             dask_worker.unfit, self._identity, workers=list(workers), on_error="return"
         )
-        for worker, answer in sorted(answers.items()):
-            if answer:
-                self._set_unfit(worker, _why_silent(answer))
-        if not self._fit():
-            worker, reason = next(iter(sorted(self._unfit.items())))
+        unfit = {one: _why_not(answer) for one, answer in sorted(answers.items()) if answer}
+        if len(unfit) == len(answers):
+            worker, reason = next(iter(unfit.items()))
             raise UserError(f"--scheduler {self._address}: worker {worker}: {reason}")
+        for worker, reason in unfit.items():
+            self._set_unfit(worker, reason)
 
     # --- Executor ---
 
@@ -401,8 +401,8 @@ class DaskExecutor:
         return self._client.run(function, *arguments, workers=[worker], on_error="return")[worker]
 
 
-def _why_silent(answer: str | Exception) -> str:
-    """What an answer to :func:`dask_worker.unfit` says, or that there is none."""
+def _why_not(answer: str | Exception) -> str:
+    """What :func:`dask_worker.unfit` said, or why it could not be asked."""
     if isinstance(answer, ModuleNotFoundError):
         return f"qemu-diff is not installed there ({answer})"
     return str(answer) or type(answer).__name__

@@ -124,9 +124,9 @@ def _code(guest_images: Path) -> str:
 def difference(own: Identity, wanted: Identity) -> str:
     """Why a machine can't stand in for another, in words; or nothing."""
     if own.code != wanted.code:
-        return "another version of qemu-diff is installed there"
+        return "it runs another version of qemu-diff: install this one there, and start it again"
     if own.qemu != wanted.qemu:
-        return f"its QEMU is another: {own.version}, here it is {wanted.version}"
+        return f"its QEMU is another one: {own.version}; here it is {wanted.version}"
     return ""
 
 

@@ -6,11 +6,13 @@ directories are unpacked, by names of this side's making or checked.
 
 from __future__ import annotations
 
+import gzip
 import io
 import re
 import shutil
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -69,13 +71,17 @@ def _moved(source: Path, target: Path) -> None:
 def _extract(archive: bytes, directory: Path) -> None:
     total = 0
     try:
-        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
-            for member in _members(tar):
-                total += member.size
-                if total > MOST_BYTES:
-                    raise CorruptDataError(f"more than {MOST_BYTES >> 30} GiB are no cell")
-                _write(tar, member, directory / member.name)
-    except (tarfile.TarError, EOFError, ValueError) as error:
+        with gzip.open(io.BytesIO(archive)) as content:
+            with tarfile.open(fileobj=content, mode="r:") as tar:
+                for member in _members(tar):
+                    total += member.size
+                    if total > MOST_BYTES:
+                        raise CorruptDataError(f"more than {MOST_BYTES >> 30} GiB are no cell")
+                    _write(tar, member, directory / member.name)
+            # The checksum comes last, and only who reads to the end has it checked.
+            while content.read(tarfile.RECORDSIZE):
+                pass
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError) as error:
         raise CorruptDataError(f"what a worker sent is no archive: {error}") from error
 
 
