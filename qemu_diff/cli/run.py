@@ -10,10 +10,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from qemu_diff.campaign.outcome import ExitCode, exit_code
-from qemu_diff.campaign.prepare import Places, prepare
+from qemu_diff.campaign.prepare import Places, pinned_kernels, prepare
 from qemu_diff.campaign.runner import run_campaign
 from qemu_diff.cli.app import app
-from qemu_diff.cli.selection import print_cells, selected
+from qemu_diff.cli.selection import AS_CAMPAIGN, TreeOptions, print_cells, selected
 from qemu_diff.cli.terminal import at_once_of, console_here, reader_may_leave
 from qemu_diff.config.project import project_root
 from qemu_diff.errors import UserError
@@ -46,6 +46,7 @@ def run(
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
     junit_file: Annotated[Path | None, Parameter(name="--junit")] = None,
     dry_run: bool = False,
+    trees: TreeOptions = AS_CAMPAIGN,
 ) -> int:
     """Run a campaign: build its kernels, boot its cells, judge them, compare the pairs.
 
@@ -67,10 +68,11 @@ def run(
     dry_run
         Say what would be run, and stop.
     """
-    loaded, cells = selected(campaign, only, set_)
+    loaded, cells = selected(campaign, only, set_, trees)
     if dry_run:
         print_cells(cells)
         return ExitCode.AS_EXPECTED
+    loaded = pinned_kernels(loaded, cells)
     at_once = at_once_of(jobs)
     directory = (out or Path("results") / loaded.name).absolute()
     check_results(directory)
@@ -133,6 +135,7 @@ def list_(
     *,
     only: list[str] | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    trees: TreeOptions = AS_CAMPAIGN,
 ) -> int:
     """Show the cells of a campaign, and what is expected of each.
 
@@ -145,5 +148,5 @@ def list_(
     set_
         KEY=VALUE over the campaign file, with dotted keys; may be given several times.
     """
-    print_cells(selected(campaign, only, set_)[1])
+    print_cells(selected(campaign, only, set_, trees)[1])
     return ExitCode.AS_EXPECTED
