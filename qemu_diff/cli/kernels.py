@@ -9,15 +9,21 @@ from rich.table import Table
 
 from qemu_diff.campaign.outcome import ExitCode
 from qemu_diff.cli.app import kernels
+from qemu_diff.cli.selection import AS_CAMPAIGN, TreeOptions, loaded_with_trees
 from qemu_diff.cli.terminal import at_once_of, console_here
-from qemu_diff.config import load_campaign
 from qemu_diff.errors import UnavailableSourceError, UserError
 from qemu_diff.kernels import build_kernel, cached_kernels, prune
 from qemu_diff.report.progress import show_progress
 
 
 @kernels.command(name="build")
-def build(campaign: Path, /, *names: str, jobs: int | None = None) -> int:
+def build(
+    campaign: Path,
+    /,
+    *names: str,
+    jobs: int | None = None,
+    trees: TreeOptions = AS_CAMPAIGN,
+) -> int:
     """Build the kernels of a campaign, or those that are named.
 
     Parameters
@@ -29,7 +35,7 @@ def build(campaign: Path, /, *names: str, jobs: int | None = None) -> int:
     jobs
         Compilers side by side; default: the CPUs.
     """
-    loaded = load_campaign(campaign)
+    loaded = loaded_with_trees(campaign, None, trees)
     known = {spec.name: spec for spec in loaded.kernels}
     for name in names:
         if name not in known:
@@ -45,9 +51,9 @@ def build(campaign: Path, /, *names: str, jobs: int | None = None) -> int:
                 if name in names or not known[name].optional:
                     raise
                 console.print(f"{name}: skipped: {error}", markup=False, soft_wrap=True)
-    table = Table("kernel", "release", "key", "image")
+    table = Table("kernel", "release", "source", "key", "image")
     for one in builds:
-        table.add_row(one.kernel, one.release, one.key, str(one.image))
+        table.add_row(one.kernel, one.release, one.source, one.key, str(one.image))
     console.print(table)
     return ExitCode.AS_EXPECTED
 

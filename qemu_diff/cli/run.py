@@ -14,7 +14,7 @@ from qemu_diff.campaign.executor import executor
 from qemu_diff.campaign.identity import cell_identities
 from qemu_diff.campaign.outcome import ExitCode, exit_code
 from qemu_diff.campaign.plan import plan
-from qemu_diff.campaign.prepare import Places, Prepared, prepare
+from qemu_diff.campaign.prepare import Places, Prepared, pinned_kernels, prepare
 from qemu_diff.campaign.resume import (
     Start,
     check_resumable,
@@ -24,7 +24,7 @@ from qemu_diff.campaign.resume import (
 )
 from qemu_diff.campaign.runner import run_campaign
 from qemu_diff.cli.app import app
-from qemu_diff.cli.selection import print_cells, selected
+from qemu_diff.cli.selection import AS_CAMPAIGN, TreeOptions, print_cells, selected
 from qemu_diff.cli.terminal import checked_jobs, console_here, reader_may_leave
 from qemu_diff.config.project import project_root
 from qemu_diff.errors import UserError
@@ -62,6 +62,7 @@ def run(
     scheduler: str | None = None,
     resume: bool = False,
     dry_run: bool = False,
+    trees: TreeOptions = AS_CAMPAIGN,
 ) -> int:
     """Run a campaign: build its kernels, boot its cells, judge them, compare the pairs.
 
@@ -88,11 +89,12 @@ def run(
     dry_run
         Say what would be run, and stop.
     """
-    loaded, cells = selected(campaign, only, set_)
+    loaded, cells = selected(campaign, only, set_, trees)
     if dry_run:
         print_cells(cells)
         return ExitCode.AS_EXPECTED
     checked_jobs(jobs)
+    loaded = pinned_kernels(loaded, cells)
     directory = (out or Path("results") / loaded.name).absolute()
     check_results(directory)
     if resume:
@@ -202,6 +204,7 @@ def list_(
     *,
     only: list[str] | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    trees: TreeOptions = AS_CAMPAIGN,
 ) -> int:
     """Show the cells of a campaign, and what is expected of each.
 
@@ -214,5 +217,5 @@ def list_(
     set_
         KEY=VALUE over the campaign file, with dotted keys; may be given several times.
     """
-    print_cells(selected(campaign, only, set_)[1])
+    print_cells(selected(campaign, only, set_, trees)[1])
     return ExitCode.AS_EXPECTED

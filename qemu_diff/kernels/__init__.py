@@ -19,7 +19,8 @@ from ..errors import (
 from .build import build_kernel, kernel_key
 from .by_key import cached_build, given_build, image_build
 from .cache import CachedKernel, PruneReport, cache_directory, cache_root, cached_kernels, prune
-from .repository import Repository, open_repository
+from .repository import Repository, open_repository, uncommitted
+from .source import pinned
 from .toolchain import kernel_requirements
 
 #: What is the commit's own matter where a kernel of many commits is built: it can't be tested, and
@@ -41,5 +42,7 @@ __all__ = [
     "kernel_key",
     "kernel_requirements",
     "open_repository",
+    "pinned",
     "prune",
+    "uncommitted",
 ]
