@@ -411,10 +411,12 @@ class Exclusion:
 
     :param cells: a glob over cell ids.
     :param reason: one line; reports show it.
+    :param written_at: FILE:LINE:COLUMN, for messages.
     """
 
     cells: str
     reason: str
+    written_at: str = ""
 
 
 @dataclass(frozen=True)
