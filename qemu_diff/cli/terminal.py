@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+from qemu_diff.campaign.outcome import MEANINGS, ExitCode
 from qemu_diff.errors import UserError
 
 
@@ -37,3 +38,9 @@ def console_here() -> Console:
     quiet = bool(os.environ.get("CI"))
     width = None if sys.stdout.isatty() else 120
     return Console(width=width, force_terminal=False if quiet else None, highlight=False)
+
+
+def print_meaning(code: ExitCode, console: Console) -> None:
+    """What an exit status that is not 0 means."""
+    if code:
+        console.print(f"Exit status {code:d}: {MEANINGS[code]}", markup=False, soft_wrap=True)
