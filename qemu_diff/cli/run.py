@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,14 +23,20 @@ from qemu_diff.campaign.resume import (
 )
 from qemu_diff.campaign.runner import run_campaign
 from qemu_diff.cli.app import app
+from qemu_diff.cli.report_files import (
+    NO_FILES,
+    Files,
+    ReportFiles,
+    Told,
+    append_files,
+    check_files,
+    write_files,
+)
 from qemu_diff.cli.selection import AS_CAMPAIGN, TreeOptions, print_cells, selected
-from qemu_diff.cli.terminal import checked_jobs, console_here, reader_may_leave
+from qemu_diff.cli.terminal import checked_jobs, console_here, print_meaning, reader_may_leave
 from qemu_diff.config.project import project_root
-from qemu_diff.errors import UserError
 from qemu_diff.kernels import cache_directory
 from qemu_diff.model import Campaign, CampaignResult, Cell
-from qemu_diff.report.html import html
-from qemu_diff.report.junit import junit
 from qemu_diff.report.progress import show_progress
 from qemu_diff.report.results import (
     CELLS,
@@ -44,7 +49,6 @@ from qemu_diff.report.results import (
     read_results,
     set_aside,
     stored_findings,
-    write_whole,
 )
 from qemu_diff.report.terminal import print_result
 
@@ -58,7 +62,7 @@ def run(
     jobs: Annotated[int | None, Parameter(name=["--jobs", "-j"])] = None,
     only: list[str] | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
-    junit_file: Annotated[Path | None, Parameter(name="--junit")] = None,
+    files: Files = NO_FILES,
     scheduler: str | None = None,
     resume: bool = False,
     dry_run: bool = False,
@@ -79,8 +83,6 @@ def run(
         of them matches.
     set_
         KEY=VALUE over the campaign file, with dotted keys; may be given several times.
-    junit_file
-        Where else to write JUnit XML; OUT/junit.xml is always written.
     scheduler
         Run the cells on the workers of a Dask cluster: its scheduler's address, or scheduler file.
     resume
@@ -99,12 +101,11 @@ def run(
     check_results(directory)
     if resume:
         _earlier(directory, loaded, cells)
-    if junit_file is not None and not os.access(junit_file.absolute().parent, os.W_OK):
-        raise UserError(f"--junit {junit_file}: its directory is not there, or can't be written")
+    check_files(files)
     places = Places(project_root() / "guest_images", cache_directory("guest"), directory / CELLS)
     console = console_here()
 
-    publisher = Publisher(directory, junit_file)
+    publisher = Publisher(directory, files)
 
     with show_progress(console), executor(scheduler, jobs) as cells_run_by:
         # Results that are there stay until it is sure that there will be new ones.
@@ -121,9 +122,11 @@ def run(
                 start=start,
             )
             publisher.finish(result)
+            append_files(files, Told(result))
     with reader_may_leave():
         print_result(result, console)
         console.print(f"Results: {directory}", markup=False, soft_wrap=True)
+        print_meaning(exit_code(result), console)
     return exit_code(result)
 
 
@@ -166,35 +169,33 @@ def _start(
     return start
 
 
-JUNIT_SHARE = 20
-"""JUnit's text and the page are made anew each time: of a run's time, one part in so many may go
-into them."""
+REPORTS_SHARE = 20
+"""Reports are made anew each time: of a run's time, one part in so many may go into them."""
 
 
 class Publisher:
     """Writes the results after each cell, and at the end."""
 
-    def __init__(self, directory: Path, junit_file: Path | None) -> None:
+    def __init__(self, directory: Path, files: ReportFiles) -> None:
         self._directory = directory
         self._verdicts = VerdictsFile(directory)
-        self._junit_files = tuple(filter(None, (directory / JUNIT, junit_file)))
-        self._next_junit = 0.0
+        self._files = files, ReportFiles(junit=directory / JUNIT, html=directory / REPORT)
+        self._next_reports = 0.0
 
     def publish(self, result: CampaignResult) -> None:
         """:raises InfrastructureError: they can't be written."""
         self._verdicts.write(result)
         began = time.monotonic()
-        if began >= self._next_junit:
+        if began >= self._next_reports:
             self.finish(result)
             ended = time.monotonic()
-            self._next_junit = ended + JUNIT_SHARE * (ended - began)
+            self._next_reports = ended + REPORTS_SHARE * (ended - began)
 
     def finish(self, result: CampaignResult) -> None:
         """:raises InfrastructureError: they can't be written."""
-        text = junit(result)
-        for path in self._junit_files:
-            write_whole(path, text)
-        write_whole(self._directory / REPORT, html(result, stored_findings(self._directory)))
+        told = Told(result, findings=stored_findings(self._directory))
+        for files in self._files:
+            write_files(files, told)
 
 
 @app.command(name="list")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from qemu_diff.campaign.capacity import usable_cpus
+from qemu_diff.campaign.outcome import MEANINGS, ExitCode
 from qemu_diff.errors import UserError
 
 
@@ -51,3 +52,9 @@ def console_here() -> Console:
 def complaints_here() -> Console:
     """Where commands complain."""
     return Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+
+
+def print_meaning(code: ExitCode, console: Console) -> None:
+    """What an exit status that is not 0 means."""
+    if code:
+        console.print(f"Exit status {code:d}: {MEANINGS[code]}", markup=False, soft_wrap=True)
