@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from qemu_diff.campaign.identity import cell_identities
+from qemu_diff.campaign.ledger import Ledger, RunLog, default_ledger
+from qemu_diff.campaign.nights import nights
 from qemu_diff.campaign.outcome import ExitCode, exit_code
 from qemu_diff.campaign.plan import plan
 from qemu_diff.campaign.prepare import Places, Prepared, prepare
@@ -24,11 +27,12 @@ from qemu_diff.campaign.resume import (
 from qemu_diff.campaign.runner import run_campaign
 from qemu_diff.cli.app import app
 from qemu_diff.cli.selection import print_cells, selected
-from qemu_diff.cli.terminal import at_once_of, console_here, reader_may_leave
+from qemu_diff.cli.terminal import at_once_of, console_here, reader_may_leave, warn
 from qemu_diff.config.project import project_root
-from qemu_diff.errors import UserError
+from qemu_diff.errors import LedgerError, NoLedgerError, UserError
 from qemu_diff.kernels import cache_directory
-from qemu_diff.model import Campaign, CampaignResult, Cell
+from qemu_diff.model import Campaign, CampaignResult, Cell, PastRun
+from qemu_diff.report.history import print_nights
 from qemu_diff.report.html import html
 from qemu_diff.report.junit import junit
 from qemu_diff.report.progress import show_progress
@@ -58,6 +62,7 @@ def run(
     only: list[str] | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
     junit_file: Annotated[Path | None, Parameter(name="--junit")] = None,
+    ledger_file: Annotated[Path | None, Parameter(name="--ledger")] = None,
     resume: bool = False,
     dry_run: bool = False,
 ) -> int:
@@ -78,6 +83,9 @@ def run(
         KEY=VALUE over the campaign file, with dotted keys; may be given several times.
     junit_file
         Where else to write JUnit XML; OUT/junit.xml is always written.
+    ledger_file
+        Where the run is remembered for `history`; default: $QEMU_DIFF_LEDGER, else
+        qemu-diff/ledger.sqlite3 in the user's state directory (XDG).
     resume
         Go on with what OUT has, after a cut at whatever moment: cells that were judged stay, unless
         something has changed that they depend on.
@@ -98,7 +106,10 @@ def run(
     places = Places(project_root() / "guest_images", cache_directory("guest"), directory / CELLS)
     console = console_here()
 
-    publisher = Publisher(directory, junit_file)
+    ledger = Ledger(ledger_file or default_ledger())
+    past = _past_runs(ledger, loaded.name, named=ledger_file is not None)
+    log = RunLog(ledger, directory)
+    publisher = Publisher(directory, junit_file, log)
 
     with show_progress(console):
         # Results that are there stay until it is sure that there will be new ones.
@@ -115,10 +126,32 @@ def run(
                 start=start,
             )
             publisher.finish(result)
+            log.finish(result)
     with reader_may_leave():
         print_result(result, console)
+        print_nights(nights(past, result, {cell.id for cell in plan(loaded)}), console)
         console.print(f"Results: {directory}", markup=False, soft_wrap=True)
+    if log.trouble:
+        again = f"qemu-diff history --add {shlex.quote(str(directory))}"
+        again += f" --ledger {shlex.quote(str(ledger.path))}" if ledger_file else ""
+        warn(f"the ledger lacks some of this run ({log.trouble}); add it later: {again}")
     return exit_code(result)
+
+
+def _past_runs(ledger: Ledger, name: str, *, named: bool) -> tuple[PastRun, ...]:
+    """Earlier runs of a campaign; without a ledger there are none, and the run goes on.
+
+    :param named: the user has named the ledger.
+    :raises NoLedgerError: what the user has named is none.
+    """
+    try:
+        return ledger.past_runs(name)
+    except NoLedgerError:
+        if named:
+            raise
+    except LedgerError:
+        pass  # the warning at the end tells of it
+    return ()
 
 
 def _earlier(directory: Path, campaign: Campaign, cells: tuple[Cell, ...]) -> CampaignResult | None:
@@ -168,15 +201,17 @@ into them."""
 class Publisher:
     """Writes the results after each cell, and at the end."""
 
-    def __init__(self, directory: Path, junit_file: Path | None) -> None:
+    def __init__(self, directory: Path, junit_file: Path | None, log: RunLog) -> None:
         self._directory = directory
         self._verdicts = VerdictsFile(directory)
         self._junit_files = tuple(filter(None, (directory / JUNIT, junit_file)))
         self._next_junit = 0.0
+        self._log = log
 
     def publish(self, result: CampaignResult) -> None:
         """:raises InfrastructureError: they can't be written."""
         self._verdicts.write(result)
+        self._log.publish(result)
         began = time.monotonic()
         if began >= self._next_junit:
             self.finish(result)
