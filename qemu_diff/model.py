@@ -1072,6 +1072,21 @@ class PastCell:
     tool: str = ""
 
 
+@dataclass(frozen=True)
+class PastRun:
+    """An earlier run of a campaign, as far as the ledger keeps it.
+
+    :param started: UTC, ISO 8601 to the second.
+    :param whole: it came to its end, and had all cells of its campaign.
+    :param cells: ascending by id.
+    """
+
+    run: str
+    started: str
+    whole: bool
+    cells: tuple[PastCell, ...]
+
+
 class ChangeKind(StrEnum):
     """What became of a cell from one night to the next, worst first."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,8 @@ from cyclopts import Parameter
 
 from qemu_diff.campaign.executor import executor
 from qemu_diff.campaign.identity import cell_identities
+from qemu_diff.campaign.ledger import Ledger, RunLog, default_ledger
+from qemu_diff.campaign.nights import nights
 from qemu_diff.campaign.outcome import ExitCode, exit_code
 from qemu_diff.campaign.plan import plan
 from qemu_diff.campaign.prepare import Places, Prepared, pinned_kernels, prepare
@@ -33,10 +36,18 @@ from qemu_diff.cli.report_files import (
     write_files,
 )
 from qemu_diff.cli.selection import AS_CAMPAIGN, TreeOptions, print_cells, selected
-from qemu_diff.cli.terminal import checked_jobs, console_here, print_meaning, reader_may_leave
+from qemu_diff.cli.terminal import (
+    checked_jobs,
+    console_here,
+    print_meaning,
+    reader_may_leave,
+    warn,
+)
 from qemu_diff.config.project import project_root
+from qemu_diff.errors import LedgerError, NoLedgerError
 from qemu_diff.kernels import cache_directory
-from qemu_diff.model import Campaign, CampaignResult, Cell
+from qemu_diff.model import Campaign, CampaignResult, Cell, Nights, PastRun
+from qemu_diff.report.history import print_nights
 from qemu_diff.report.progress import show_progress
 from qemu_diff.report.results import (
     CELLS,
@@ -64,6 +75,7 @@ def run(
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
     files: Files = NO_FILES,
     scheduler: str | None = None,
+    ledger_file: Annotated[Path | None, Parameter(name="--ledger")] = None,
     resume: bool = False,
     dry_run: bool = False,
     trees: TreeOptions = AS_CAMPAIGN,
@@ -85,6 +97,9 @@ def run(
         KEY=VALUE over the campaign file, with dotted keys; may be given several times.
     scheduler
         Run the cells on the workers of a Dask cluster: its scheduler's address, or scheduler file.
+    ledger_file
+        Where the run is remembered for `history`; default: $QEMU_DIFF_LEDGER, else
+        qemu-diff/ledger.sqlite3 in the user's state directory (XDG).
     resume
         Go on with what OUT has, after a cut at whatever moment: cells that were judged stay, unless
         something has changed that they depend on.
@@ -105,7 +120,15 @@ def run(
     places = Places(project_root() / "guest_images", cache_directory("guest"), directory / CELLS)
     console = console_here()
 
-    publisher = Publisher(directory, files)
+    ledger = Ledger(ledger_file or default_ledger())
+    past = _past_runs(ledger, loaded.name, named=ledger_file is not None)
+    log = RunLog(ledger, directory)
+    planned = {cell.id for cell in plan(loaded)}
+
+    def since(result: CampaignResult) -> Nights:
+        return nights(past, result, planned)
+
+    publisher = Publisher(directory, files, log, since)
 
     with show_progress(console), executor(scheduler, jobs) as cells_run_by:
         # Results that are there stay until it is sure that there will be new ones.
@@ -122,12 +145,34 @@ def run(
                 start=start,
             )
             publisher.finish(result)
-            append_files(files, Told(result))
+            append_files(files, Told(result, nights=since(result)))
+            log.finish(result)
     with reader_may_leave():
         print_result(result, console)
+        print_nights(since(result), console)
         console.print(f"Results: {directory}", markup=False, soft_wrap=True)
         print_meaning(exit_code(result), console)
+    if log.trouble:
+        again = f"qemu-diff history --add {shlex.quote(str(directory))}"
+        again += f" --ledger {shlex.quote(str(ledger.path))}" if ledger_file else ""
+        warn(f"the ledger lacks some of this run ({log.trouble}); add it later: {again}")
     return exit_code(result)
+
+
+def _past_runs(ledger: Ledger, name: str, *, named: bool) -> tuple[PastRun, ...]:
+    """Earlier runs of a campaign; without a ledger there are none, and the run goes on.
+
+    :param named: the user has named the ledger.
+    :raises NoLedgerError: what the user has named is none.
+    """
+    try:
+        return ledger.past_runs(name)
+    except NoLedgerError:
+        if named:
+            raise
+    except LedgerError:
+        pass  # the warning at the end tells of it
+    return ()
 
 
 def _earlier(directory: Path, campaign: Campaign, cells: tuple[Cell, ...]) -> CampaignResult | None:
@@ -176,15 +221,24 @@ REPORTS_SHARE = 20
 class Publisher:
     """Writes the results after each cell, and at the end."""
 
-    def __init__(self, directory: Path, files: ReportFiles) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        files: ReportFiles,
+        log: RunLog,
+        since: Callable[[CampaignResult], Nights],
+    ) -> None:
         self._directory = directory
         self._verdicts = VerdictsFile(directory)
         self._files = files, ReportFiles(junit=directory / JUNIT, html=directory / REPORT)
         self._next_reports = 0.0
+        self._log = log
+        self._since = since
 
     def publish(self, result: CampaignResult) -> None:
         """:raises InfrastructureError: they can't be written."""
         self._verdicts.write(result)
+        self._log.publish(result)
         began = time.monotonic()
         if began >= self._next_reports:
             self.finish(result)
@@ -193,7 +247,7 @@ class Publisher:
 
     def finish(self, result: CampaignResult) -> None:
         """:raises InfrastructureError: they can't be written."""
-        told = Told(result, findings=stored_findings(self._directory))
+        told = Told(result, findings=stored_findings(self._directory), nights=self._since(result))
         for files in self._files:
             write_files(files, told)
 

@@ -54,6 +54,11 @@ def complaints_here() -> Console:
     return Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 
+def warn(line: str) -> None:
+    """Say something that changes no verdict."""
+    complaints_here().print(f"qemu-diff: {line}")
+
+
 def print_meaning(code: ExitCode, console: Console) -> None:
     """What an exit status that is not 0 means."""
     if code:
