@@ -25,6 +25,7 @@ from ..errors import (
 from ..events import Stage, stage
 from ..model import Build, DebianSource, ImageSource, KernelSource, KernelSpec
 from . import cache, debian_image, image, kconfig, make, patch, toolchain
+from .series import read_patches
 from .source import ResolvedSource, resolve, source_identity
 from .tree import IsolatedTree
 
@@ -147,7 +148,7 @@ def _refuse_changes(spec: KernelSpec) -> None:
 def _gather(spec: KernelSpec) -> Ingredients:
     return Ingredients(
         spec=spec,
-        patches=tuple(patch.read_patch(path) for path in spec.patches),
+        patches=read_patches(spec.patches),
         own=kconfig.read_fragment(kconfig.own_fragment()),
         users=tuple(kconfig.read_fragment(path) for path in spec.kconfig),
         toolchain=toolchain.toolchain_identity(),
@@ -236,7 +237,7 @@ def _build_locked(
         release=(run.objects / "include/config/kernel.release").read_text().strip(),
         lineage=source.lineage,
         source=identity,
-        patches=tuple((p.path.name, _sha256(p.content)) for p in ingredients.patches),
+        patches=tuple((p.name, _sha256(p.content)) for p in ingredients.patches),
         fragments=tuple((f.path.name, f.sha256) for f in ingredients.fragments),
         toolchain=ingredients.toolchain,
         dropped=dropped,
