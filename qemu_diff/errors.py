@@ -162,10 +162,12 @@ class KernelBuildError(QemuDiffError):
     """A kernel that does not build.
 
     :param log: the whole build log.
+    :param lines: the first of the compiler's that say what is wrong, with file and line.
     """
 
-    def __init__(self, message: str, log: Path) -> None:
+    def __init__(self, message: str, log: Path, lines: tuple[str, ...] = ()) -> None:
         self.log = log
+        self.lines = lines
         super().__init__(f"{message} (log: {log})")
 
 

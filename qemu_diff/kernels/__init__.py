@@ -19,6 +19,7 @@ from ..errors import (
 from .build import build_kernel, kernel_key
 from .by_key import cached_build, given_build, image_build
 from .cache import CachedKernel, PruneReport, cache_directory, cache_root, cached_kernels, prune
+from .fetch import fetch_source
 from .repository import Repository, open_repository, uncommitted
 from .series import read_patches
 from .source import pinned
@@ -38,6 +39,7 @@ __all__ = [
     "cache_root",
     "cached_build",
     "cached_kernels",
+    "fetch_source",
     "given_build",
     "image_build",
     "kernel_key",

@@ -36,7 +36,10 @@ RECIPE = 1
 #: Steps of a build of linux-source-6.1 with our fragment alone; only the progress display needs it.
 _TYPICAL_STEPS = 705
 
-# The first that is wrong, as gcc, ld and make word it.
+#: Of what the compiler says, so many lines are told: what follows is mostly of the same cause.
+_MOST_LINES = 3
+
+# What is wrong, as gcc, ld and make word it: of these only the first that says anything counts.
 _ERRORS = (
     re.compile(r"^.*\b(?:fatal )?error: .*$", re.MULTILINE),
     re.compile(r"^.*(?:undefined reference to|multiple definition of).*$", re.MULTILINE),
@@ -310,8 +313,9 @@ def _build_error(name: str, what: str, run: make.MakeRun, key: str) -> QemuDiffE
     log = cache.cache_directory("failed") / f"{key}.log"
     if run.log.exists():
         shutil.copyfile(run.log, log)
-    reason = _first_error(text, run.source) or what
-    return KernelBuildError(f"kernel {name!r} does not build: {reason}", log)
+    lines = _first_errors(text, run.source)
+    reason = "; ".join(lines) or what
+    return KernelBuildError(f"kernel {name!r} does not build: {reason}", log, lines)
 
 
 def _package_of(header: str) -> toolchain.Requirement | None:
@@ -319,8 +323,10 @@ def _package_of(header: str) -> toolchain.Requirement | None:
     return next(needs, None)
 
 
-def _first_error(text: str, source: Path) -> str:
+def _first_errors(text: str, source: Path) -> tuple[str, ...]:
+    """The first lines that say what is wrong, with the paths that the source has."""
     for pattern in _ERRORS:
-        if match := pattern.search(text):
-            return match[0].strip().replace(f"{source}/", "")
-    return ""
+        found = (match[0].strip().replace(f"{source}/", "") for match in pattern.finditer(text))
+        if lines := tuple(dict.fromkeys(found)):
+            return lines[:_MOST_LINES]
+    return ()
