@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +31,8 @@ from qemu_diff.events import Stage, stage
 from qemu_diff.guest.image import PAYLOADS, payload_source
 from qemu_diff.guest.process import Cancelled
 from qemu_diff.guest.qemu_bundle import QemuBundle
+from qemu_diff.kernels import read_patches
+from qemu_diff.kernels.patch import Patch
 from qemu_diff.kernels.selftest import NoSelftest, Selftest
 from qemu_diff.model import (
     FROM_OUTSIDE,
@@ -84,8 +86,16 @@ def cell_tasks(
     for baseline, candidate in pairs(campaign, cells):
         for one in (baseline, candidate):
             counterparts.setdefault(one.id, (baseline.kernel, candidate.kernel))
+    specs = campaign.kernels if campaign.findings else ()
+    patches = {spec.name: read_patches(spec.patches) for spec in specs}
+
+    def sources(cell: Cell) -> FindingSources:
+        pair = counterparts.get(cell.id, ())
+        own = patches[cell.kernel]
+        return _finding_sources(campaign, cell, prepared, guest_images, pair=pair, patches=own)
+
     return {
-        cell.id: _task(campaign, cell, prepared, guest_images, counterparts.get(cell.id, ()))
+        cell.id: _task(campaign, cell, prepared, sources)
         for cell in cells
         if prepared.unjudged(cell) is None
     }
@@ -95,8 +105,7 @@ def _task(
     campaign: Campaign,
     cell: Cell,
     prepared: Prepared,
-    guest_images: Path,
-    pair: Sequence[str],
+    sources: Callable[[Cell], FindingSources],
 ) -> CellTask:
     task = CellTask(
         cell=cell,
@@ -114,8 +123,7 @@ def _task(
         bundle = prepared.bundles[cell.machine.nested_qemu]
         return replace(task, peer=prepared.peer, bundle=bundle, session=session)
     if campaign.findings and confirmable(cell):
-        sources = _finding_sources(campaign, cell, prepared, guest_images, pair)
-        return replace(task, sources=sources)
+        return replace(task, sources=sources(cell))
     return task
 
 
@@ -126,7 +134,13 @@ def confirmable(cell: Cell) -> bool:
 
 
 def _finding_sources(
-    campaign: Campaign, cell: Cell, prepared: Prepared, guest_images: Path, pair: Sequence[str]
+    campaign: Campaign,
+    cell: Cell,
+    prepared: Prepared,
+    guest_images: Path,
+    *,
+    pair: Sequence[str],
+    patches: tuple[Patch, ...],
 ) -> FindingSources:
     beside = campaign.path.parent
     source = payload_source(cell.payload, guest_images, beside)
@@ -136,6 +150,7 @@ def _finding_sources(
         includes=included(source, (source.parent, guest_images / PAYLOADS)),
         script=script_path(guest_images, cell.job, beside),
         spec=next(one for one in campaign.kernels if one.name == cell.kernel),
+        patches=patches,
         pair=tuple((name, builds[name]) for name in pair if name in builds),
         provenance=prepared.provenance,
     )

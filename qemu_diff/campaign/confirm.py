@@ -53,6 +53,7 @@ from qemu_diff.drive.job import Job, Routine, quiet_job, table_job
 from qemu_diff.drive.recorded_job import RecordedJob, recorded_job
 from qemu_diff.errors import InfrastructureError
 from qemu_diff.flood.placement import Placements
+from qemu_diff.kernels.patch import Patch
 from qemu_diff.model import (
     Build,
     Cell,
@@ -87,6 +88,7 @@ class FindingSources:
     :param includes: the files that it includes.
     :param script: the job's source.
     :param spec: the kernel's specification.
+    :param patches: the kernel's, each by itself: a series may be one file, or a directory.
     :param pair: (kernel, build) of baseline and candidate, where the cell has a counterpart.
     """
 
@@ -94,6 +96,7 @@ class FindingSources:
     includes: tuple[Path, ...]
     script: Path
     spec: KernelSpec
+    patches: tuple[Patch, ...]
     pair: tuple[tuple[str, Build], ...]
     provenance: Provenance
 
@@ -314,8 +317,10 @@ def _keep(kept: FreshBoot, group: SignatureGroup, confirmer: Confirmer) -> None:
     finding = kept.finding(bench.cell, bench.payload, wanted)
     assert finding is not None, "what is kept shows the signature"
     assert group.confirmation is not None, "what is kept was tried"
-    patches, patch_files = _copies("patch", sources.spec.patches)
-    fragments, fragment_files = _copies("kconfig", sources.spec.kconfig)
+    patches, patch_files = _copies("patch", [(one.name, one.content) for one in sources.patches])
+    fragments, fragment_files = _copies(
+        "kconfig", [(path.name, path.read_bytes()) for path in sources.spec.kconfig]
+    )
     record = FindingRecord(
         format_version=FORMAT_VERSION,
         tool_version=tool_version(),
@@ -360,16 +365,15 @@ def _keep(kept: FreshBoot, group: SignatureGroup, confirmer: Confirmer) -> None:
 
 
 def _copies(
-    prefix: str, paths: tuple[Path, ...]
+    prefix: str, contents: Sequence[tuple[str, bytes]]
 ) -> tuple[tuple[StoredPatch, ...], dict[str, bytes | Path]]:
     """A kernel's patches, or its fragments: as they are listed, and the files."""
     stored: list[StoredPatch] = []
     files: dict[str, bytes | Path] = {}
-    for number, path in enumerate(paths):
-        content = path.read_bytes()
-        name = f"{prefix}-{number}"
-        stored.append(StoredPatch(name, path.name, hashlib.sha256(content).hexdigest()))
-        files[name] = content
+    for number, (name, content) in enumerate(contents):
+        file = f"{prefix}-{number}"
+        stored.append(StoredPatch(file, name, hashlib.sha256(content).hexdigest()))
+        files[file] = content
     return tuple(stored), files
 
 
