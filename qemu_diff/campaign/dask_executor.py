@@ -23,6 +23,7 @@ from typing import Any
 
 import distributed
 from distributed import Client
+from distributed.comm.addressing import get_address_host_port
 
 from qemu_diff.campaign import dask_worker
 from qemu_diff.campaign.cell_task import CellTask
@@ -74,6 +75,8 @@ def connected(address: str) -> Iterator[DaskExecutor]:
 
 def _client(address: str) -> Client:
     try:
+        # An address that is none would be tried again and again.
+        get_address_host_port(address)
         with warnings.catch_warnings():
             # Workers' own versions are looked at one by one.
             warnings.simplefilter("ignore")

@@ -25,6 +25,7 @@ from distributed.core import Status
 
 from qemu_diff.campaign.cell_task import CellTask, run_task
 from qemu_diff.campaign.content import Content, ContentStore, with_files
+from qemu_diff.campaign.identity import code_identity
 from qemu_diff.campaign.parcel import CELL, FINDINGS, packed
 from qemu_diff.compare.verdict import unjudged_cell
 from qemu_diff.config.project import project_root
@@ -110,14 +111,11 @@ def own_identity() -> Identity:
 
 @cache
 def _code(guest_images: Path) -> str:
-    """All that is not sent along, from this package and of the guests' sources."""
-    package = Path(__file__).parents[1]
-    sources = [path for path in package.rglob("*") if path.suffix in (".py", ".c")]
+    """Our own code, and of the guests' sources what is not sent along."""
+    digest = hashlib.blake2b(code_identity().encode(), digest_size=16)
     for folder in ("async_first", "include", "selftest"):
-        sources += [path for path in (guest_images / folder).iterdir() if path.is_file()]
-    digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(sources):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+        for path in sorted((guest_images / folder).iterdir()):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 

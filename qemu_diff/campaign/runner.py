@@ -84,12 +84,11 @@ class _Run:
         self._publish(self._result(complete=False))
         tasks = cell_tasks(self._campaign, self._cells, self._prepared, self._places.guest_images)
         called_off = False
-        futures = [
-            executor.submit(tasks[cell.id], self._places)
-            for cell in self._cells
-            if cell.id not in self._done
-        ]
+        futures: list[Future[CellResult]] = []
         try:
+            for cell in self._cells:
+                if cell.id not in self._done:
+                    futures.append(executor.submit(tasks[cell.id], self._places))
             self._collect(futures)
         except KeyboardInterrupt:
             called_off = True
