@@ -38,10 +38,12 @@ class Entry:
 
     :param lines: verdict first; then counts and windows.
     :param as_expected: whether the campaign expects it.
+    :param id: the cell's.
     """
 
     lines: tuple[str, ...]
     as_expected: bool
+    id: str
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,14 @@ class Matrix:
 def matrix(result: CampaignResult) -> Matrix:
     """The campaign's table; rows in the order of its cells."""
     kernels = tuple(dict.fromkeys(one.cell.kernel for one in result.cells))
-    rows: dict[_Point, dict[str, Entry]] = {}
+    rows: dict[tuple[str, _Point], dict[str, Entry]] = {}
     for one in result.cells:
-        rows.setdefault(_point(one.cell), {})[one.cell.kernel] = _entry(one)
-    alike = Counter(_names(point, "") for point in rows)
-    named = {point: _names(point, _details(point)) for point in rows}
+        # Cells that differ in what has no column are rows of their own: ids tell them apart.
+        name = one.cell.id.removeprefix(f"{one.cell.kernel}.")
+        rows.setdefault((name, _point(one.cell)), {})[one.cell.kernel] = _entry(one)
+    points = [point for _, point in rows]
+    alike = Counter(_names(point, "") for point in points)
+    named = {point: _names(point, _details(point)) for point in points}
     return Matrix(
         kernels,
         tuple(
@@ -83,7 +88,7 @@ def matrix(result: CampaignResult) -> Matrix:
                 *(named[point] if alike[_names(point, "")] > 1 else _names(point, "")),
                 tuple(entries.get(kernel) for kernel in kernels),
             )
-            for point, entries in rows.items()
+            for (_, point), entries in rows.items()
         ),
     )
 
@@ -164,7 +169,7 @@ def _order(machine: MachineSpec) -> str:
 
 
 def _entry(one: CellResult) -> Entry:
-    return Entry(tuple(_lines(one)), one.as_expected)
+    return Entry(tuple(_lines(one)), one.as_expected, one.cell.id)
 
 
 def _lines(one: CellResult) -> list[str]:

@@ -18,6 +18,7 @@ from qemu_diff.report.words import (
     closing_sentence,
     expectation_sentence,
     flakiness_sentence,
+    moment,
 )
 
 LIST_BYTES = 150_000
@@ -41,7 +42,7 @@ def _parts(result: CampaignResult, nights: Nights) -> Iterator[str]:
     yield f"**{_text(closing_sentence(result))}**"
     if nights.since:
         changes = [_item(change_sentence(one)) for one in nights.changes]
-        yield _part(f"Since the run of {_text(nights.since)}", changes or ["Nothing changed."])
+        yield _part(f"Since the run of {moment(nights.since)}", changes or ["Nothing changed."])
     yield _kernels(result)
     yield _part("Not as expected", _told(result, Outcome.FAILURE))
     yield _part("Lost: nothing was learnt about the kernel", _told(result, Outcome.ERROR))

@@ -387,6 +387,11 @@ def _past(one: PastCell) -> str:
     return f"{kinds or one.verdict}{release}"
 
 
+def moment(started: str) -> str:
+    """``2026-11-21 02:00 UTC``, from ISO 8601 in UTC; empty stays empty."""
+    return f"{started[:16].replace('T', ' ')} UTC" if started else ""
+
+
 def flakiness_sentence(one: Flakiness) -> str:
     """How often a cell came out otherwise, all else being the same."""
     return (

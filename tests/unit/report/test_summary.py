@@ -35,7 +35,7 @@ def test_the_verdict_comes_first_and_then_what_changed() -> None:
     first, second, *_ = parts(page)
     assert first == "✗ qemu-diff: nightly"
     assert page.splitlines()[2].startswith("**3 of 6 judged cells are not as expected")
-    assert second == "Since the run of 2026-11-21T02:00:00+00:00"
+    assert second == "Since the run of 2026-11-21 02:00 UTC"
     broke, gone = parts(page)[second]
     assert broke.startswith("- regressing.hvc.vhe.quiet was as expected, and is not any more")
     assert gone.startswith("- old.hvc.vhe.quiet is gone")
