@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from qemu_diff.campaign.estimate import Estimate, estimate
 from qemu_diff.campaign.identity import cell_identities
-from qemu_diff.campaign.ledger import Ledger, RunLog, default_ledger
+from qemu_diff.campaign.ledger import Ledger, PastDuration, RunLog, default_ledger
 from qemu_diff.campaign.nights import nights
 from qemu_diff.campaign.outcome import ExitCode, exit_code
 from qemu_diff.campaign.plan import plan
@@ -90,13 +92,13 @@ def run(
         Go on with what OUT has, after a cut at whatever moment: cells that were judged stay, unless
         something has changed that they depend on.
     dry_run
-        Say what would be run, and stop.
+        Say what would be run, and how long it would take as past runs tell, and stop.
     """
     loaded, cells = selected(campaign, only, set_)
-    if dry_run:
-        print_cells(cells)
-        return ExitCode.AS_EXPECTED
     at_once = at_once_of(jobs)
+    if dry_run:
+        print_cells(loaded, cells, _estimate(loaded, cells, ledger_file, at_once))
+        return ExitCode.AS_EXPECTED
     directory = (out or Path("results") / loaded.name).absolute()
     check_results(directory)
     if resume:
@@ -144,14 +146,30 @@ def _past_runs(ledger: Ledger, name: str, *, named: bool) -> tuple[PastRun, ...]
     :param named: the user has named the ledger.
     :raises NoLedgerError: what the user has named is none.
     """
-    try:
+    with _without_ledger(named=named):
         return ledger.past_runs(name)
+    return ()
+
+
+def _estimate(
+    campaign: Campaign, cells: tuple[Cell, ...], ledger_file: Path | None, at_once: int
+) -> Estimate:
+    past: tuple[PastDuration, ...] = ()
+    with _without_ledger(named=ledger_file is not None):
+        past = Ledger(ledger_file or default_ledger()).durations(campaign.name)
+    return estimate(cells, past, at_once)
+
+
+@contextmanager
+def _without_ledger(*, named: bool) -> Iterator[None]:
+    """Do without the past, if need be: a run tells at its end that it could not be remembered."""
+    try:
+        yield
     except NoLedgerError:
         if named:
             raise
     except LedgerError:
-        pass  # the warning at the end tells of it
-    return ()
+        pass
 
 
 def _earlier(directory: Path, campaign: Campaign, cells: tuple[Cell, ...]) -> CampaignResult | None:
@@ -233,8 +251,9 @@ def list_(
     *,
     only: list[str] | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    ledger_file: Annotated[Path | None, Parameter(name="--ledger")] = None,
 ) -> int:
-    """Show the cells of a campaign, and what is expected of each.
+    """Show the cells of a campaign, what is expected of each, and how long it will take.
 
     Parameters
     ----------
@@ -244,6 +263,9 @@ def list_(
         A glob over cell ids; may be given several times; all where none is given.
     set_
         KEY=VALUE over the campaign file, with dotted keys; may be given several times.
+    ledger_file
+        Where past runs are remembered; as for `run`.
     """
-    print_cells(selected(campaign, only, set_)[1])
+    loaded, cells = selected(campaign, only, set_)
+    print_cells(loaded, cells, _estimate(loaded, cells, ledger_file, at_once_of(None)))
     return ExitCode.AS_EXPECTED

@@ -11,6 +11,7 @@ Debian packages there are is :mod:`apt`'s to find out, in any suite.
 from .build import build_kernel, kernel_key
 from .by_key import cached_build, given_build, image_build
 from .cache import CachedKernel, PruneReport, cache_directory, cache_root, cached_kernels, prune
+from .ready import kernel_is_ready
 from .toolchain import kernel_requirements
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "cached_kernels",
     "given_build",
     "image_build",
+    "kernel_is_ready",
     "kernel_key",
     "kernel_requirements",
     "prune",

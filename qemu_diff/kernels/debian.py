@@ -6,6 +6,7 @@ import re
 import shutil
 import tempfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from ..errors import InfrastructureError, SourceError, UnavailableSourceError
@@ -56,14 +57,25 @@ def locate(source: DebianSource) -> Tarball:
         raise SourceError(
             f"debian:{package}: not a kernel source package; their names are like linux-source-6.1"
         )
-    installed = None if suite else _installed(package)
-    downloads = cache.cache_directory(f"downloads/{suite}" if suite else "downloads")
-    version, path = (
-        installed
-        or cache.newest_download(downloads, package, _SUFFIX)
-        or _download(package, suite, downloads)
-    )
-    return Tarball(package, version, path, cache.digest_file(path).sha256)
+    version, path = at_hand(source) or _download(package, suite, _downloads(suite))
+    found = path.stat()
+    return Tarball(package, version, path, _digest(path, found.st_size, found.st_mtime_ns))
+
+
+def at_hand(source: DebianSource) -> tuple[str, Path] | None:
+    """(version, tarball) of what needs not be fetched."""
+    installed = None if source.suite else _installed(source.package)
+    return installed or cache.newest_download(_downloads(source.suite), source.package, _SUFFIX)
+
+
+def _downloads(suite: str) -> Path:
+    return cache.cache_directory(f"downloads/{suite}" if suite else "downloads")
+
+
+@lru_cache
+def _digest(path: Path, _size: int, _mtime_ns: int) -> str:
+    """A campaign's kernels often share a tarball, of 140 MB."""
+    return cache.digest_file(path).sha256
 
 
 def unpack(tarball: Tarball, tree: IsolatedTree) -> None:
