@@ -6,8 +6,11 @@
     ├── UserError                 exit 2: the user can mend it
     │   ├── ConfigError           a campaign or job file; carries file, line, column
     │   ├── SourceError           a kernel source that is not there or not a kernel
-    │   │   └── UnavailableSourceError  one that this machine can't get
+    │   │   ├── UnavailableSourceError  one that this machine can't get
+    │   │   ├── NotLinuxError         a commit whose tree is no Linux with KVM for arm64
+    │   │   └── RevertError           a commit that can't be taken out
     │   ├── PatchError            a patch that does not apply; carries file and hunk
+    │   ├── KconfigError          an option that is needed or asked for did not come out
     │   ├── MissingToolError      a program the machine lacks; carries the command that installs it
     │   └── ResultsError          a results directory that can't be read or written
     ├── KernelBuildError          exit 3: the compiler refused; carries the log and its first error
@@ -81,6 +84,18 @@ class UnavailableSourceError(SourceError):
 
     A kernel that is ``optional`` is then left out.
     """
+
+
+class NotLinuxError(SourceError):
+    """A commit whose tree is no Linux tree with KVM for arm64."""
+
+
+class RevertError(SourceError):
+    """A commit that can't be taken out of a tree: it conflicts, or is a merge, or is not there."""
+
+
+class KconfigError(UserError):
+    """A kernel whose configuration comes out otherwise than it must."""
 
 
 class PatchError(UserError):

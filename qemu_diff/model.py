@@ -53,7 +53,7 @@ class ImageSource:
     vmlinux: Path | None = None
 
 
-KernelSource = DebianSource | TreeSource | ImageSource
+KernelSource = DebianSource | TreeSource | GitSource | ImageSource
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,10 @@ class KernelSpec:
 @dataclass(frozen=True)
 class Build:
     """A kernel that is ready to boot. All paths lie in the content-addressed cache, but for an
-    ``ImageSource``, whose files are used where they are."""
+    ``ImageSource``, whose files are used where they are.
+
+    :param source: see :class:`KernelIdentity`.
+    """
 
     kernel: str
     key: str
@@ -88,6 +91,7 @@ class Build:
     release: str
     cached: bool
     duration_s: float
+    source: str = ""
 
 
 # --- the campaign --------------------------------------------------------------------------------

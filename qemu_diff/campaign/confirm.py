@@ -327,6 +327,7 @@ def _keep(kept: FreshBoot, group: SignatureGroup, confirmer: Confirmer) -> None:
             source=confirmer.spec.source,
             patches=patches,
             kconfig=fragments,
+            reverts=confirmer.spec.reverts,
         ),
         qemu=confirmer.provenance.qemu,
         qemu_identity=confirmer.provenance.qemu_identity,

@@ -94,6 +94,7 @@ class StoredKernel:
     source: KernelSource
     patches: tuple[StoredPatch, ...] = ()
     kconfig: tuple[StoredPatch, ...] = ()
+    reverts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import Timeout
@@ -75,7 +75,7 @@ def kernel_key(spec: KernelSpec) -> str:
     if isinstance(wanted, ImageSource):
         return image.source_key(wanted)
     ingredients = _gather(spec)
-    return _key(source_identity(resolve(wanted)), ingredients)
+    return _key(source_identity(resolve(wanted, spec.reverts)), ingredients)
 
 
 def build_kernel(spec: KernelSpec, *, jobs: int | None = None) -> Build:
@@ -86,8 +86,8 @@ def build_kernel(spec: KernelSpec, *, jobs: int | None = None) -> Build:
     :raise UnavailableSourceError: the source can't be had here.
     :raise PatchError: a patch does not apply.
     :raise MissingToolError: a program is missing.
-    :raise UserError: a fragment can't be read, or an option that is needed or asked for did not
-        come out; the cache can't be written to.
+    :raise KconfigError: an option that is needed or asked for did not come out.
+    :raise UserError: a fragment can't be read; the cache can't be written to.
     :raise KernelBuildError: the compiler refused.
     :raise InfrastructureError: no space is left.
     """
@@ -98,16 +98,17 @@ def build_kernel(spec: KernelSpec, *, jobs: int | None = None) -> Build:
         wanted = _ready_image(spec.source)
         if isinstance(wanted, ImageSource):
             _refuse_changes(spec)
-            return image.ready_build(spec.name, wanted)
+            return replace(image.ready_build(spec.name, wanted), source=_image_words(spec, wanted))
         ingredients = _gather(spec)
-        source = resolve(wanted)
+        source = resolve(wanted, spec.reverts)
         metadata = _find_ready(source, ingredients)
         cached = metadata is not None
         if metadata is None:
             with cache.disk_errors(), _locked(source.lineage, running):
                 metadata, cached = _build_locked(source, ingredients, jobs, running)
         cache.note_use(metadata, spec.name)
-        return _as_build(spec, metadata, cached, time.monotonic() - started)
+        words = " + ".join([source.words, *_changes(ingredients)])
+        return replace(_as_build(spec, metadata, cached, time.monotonic() - started), source=words)
 
 
 def _ready_image(source: KernelSource) -> KernelSource:
@@ -117,11 +118,29 @@ def _ready_image(source: KernelSource) -> KernelSource:
     return source
 
 
+def _image_words(spec: KernelSpec, image_source: ImageSource) -> str:
+    package = spec.source
+    if isinstance(package, DebianSource):
+        # The cache names a package's kernel by its version: NAME_VERSION.vmlinuz.
+        version = image_source.image.stem.rpartition("_")[2]
+        return f"debian {package.package} {version} of {package.suite}"
+    return f"image {image_source.image}"
+
+
+def _changes(ingredients: Ingredients) -> list[str]:
+    """What a kernel has beyond its source, in words."""
+    counted = (
+        (len(ingredients.patches), "patch", "patches"),
+        (len(ingredients.users), "fragment", "fragments"),
+    )
+    return [f"{count} {one if count == 1 else many}" for count, one, many in counted if count]
+
+
 def _refuse_changes(spec: KernelSpec) -> None:
-    if spec.patches or spec.kconfig:
+    if spec.patches or spec.kconfig or spec.reverts:
         raise SourceError(
             f"kernel {spec.name!r}: an image is built already; "
-            "patches and kconfig fragments need a source"
+            "patches, reverts and kconfig fragments need a source"
         )
 
 
@@ -201,7 +220,7 @@ def _build_locked(
     if (ready := cache.find(key)) is not None:
         return ready, True
     toolchain.require()
-    tree.switch(patch.patched(ingredients.patches, tree))
+    tree.switch(patch.patched(ingredients.patches, tree, source.overlay))
     began = time.monotonic()
     run = make.MakeRun(
         source=tree.source,

@@ -5,6 +5,7 @@
     $QEMU_DIFF_CACHE/
       kernels/<key>/{Image,vmlinux,config,build.log,metadata.json}   ready kernels, by content
       trees/<lineage>/                                               isolated trees, their objects
+      repositories/<lineage>.git/         our own beside a user's git repository; mirrors of URLs
       downloads/                                                     source tarballs
       downloads/<suite>/                  source tarballs and images of another Debian suite
       bundles/<suite>/<version>/          arm64 QEMUs for L1, packed
@@ -193,6 +194,18 @@ def _refusal(error: OSError) -> str:
     )
 
 
+def refuse_inside(directory: Path) -> None:
+    """Check that the cache does not lie in what is never written to.
+
+    :raise UserError: it does.
+    """
+    if cache_root().resolve().is_relative_to(directory.resolve()):
+        raise UserError(
+            f"the cache {cache_root()} lies inside of the kernel tree {directory}, which is never "
+            "written to; set QEMU_DIFF_CACHE to another directory"
+        )
+
+
 def no_space_message() -> str:
     """The line for a full disk."""
     return (
@@ -365,7 +378,8 @@ def _prune_trees(wanted: set[str]) -> tuple[tuple[str, ...], tuple[str, ...], in
 def _remove_shared() -> int:
     """Remove what all trees use; the next build gets it again."""
     root = cache_root()
-    leftovers = [root / name for name in ("downloads", "bundles", "failed", "ccache", "guest")]
+    shared = ("downloads", "repositories", "bundles", "failed", "ccache", "guest")
+    leftovers = [root / name for name in shared]
     leftovers += (root / "kernels").glob(".staging-*")
     return sum(_remove_tree(path) for path in leftovers if path.exists())
 

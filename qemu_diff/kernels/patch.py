@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..errors import InfrastructureError, PatchError, UserError
 from . import cache, toolchain
-from .tree import FileState, IsolatedTree, inside, read_state, write_state
+from .tree import FileState, IsolatedTree, Overlay, inside, read_state, write_state
 
 # "--- a/kernel/fork.c<TAB>2024-01-01", with -p1: the first component does not count.
 _FILE_LINE = re.compile(r"^(?:---|\+\+\+) (?P<path>[^\t\r\n]+)", re.MULTILINE)
@@ -49,28 +49,32 @@ def read_patch(path: Path) -> Patch:
         raise UserError(f"{path}: can't read the patch: {error.strerror}") from error
 
 
-def patched(patches: tuple[Patch, ...], tree: IsolatedTree) -> dict[str, FileState | None]:
-    """What the patches, in order, make of the base of ``tree``: the files that differ from it.
+def patched(
+    patches: tuple[Patch, ...], tree: IsolatedTree, below: Overlay
+) -> dict[str, FileState | None]:
+    """What the patches, in order, make of ``tree``: the files that differ from its base.
 
+    :param below: what they find in place of some of the base's files.
     An offset is good, fuzz is not: where the context differs, a hunk may land in other code.
 
     :raise PatchError: one does not apply; names file and hunk.
     :raise MissingToolError: there is no ``patch`` program.
     """
     if not patches:
-        return {}
+        return dict(below)
     toolchain.require("patch")
     with tempfile.TemporaryDirectory(prefix="patching-", dir=tree.directory) as name:
         scratch = Path(name)
-        base: dict[str, FileState | None] = {}
+        named: set[str] = set()
         for patch in patches:
             for target in _targets(patch):
-                if target not in base:
-                    base[target] = tree.base(target)
-                    write_state(scratch / target, base[target])
+                if target not in named:
+                    named.add(target)
+                    found = below[target] if target in below else tree.base(target)
+                    write_state(scratch / target, found)
             _apply(patch, scratch)
-        results = {target: read_state(scratch / target) for target in base}
-    return {target: state for target, state in results.items() if state != base[target]}
+        results = {**below, **{target: read_state(scratch / target) for target in named}}
+    return {target: state for target, state in results.items() if state != tree.base(target)}
 
 
 def _targets(patch: Patch) -> list[str]:

@@ -34,7 +34,7 @@ def hunk_of(text: str) -> str:
 
 
 def overlay(tree: IsolatedTree, *paths: Path) -> dict[str, FileState | None]:
-    return patch.patched(tuple(patch.read_patch(path) for path in paths), tree)
+    return patch.patched(tuple(patch.read_patch(path) for path in paths), tree, {})
 
 
 def test_no_patches_no_overlay(tree: IsolatedTree) -> None:
