@@ -222,6 +222,10 @@ SELFTEST_PAYLOAD = "debug-exceptions"
 """What stands for the payload where the driver is the kernel's own selftest: the test's name."""
 
 
+STOCK_QEMU = "stock"
+"""What people call the QEMU on ``PATH``."""
+
+
 @dataclass(frozen=True)
 class MachineSpec:
     """The L0 machine of a cell.
@@ -516,9 +520,9 @@ class PairOutcome(StrEnum):
     REGRESSED = "regressed"
     BOTH_FAIL = "both-fail"
     DIFFERENT = "different"
-    """Of two drivers: both kept the step contract, and reported different PCs."""
+    """Of two drivers or QEMUs: both kept the step contract, and reported different PCs."""
     ONE_FAILS = "one-fails"
-    """Of two drivers: one met a bug of the kernel that the other did not."""
+    """Of two drivers or QEMUs: one met a bug of the kernel that the other did not."""
     INCONCLUSIVE = "inconclusive"
 
     @property
@@ -988,6 +992,9 @@ class PairResult:
         one, other = self.baseline, self.candidate
         if one.kernel != other.kernel:
             return one.kernel, other.kernel
+        if one.machine.qemu != other.machine.qemu:
+            first, second = (side.machine.qemu or STOCK_QEMU for side in (one, other))
+            return f"{one.kernel} on QEMU {first}", f"{other.kernel} on QEMU {second}"
         return f"{one.kernel} by {one.driver}", f"{other.kernel} by {other.driver}"
 
 
@@ -1014,6 +1021,7 @@ class Provenance:
     :param phantom_rule: the rule that the self-test proved for it.
     :param nested_qemu: Debian suite and version of each QEMU that ran in L1.
     :param qemus: (name, version line) of each further L0 QEMU.
+    :param phantom_rules: (name, rule) of each of them.
     :param tool: qemu-diff's own version.
     """
 
@@ -1023,6 +1031,7 @@ class Provenance:
     phantom_rule: str = ""
     nested_qemu: tuple[str, ...] = ()
     qemus: tuple[tuple[str, str], ...] = ()
+    phantom_rules: tuple[tuple[str, str], ...] = ()
     tool: str = ""
 
 

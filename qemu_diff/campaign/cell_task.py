@@ -18,7 +18,7 @@ from qemu_diff.campaign.confirm import Confirmer, FindingSources, confirmed, inc
 from qemu_diff.campaign.fresh_boot import Bench
 from qemu_diff.campaign.peer_cell import PeerContext, run_peer_cell
 from qemu_diff.campaign.plan import pairs
-from qemu_diff.campaign.prepare import Prepared
+from qemu_diff.campaign.prepare import Prepared, build_name
 from qemu_diff.campaign.session_cell import SessionContext, run_session_cell
 from qemu_diff.drive.from_outside import FromOutside
 from qemu_diff.drive.in_guest import Tools
@@ -32,6 +32,7 @@ from qemu_diff.guest.image import PAYLOADS, payload_source
 from qemu_diff.guest.process import Cancelled
 from qemu_diff.guest.qemu_bundle import QemuBundle
 from qemu_diff.kernels import read_patches
+from qemu_diff.kernels.pages import with_pages
 from qemu_diff.kernels.patch import Patch
 from qemu_diff.kernels.selftest import NoSelftest, Selftest
 from qemu_diff.model import (
@@ -85,7 +86,8 @@ def cell_tasks(
     counterparts: dict[str, tuple[str, str]] = {}
     for baseline, candidate in pairs(campaign, cells):
         for one in (baseline, candidate):
-            counterparts.setdefault(one.id, (baseline.kernel, candidate.kernel))
+            if baseline.kernel != candidate.kernel:
+                counterparts.setdefault(one.id, (baseline.kernel, candidate.kernel))
     specs = campaign.kernels if campaign.findings else ()
     patches = {spec.name: read_patches(spec.patches) for spec in specs}
 
@@ -111,17 +113,17 @@ def _task(
         cell=cell,
         budget_s=campaign.budget_s,
         findings=campaign.findings,
-        build=prepared.kernels.builds[cell.kernel],
-        tools=prepared.tools,
+        build=prepared.build_of(cell),
+        tools=prepared.tools_of(cell),
     )
     if cell.driver is Driver.SELFTEST:
         selftest = prepared.kernels.selftests[cell.kernel]
-        return replace(task, peer=prepared.peer, selftest=selftest)
+        return replace(task, peer=prepared.peer_of(cell), selftest=selftest)
     task = replace(task, payload=prepared.payload_of(cell), routine=prepared.routine_of(cell))
     if cell.driver in FROM_OUTSIDE:
         session = prepared.sessions[cell.session] if cell.session else None
         bundle = prepared.bundles[cell.machine.nested_qemu]
-        return replace(task, peer=prepared.peer, bundle=bundle, session=session)
+        return replace(task, peer=prepared.peer_of(cell), bundle=bundle, session=session)
     if campaign.findings and confirmable(cell):
         return replace(task, sources=sources(cell))
     return task
@@ -144,15 +146,16 @@ def _finding_sources(
 ) -> FindingSources:
     beside = campaign.path.parent
     source = payload_source(cell.payload, guest_images, beside)
-    builds = prepared.kernels.builds
+    builds, page_kib = prepared.kernels.builds, cell.machine.page_kib
+    spec = next(one for one in campaign.kernels if one.name == cell.kernel)
+    kept = {name: build_name(name, page_kib) for name in pair}
     return FindingSources(
         payload=source,
         includes=included(source, (source.parent, guest_images / PAYLOADS)),
         script=script_path(guest_images, cell.job, beside),
-        spec=next(one for one in campaign.kernels if one.name == cell.kernel),
+        spec=with_pages(spec, page_kib),
         patches=patches,
-        pair=tuple((name, builds[name]) for name in pair if name in builds),
-        provenance=prepared.provenance,
+        pair=tuple((name, builds[one]) for name, one in kept.items() if one in builds),
     )
 
 

@@ -62,7 +62,6 @@ from qemu_diff.model import (
     Finding,
     KernelSpec,
     Placement,
-    Provenance,
     Signature,
     SignatureGroup,
     ViolationKind,
@@ -98,7 +97,6 @@ class FindingSources:
     spec: KernelSpec
     patches: tuple[Patch, ...]
     pair: tuple[tuple[str, Build], ...]
-    provenance: Provenance
 
 
 @dataclass(frozen=True)
@@ -343,9 +341,10 @@ def _keep(kept: FreshBoot, group: SignatureGroup, confirmer: Confirmer) -> None:
             kconfig=fragments,
             reverts=sources.spec.reverts,
         ),
-        qemu=sources.provenance.qemu,
-        qemu_identity=sources.provenance.qemu_identity,
-        phantom_rule=sources.provenance.phantom_rule,
+        qemu=bench.tools.qemu.version,
+        qemu_identity=bench.tools.qemu.identity,
+        qemu_spec=bench.tools.qemu.spec,
+        phantom_rule=bench.tools.plugin.rule.value,
         fingerprint=kept.fingerprint,
     )
     shown = _columns(kept, finding, confirmer)

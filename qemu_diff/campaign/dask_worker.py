@@ -32,6 +32,7 @@ from qemu_diff.config.project import project_root
 from qemu_diff.drive.in_guest import Tools
 from qemu_diff.errors import InfrastructureError, QemuDiffError
 from qemu_diff.events import Event, subscribe
+from qemu_diff.guest.host_qemu import qemu_of
 from qemu_diff.guest.process import Cancelled
 from qemu_diff.guest.qemu import find_qemu
 from qemu_diff.kernels import cache_directory
@@ -259,10 +260,12 @@ class _Here:
         """
         places = {path: _store().path(content) for path, content in self._remote.contents}
         task = with_files(self._remote.task, places.__getitem__)
-        qemu, guest_images = find_qemu(), project_root() / "guest_images"
+        theirs, wanted = self._remote.task.tools.plugin, task.tools.qemu
+        qemu, guest_images = qemu_of(wanted.spec), project_root() / "guest_images"
+        if qemu.identity != wanted.identity:
+            raise InfrastructureError(f"QEMU is {qemu.version}, the client has {wanted.version}")
         kept = cache_directory("guest")
         plugin = prepare_plugin(qemu, guest_images, kept)
-        theirs = self._remote.task.tools.plugin
         if (plugin.api, plugin.rule) != (theirs.api, theirs.rule):
             ours = f"phantom rule {plugin.rule}, plugin API {plugin.api}"
             raise InfrastructureError(f"{ours}; the client has {theirs.rule}, {theirs.api}")

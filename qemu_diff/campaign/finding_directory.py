@@ -32,6 +32,7 @@ from qemu_diff.model import (
     Finding,
     KernelSource,
     Payload,
+    QemuSpec,
     Signature,
 )
 
@@ -108,6 +109,7 @@ class FindingRecord:
     :param first_ns: see :class:`qemu_diff.model.SignatureGroup`; the whole cell's.
     :param payload: without its bytes, which are in ``payload.bin``.
     :param fingerprint: of the confirming boot: of its records, truth and timer log.
+    :param qemu_spec: what the campaign meant by its QEMU; None: the one on ``PATH``.
     """
 
     format_version: int
@@ -127,6 +129,7 @@ class FindingRecord:
     qemu_identity: str
     phantom_rule: str
     fingerprint: str
+    qemu_spec: QemuSpec | None = None
 
 
 @dataclass(frozen=True)

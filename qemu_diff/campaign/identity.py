@@ -13,7 +13,8 @@ from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 
-from qemu_diff.campaign.prepare import Prepared
+from qemu_diff.campaign.prepare import Prepared, build_name
+from qemu_diff.drive.in_guest import Tools
 from qemu_diff.kernels.selftest import NoSelftest
 from qemu_diff.kernels.symbols import step_functions
 from qemu_diff.model import FROM_OUTSIDE, Build, Campaign, Cell, Driver
@@ -35,13 +36,23 @@ def cell_identities(
     :raises OSError: what was prepared is gone.
     """
     everywhere = _everywhere(campaign, prepared, guest_images)
-    kernels = {name: _kernel(build) for name, build in prepared.kernels.builds.items()}
+    kernels = {build.key: _kernel(build) for build in prepared.kernels.builds.values()}
+    tools = {
+        one.qemu.identity: _tools(one) for one in (prepared.tools, *prepared.further_tools.values())
+    }
     return {
         cell.id: _digest(
-            [everywhere, kernels[cell.kernel], _description(cell), _contents(cell, prepared)]
+            [
+                everywhere,
+                tools[prepared.tools_of(cell).qemu.identity],
+                kernels[prepared.build_of(cell).key],
+                _description(cell),
+                _contents(cell, prepared),
+            ]
         )
         for cell in cells
-        if cell.kernel in kernels and not prepared.missing_for(cell)
+        if build_name(cell.kernel, cell.machine.page_kib) in prepared.kernels.builds
+        and prepared.unjudged(cell) is None
     }
 
 
@@ -59,18 +70,19 @@ def code_identity(package: Path = PACKAGE) -> str:
 
 def _everywhere(campaign: Campaign, prepared: Prepared, guest_images: Path) -> list[object]:
     """What every cell of a campaign depends on."""
-    tools = prepared.tools
     return [
         code_identity(),
         campaign.budget_s,
         campaign.findings,
-        tools.qemu.identity,
-        tools.plugin.rule,
-        _file(tools.plugin.library),
-        _file(tools.stepvmm.program),
+        _file(prepared.tools.stepvmm.program),
         _file(prepared.peer.init),
         [_file(path) for path in sorted((guest_images / "async_first").glob("*.S"))],
     ]
+
+
+def _tools(tools: Tools) -> list[object]:
+    """What an L0 QEMU stands for."""
+    return [tools.qemu.identity, tools.plugin.rule, _file(tools.plugin.library)]
 
 
 def _kernel(build: Build) -> list[object]:
@@ -79,7 +91,7 @@ def _kernel(build: Build) -> list[object]:
 
 
 def _description(cell: Cell) -> dict[str, object]:
-    return asdict(replace(cell, expected=(), excluded=""))
+    return asdict(replace(cell, expected=()))
 
 
 def _contents(cell: Cell, prepared: Prepared) -> list[object]:

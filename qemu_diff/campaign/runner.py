@@ -146,7 +146,8 @@ class _Run:
             passes = [
                 pass_of_steps(
                     read_boot(
-                        self._places.cells / one.cell.id / found[0].boot, self._prepared.tools
+                        self._places.cells / one.cell.id / found[0].boot,
+                        self._prepared.tools_of(one.cell),
                     ),
                     program,
                     found[0].pass_number,

@@ -17,7 +17,6 @@ from qemu_diff.config.resolve import scenario_specs
 from qemu_diff.config.schema import (
     LONGEST_NS,
     MOST_SWEPT,
-    STOCK_QEMU,
     CampaignFile,
     FloodTable,
     KernelTable,
@@ -31,6 +30,7 @@ from qemu_diff.model import (
     FROM_OUTSIDE,
     INTO_GUEST,
     SELFTEST_PAYLOAD,
+    STOCK_QEMU,
     DebianSource,
     Driver,
     ExceptionOrder,

@@ -10,7 +10,6 @@ from pathlib import Path
 from qemu_diff.config.paths import SearchPath, is_url
 from qemu_diff.config.ranges import expanded
 from qemu_diff.config.schema import (
-    STOCK_QEMU,
     CampaignFile,
     FloodTable,
     KernelTable,
@@ -22,6 +21,7 @@ from qemu_diff.config.schema import (
 from qemu_diff.model import (
     ADAPTIVE_PROBES,
     ADAPTIVE_STEP_NS,
+    STOCK_QEMU,
     Campaign,
     DebianSource,
     Driver,

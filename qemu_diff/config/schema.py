@@ -26,6 +26,7 @@ from pydantic_core import PydanticCustomError
 
 from qemu_diff.model import (
     DEFAULT_JOB,
+    STOCK_QEMU,
     DebianSource,
     Driver,
     ExceptionOrder,
@@ -36,9 +37,6 @@ from qemu_diff.model import (
     Pending,
     Placement,
 )
-
-STOCK_QEMU = "stock"
-"""How a campaign file calls the QEMU on ``PATH``."""
 
 GIC_VERSIONS = (2, 3)
 

@@ -11,12 +11,13 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
 from qemu_diff.errors import UserError
 from qemu_diff.events import Stage, stage
-from qemu_diff.guest.qemu import Qemu, named_qemu
+from qemu_diff.guest.qemu import Qemu, find_qemu, named_qemu
 from qemu_diff.guest.qemu_packages import (
     PACKAGE,
     PROGRAM,
@@ -35,15 +36,19 @@ _SEPARATORS = ":;$"
 """In what ``--library-path`` takes (ld.so(8))."""
 
 
-def qemu_of(spec: QemuSpec) -> Qemu:
+def qemu_of(spec: QemuSpec | None) -> Qemu:
     """The QEMU that a campaign means.
 
+    :param spec: None: the one on ``PATH``.
     :raises MissingToolError: it is not there, has no TCG plugins, or can't log its timers.
     :raises UnavailableSourceError: the suite can't be had here.
     :raises UserError: it is no QEMU, or the cache can't be written to.
     :raises InfrastructureError: a package is damaged, or no space is left.
     """
-    return named_qemu(str(fetch_host_qemu(spec.suite)) if spec.suite else spec.program)
+    if spec is None:
+        return find_qemu()
+    program = str(fetch_host_qemu(spec.suite)) if spec.suite else spec.program
+    return replace(named_qemu(program), spec=spec)
 
 
 def source_words(spec: QemuSpec) -> str:

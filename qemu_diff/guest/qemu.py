@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from qemu_diff.errors import MissingToolError, UserError
+from qemu_diff.model import QemuSpec
 
 QEMU_PROGRAM = "qemu-system-aarch64"
 QEMU_APT = "qemu-system-arm"
@@ -31,6 +32,7 @@ class Qemu:
     :param sandbox: whether it has ``-sandbox``.
     :param cpus: the CPU models of its ``virt`` machine.
     :param qtest: whether it has ``-qtest``.
+    :param spec: what the campaign means by it; None: the one on ``PATH``.
     """
 
     program: Path
@@ -39,6 +41,7 @@ class Qemu:
     sandbox: bool
     cpus: tuple[str, ...]
     qtest: bool = True
+    spec: QemuSpec | None = None
 
 
 @dataclass(frozen=True)

@@ -75,15 +75,30 @@ def identity(prepared: Prepared, cell: Cell = CELL, campaign: Campaign = CAMPAIG
     return cell_identities(campaign, [cell], prepared, prepared.tools.guest_images)[cell.id]
 
 
-@pytest.mark.parametrize(
-    "cell",
-    [
-        replace(CELL, expected=(Expectation.LOST_STEP,)),
-        replace(CELL, excluded="slow"),
-    ],
-)
-def test_what_is_expected_is_no_part_of_it(prepared: Prepared, cell: Cell) -> None:
+def test_what_is_expected_is_no_part_of_it(prepared: Prepared) -> None:
+    cell = replace(CELL, expected=(Expectation.LOST_STEP,))
     assert identity(prepared, cell) == identity(prepared)
+
+
+def test_what_is_not_run_has_none(prepared: Prepared) -> None:
+    excluded = replace(CELL, excluded="slow")
+    assert cell_identities(CAMPAIGN, [excluded], prepared, prepared.tools.guest_images) == {}
+
+
+def test_a_cell_s_own_qemu_and_pages_are_part_of_it(prepared: Prepared) -> None:
+    new = replace(prepared.tools, qemu=replace(prepared.tools.qemu, identity="new"))
+    newer = replace(prepared.tools, qemu=replace(prepared.tools.qemu, identity="newer"))
+    cell = replace(CELL, machine=MachineSpec(qemu="q"))
+    with_new = replace(prepared, further_tools={"q": new})
+    assert identity(with_new) == identity(prepared)
+    assert identity(with_new, cell) != identity(replace(prepared, further_tools={"q": newer}), cell)
+    pages = replace(CELL, machine=MachineSpec(page_kib=64))
+    builds = [{"k": BUILD, "k.page-64k": replace(BUILD, key=key)} for key in ("a", "b")]
+    first, second = (
+        replace(prepared, kernels=replace(prepared.kernels, builds=one)) for one in builds
+    )
+    assert identity(first) == identity(second)
+    assert identity(first, pages) != identity(second, pages)
 
 
 @pytest.mark.parametrize(
