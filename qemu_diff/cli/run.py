@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from qemu_diff.campaign.outcome import ExitCode, exit_code
+from qemu_diff.campaign.outcome import ExitCode, bisect_exit_code, exit_code
 from qemu_diff.campaign.prepare import Places, prepare
 from qemu_diff.campaign.runner import run_campaign
 from qemu_diff.cli.app import app
@@ -34,6 +34,8 @@ from qemu_diff.report.results import (
 )
 from qemu_diff.report.terminal import print_result
 
+BISECT_EXIT = "--bisect-exit"
+
 
 @app.command
 def run(
@@ -46,6 +48,7 @@ def run(
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
     junit_file: Annotated[Path | None, Parameter(name="--junit")] = None,
     dry_run: bool = False,
+    bisect_exit: Annotated[bool, Parameter(name=BISECT_EXIT)] = False,
 ) -> int:
     """Run a campaign: build its kernels, boot its cells, judge them, compare the pairs.
 
@@ -66,6 +69,10 @@ def run(
         Where else to write JUnit XML; OUT/junit.xml is always written.
     dry_run
         Say what would be run, and stop.
+    bisect_exit
+        Exit as `git bisect run` wants it: 0 as expected, 1 not, 125 not testable (the kernel does
+        not build, cells were lost, nothing was judged); more than 127, which ends it: a mistake in
+        what was asked for, an interruption.
     """
     loaded, cells = selected(campaign, only, set_)
     if dry_run:
@@ -92,7 +99,7 @@ def run(
     with reader_may_leave():
         print_result(result, console)
         console.print(f"Results: {directory}", markup=False, soft_wrap=True)
-    return exit_code(result)
+    return bisect_exit_code(result) if bisect_exit else exit_code(result)
 
 
 JUNIT_SHARE = 20

@@ -113,3 +113,38 @@ def test_a_killed_bisection_goes_on(
     assert log.read_text() == whole
     again = (out / "commits" / f"1-{history.commits['c16'][:12]}" / "verdicts.json").stat()
     assert again.st_mtime_ns == first.st_mtime_ns, "the bad end was tested again"
+
+
+@pytest.mark.parametrize(
+    "arguments", [("run", "no-such.toml", "--bisect-exit"), ("run", "--bisect-exit", "--no-such")]
+)
+def test_a_mistake_ends_git_bisect_run(arguments: tuple[str, ...]) -> None:
+    done = qemu_diff(*arguments)
+    assert done.status == 130
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("ends", "complaint"),
+    [
+        (("--good", "base", "--bad", "c99"), "no commit is named 'c99'"),
+        (("--good", "no-such", "--bad", "c16"), "no commit is named 'no-such'"),
+        (("--good", "c16", "--bad", "base"), "is it the other way round?"),
+        (("--good", "c1", "--bad", "c1"), "good and bad are the same commit"),
+        (("--good", "base", "--bad", "c16", "--resume"), "no bisection was begun here"),
+        (("--good", "base", "--bad", "c16", "--replay", "no.log"), "no.log: No such file"),
+        (("--good", "base", "--bad", "c16", "--confirm", "0"), "--confirm 0: at least once"),
+        (("--good", "base", "--bad", "c16", "--only", "*.smc.*"), "no cell of"),
+        (("--good", "base", "--bad", "c16", "--tree", "/"), "/: not a git repository"),
+    ],
+)
+def test_what_can_not_be_bisected(
+    history: LinuxHistory, tmp_path: Path, ends: tuple[str, ...], complaint: str
+) -> None:
+    campaign = tmp_path / "campaign.toml"
+    campaign.write_text(CAMPAIGN)
+    where = () if "--tree" in ends else ("--tree", str(history.repository))
+    done = qemu_diff("bisect", campaign, *where, "--out", tmp_path / "out", *ends)
+    assert done.status == 2, done.said
+    assert complaint in done.stderr
+    assert len(done.stderr.splitlines()) == 1
