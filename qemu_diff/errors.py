@@ -104,14 +104,36 @@ class PatchError(UserError):
     :param patch: the patch file.
     :param target: the file in the kernel tree that the failing hunk is for.
     :param hunk: the failing hunk's number, from 1, or 0 where the whole file is missing.
+    :param subject: of the mail that the patch came in; empty for a plain diff.
+    :param advice: what would be right; may be empty.
     """
 
-    def __init__(self, patch: Path, target: str, hunk: int, detail: str = "") -> None:
+    def __init__(
+        self,
+        patch: Path,
+        target: str,
+        hunk: int,
+        detail: str = "",
+        *,
+        subject: str = "",
+        advice: str = "",
+    ) -> None:
         self.patch = patch
         self.target = target
         self.hunk = hunk
+        self.detail = detail
+        self.subject = subject
         where = f"hunk {hunk} of {target}" if hunk else target
-        super().__init__(f"{patch}: does not apply: {where}" + (f" ({detail})" if detail else ""))
+        name = f"{patch}: {subject}" if subject else f"{patch}"
+        why = f" ({detail})" if detail else ""
+        remedy = f"; {advice}" if advice else ""
+        super().__init__(f"{name}: does not apply: {where}{why}{remedy}")
+
+    def advised(self, advice: str) -> PatchError:
+        """The same, with what would be right."""
+        return PatchError(
+            self.patch, self.target, self.hunk, self.detail, subject=self.subject, advice=advice
+        )
 
 
 class MissingToolError(UserError):
@@ -140,10 +162,12 @@ class KernelBuildError(QemuDiffError):
     """A kernel that does not build.
 
     :param log: the whole build log.
+    :param lines: the first of the compiler's that say what is wrong, with file and line.
     """
 
-    def __init__(self, message: str, log: Path) -> None:
+    def __init__(self, message: str, log: Path, lines: tuple[str, ...] = ()) -> None:
         self.log = log
+        self.lines = lines
         super().__init__(f"{message} (log: {log})")
 
 

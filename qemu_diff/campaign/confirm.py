@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,6 +53,7 @@ from qemu_diff.drive.job import Job, Routine, quiet_job, table_job
 from qemu_diff.drive.recorded_job import RecordedJob, recorded_job
 from qemu_diff.errors import InfrastructureError
 from qemu_diff.flood.placement import Placements
+from qemu_diff.kernels import read_patches
 from qemu_diff.model import (
     Build,
     Cell,
@@ -305,8 +306,13 @@ def _keep(kept: FreshBoot, group: SignatureGroup, confirmer: Confirmer) -> None:
     finding = kept.finding(bench.cell, bench.payload, wanted)
     assert finding is not None, "what is kept shows the signature"
     assert group.confirmation is not None, "what is kept was tried"
-    patches, patch_files = _copies("patch", confirmer.spec.patches)
-    fragments, fragment_files = _copies("kconfig", confirmer.spec.kconfig)
+    # A series may be one file, or a directory: a finding has each patch by itself.
+    patches, patch_files = _copies(
+        "patch", [(one.name, one.content) for one in read_patches(confirmer.spec.patches)]
+    )
+    fragments, fragment_files = _copies(
+        "kconfig", [(path.name, path.read_bytes()) for path in confirmer.spec.kconfig]
+    )
     record = FindingRecord(
         format_version=FORMAT_VERSION,
         tool_version=tool_version(),
@@ -352,16 +358,15 @@ def _keep(kept: FreshBoot, group: SignatureGroup, confirmer: Confirmer) -> None:
 
 
 def _copies(
-    prefix: str, paths: tuple[Path, ...]
+    prefix: str, contents: Sequence[tuple[str, bytes]]
 ) -> tuple[tuple[StoredPatch, ...], dict[str, bytes | Path]]:
     """A kernel's patches, or its fragments: as they are listed, and the files."""
     stored: list[StoredPatch] = []
     files: dict[str, bytes | Path] = {}
-    for number, path in enumerate(paths):
-        content = path.read_bytes()
-        name = f"{prefix}-{number}"
-        stored.append(StoredPatch(name, path.name, hashlib.sha256(content).hexdigest()))
-        files[name] = content
+    for number, (name, content) in enumerate(contents):
+        file = f"{prefix}-{number}"
+        stored.append(StoredPatch(file, name, hashlib.sha256(content).hexdigest()))
+        files[file] = content
     return tuple(stored), files
 
 

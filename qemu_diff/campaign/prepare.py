@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qemu_diff.compare.decode import program_of
@@ -27,7 +27,7 @@ from qemu_diff.guest.gdb import require_gdb
 from qemu_diff.guest.image import build_payload, build_stepvmm, payload_source
 from qemu_diff.guest.qemu import check_cpu, check_qtest, find_qemu
 from qemu_diff.guest.qemu_bundle import QemuBundle, fetch_bundle
-from qemu_diff.kernels import build_kernel
+from qemu_diff.kernels import build_kernel, pinned
 from qemu_diff.kernels.selftest import NoSelftest, Selftest, build_selftest
 from qemu_diff.model import (
     FROM_OUTSIDE,
@@ -135,7 +135,7 @@ class Prepared:
         """What the results are measured with."""
         return Provenance(
             kernels=tuple(
-                KernelIdentity(name, build.release, build.key)
+                KernelIdentity(name, build.release, build.key, build.source)
                 for name, build in self.kernels.builds.items()
             ),
             qemu=self.tools.qemu.version,
@@ -187,6 +187,25 @@ def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepar
     return Prepared(
         tools, peer, payloads, routines, kernels, bundles, no_bundle=no_bundle, sessions=sessions
     )
+
+
+def pinned_kernels(campaign: Campaign, cells: Sequence[Cell]) -> Campaign:
+    """The campaign, with the commits of the kernels that cells need named by their ids.
+
+    :raises UserError: a kernel that is not optional has no such commit.
+    """
+    needed = {cell.kernel for cell in cells}
+    kernels = (_pinned(one) if one.name in needed else one for one in campaign.kernels)
+    return replace(campaign, kernels=tuple(kernels))
+
+
+def _pinned(spec: KernelSpec) -> KernelSpec:
+    try:
+        return pinned(spec)
+    except UnavailableSourceError:
+        if not spec.optional:
+            raise
+        return spec
 
 
 def _bundles(suites: Sequence[str]) -> tuple[dict[str, QemuBundle], dict[str, str]]:

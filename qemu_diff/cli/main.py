@@ -13,12 +13,11 @@ from types import FrameType
 from typing import NoReturn
 
 from cyclopts import CycloptsError
-from rich.console import Console
 
 from qemu_diff.campaign.outcome import ExitCode, bisect_failure
 from qemu_diff.cli.app import app
 from qemu_diff.cli.run import BISECT_EXIT
-from qemu_diff.cli.terminal import reader_may_leave
+from qemu_diff.cli.terminal import complaints_here, reader_may_leave
 from qemu_diff.errors import QemuDiffError
 from qemu_diff.kernels import OF_THE_COMMIT
 
@@ -35,7 +34,7 @@ def main() -> NoReturn:
 
 
 def _run(arguments: list[str]) -> int:
-    complaints = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    complaints = complaints_here()
     status: int | None = ExitCode.AS_EXPECTED
     # Looked for here: a mistake in another option must not tell git that a commit is bad.
     failed = bisect_failure if BISECT_EXIT in arguments else _plain_failure

@@ -10,10 +10,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from qemu_diff.campaign.outcome import ExitCode, bisect_exit_code, exit_code
-from qemu_diff.campaign.prepare import Places, prepare
+from qemu_diff.campaign.prepare import Places, pinned_kernels, prepare
 from qemu_diff.campaign.runner import run_campaign
 from qemu_diff.cli.app import app
-from qemu_diff.cli.selection import print_cells, selected
+from qemu_diff.cli.selection import AS_CAMPAIGN, TreeOptions, print_cells, selected
 from qemu_diff.cli.terminal import at_once_of, console_here, reader_may_leave
 from qemu_diff.config.project import project_root
 from qemu_diff.errors import UserError
@@ -49,6 +49,7 @@ def run(
     junit_file: Annotated[Path | None, Parameter(name="--junit")] = None,
     dry_run: bool = False,
     bisect_exit: Annotated[bool, Parameter(name=BISECT_EXIT)] = False,
+    trees: TreeOptions = AS_CAMPAIGN,
 ) -> int:
     """Run a campaign: build its kernels, boot its cells, judge them, compare the pairs.
 
@@ -74,10 +75,11 @@ def run(
         not build, cells were lost, nothing was judged); more than 127, which ends it: a mistake in
         what was asked for, an interruption.
     """
-    loaded, cells = selected(campaign, only, set_)
+    loaded, cells = selected(campaign, only, set_, trees)
     if dry_run:
         print_cells(cells)
         return ExitCode.AS_EXPECTED
+    loaded = pinned_kernels(loaded, cells)
     at_once = at_once_of(jobs)
     directory = (out or Path("results") / loaded.name).absolute()
     check_results(directory)
@@ -140,6 +142,7 @@ def list_(
     *,
     only: list[str] | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    trees: TreeOptions = AS_CAMPAIGN,
 ) -> int:
     """Show the cells of a campaign, and what is expected of each.
 
@@ -152,5 +155,5 @@ def list_(
     set_
         KEY=VALUE over the campaign file, with dotted keys; may be given several times.
     """
-    print_cells(selected(campaign, only, set_)[1])
+    print_cells(selected(campaign, only, set_, trees)[1])
     return ExitCode.AS_EXPECTED

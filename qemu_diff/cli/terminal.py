@@ -37,3 +37,8 @@ def console_here() -> Console:
     quiet = bool(os.environ.get("CI"))
     width = None if sys.stdout.isatty() else 120
     return Console(width=width, force_terminal=False if quiet else None, highlight=False)
+
+
+def complaints_here() -> Console:
+    """Where commands complain."""
+    return Console(stderr=True, soft_wrap=True, highlight=False, markup=False)

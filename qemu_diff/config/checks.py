@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from itertools import product
 
 from qemu_diff.config.locate import KeyPath
-from qemu_diff.config.paths import SearchPath, is_directory, mode
+from qemu_diff.config.paths import SearchPath, is_directory, is_url, mode
 from qemu_diff.config.problems import Problem, label, listing, suggestion
+from qemu_diff.config.ranges import BASE, HEAD, expanded, range_problems
 from qemu_diff.config.resolve import scenario_specs
 from qemu_diff.config.schema import (
     LONGEST_NS,
@@ -66,7 +67,9 @@ def meaning_problems(file: CampaignFile, around: Surroundings) -> Iterator[Probl
         yield Problem((), "no scenarios", "add a table [[scenario]] with a payload")
     for name, kernel in file.kernels.items():
         yield from _kernel_problems(("kernels", name), kernel, around.paths)
-    yield from _pair_problems(file.pair, tuple(file.kernels), tuple(one.value for one in Driver))
+    yield from range_problems(file)
+    kernels = tuple(expanded(file).kernels)
+    yield from _pair_problems(file.pair, kernels, tuple(one.value for one in Driver))
     for index, scenario in enumerate(file.scenario):
         path = ("scenario", index)
         if Driver.SELFTEST in scenario.driver:
@@ -85,11 +88,11 @@ def meaning_problems(file: CampaignFile, around: Surroundings) -> Iterator[Probl
             text = f"{label(at)}: L1 has a QEMU where a debugger drives L2 only"
             yield Problem(at, text, f"remove it, or set driver to {listing(sorted(FROM_OUTSIDE))}")
         for number, wanted in enumerate(scenario.kernels):
-            yield from _unknown_kernel((*path, "kernels", number), wanted, tuple(file.kernels))
-        yield from _expect_problems(path, scenario, tuple(file.kernels), payloads)
+            yield from _unknown_kernel((*path, "kernels", number), wanted, kernels)
+        yield from _expect_problems(path, scenario, kernels, payloads)
         yield from _flood_problems((*path, "flood"), scenario.flood)
         yield from _machine_problems((*path, "machine"), scenario)
-    yield from _duplicate_cells(file.scenario, tuple(file.kernels))
+    yield from _duplicate_cells(file.scenario, kernels)
 
 
 # --- kernels -------------------------------------------------------------------------------------
@@ -101,8 +104,17 @@ def _kernel_problems(path: KeyPath, kernel: KernelTable, paths: SearchPath) -> I
     yield from _source_problems((*path, "source"), table, paths)
     if table.image is not None or _is_image_package(table):
         yield from _image_is_final(path, kernel)
+    elif kernel.reverts and table.git is None:
+        at = (*path, "reverts")
+        yield Problem(
+            at,
+            f"{label(at)}: commits are taken out of a git repository only",
+            "name one as the source, or undo them with a patch",
+        )
     for index, patch in enumerate(kernel.patches):
-        yield from _path_problems((*path, "patches", index), patch, paths)
+        # A directory is a series.
+        if not is_directory(paths.resolve(patch)):
+            yield from _path_problems((*path, "patches", index), patch, paths)
     for index, fragment in enumerate(kernel.kconfig):
         yield from _path_problems((*path, "kconfig", index), fragment, paths)
 
@@ -110,6 +122,8 @@ def _kernel_problems(path: KeyPath, kernel: KernelTable, paths: SearchPath) -> I
 def _source_problems(path: KeyPath, source: SourceTable, paths: SearchPath) -> Iterator[Problem]:
     if source.tree is not None:
         yield from _path_problems((*path, "tree"), source.tree, paths, directory=True)
+    if source.git is not None and not is_url(source.git):
+        yield from _path_problems((*path, "git"), source.git, paths, directory=True)
     if source.image is not None:
         yield from _path_problems((*path, "image"), source.image, paths)
     if source.vmlinux is not None:
@@ -127,7 +141,7 @@ def _is_image_package(source: SourceTable) -> bool:
 
 
 def _image_is_final(path: KeyPath, kernel: KernelTable) -> Iterator[Problem]:
-    for key in ("patches", "kconfig"):
+    for key in ("patches", "reverts", "kconfig"):
         if getattr(kernel, key):
             yield Problem(
                 (*path, key),
@@ -173,7 +187,10 @@ def _pair_problems(
 
 
 def _unknown_kernel(path: KeyPath, name: str, kernels: tuple[str, ...]) -> Iterator[Problem]:
-    if name not in kernels:
+    if f"{name}{BASE}" in kernels and name not in kernels:
+        text = f"{label(path)}: the kernel {name!r} is a range, and so it is two"
+        yield Problem(path, text, f"name {name}{BASE} or {name}{HEAD}")
+    elif name not in kernels:
         remedy = suggestion(name, kernels) or f"the kernels here are {listing(kernels) or 'none'}"
         yield Problem(path, f"{label(path)}: no kernel is named {name!r}", remedy)
 

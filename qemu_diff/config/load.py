@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,17 @@ from qemu_diff.config.problems import Problem, shape_problems
 from qemu_diff.config.project import job_names, payload_names, project_root, session_names
 from qemu_diff.config.resolve import resolved
 from qemu_diff.config.schema import CampaignFile
+from qemu_diff.config.tree_option import TreeOption, tree_override
 from qemu_diff.errors import ConfigError
 from qemu_diff.model import Campaign
 
 
 def load_campaign(
-    path: Path, overrides: Sequence[str] = (), *, root: Path | None = None
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    trees: Sequence[TreeOption] = (),
+    root: Path | None = None,
 ) -> Campaign:
     """Read, check and resolve a campaign file.
 
@@ -30,6 +36,7 @@ def load_campaign(
     (unknown kernels, missing files), once the shape is right.
 
     :param overrides: ``KEY=VALUE``, as given with ``--set``; later ones win.
+    :param trees: as given with ``--tree``; they come after the overrides.
     :param root: the project's root directory; found by :func:`project_root` where it is None.
     :raise ConfigError: the file can't be read or used; ``str()`` has one line for each mistake.
     :raise UserError: the project's own files are not there.
@@ -37,7 +44,7 @@ def load_campaign(
     root = root or project_root()
     text = _read(path)
     document = _parse(path, text)
-    applied = _override(path, overrides, document)
+    applied = _override(path, overrides, trees, document)
     blame = _Blame(path, locate(text), applied)
     try:
         file = CampaignFile.model_validate(document)
@@ -76,7 +83,7 @@ class _Blame:
 
     def _error(self, problem: Problem) -> ConfigError:
         if override := self._override_of(problem.path):
-            text = f"--set {override.text}: {problem.text}"
+            text = f"{override.text}: {problem.text}"
             return ConfigError(self._path, 0, 0, text, problem.remedy)
         at = closest(self._positions, problem.path) or Position(0, 0)
         return ConfigError(self._path, at.line, at.column, problem.text, problem.remedy)
@@ -122,13 +129,17 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
         raise ConfigError(path, 0, 0, f"not read as TOML: {error}") from None
 
 
-def _override(path: Path, texts: Sequence[str], document: dict[str, Any]) -> tuple[Override, ...]:
+def _override(
+    path: Path, texts: Sequence[str], trees: Sequence[TreeOption], document: dict[str, Any]
+) -> tuple[Override, ...]:
+    given = [(f"--set {text}", partial(parsed, text)) for text in texts]
+    given += [(f"--tree {tree.text}", partial(tree_override, tree)) for tree in trees]
     applied = []
-    for text in texts:
+    for option, read in given:
         try:
-            override = parsed(text, document)
+            override = read(document)
         except OverrideError as error:
-            raise ConfigError(path, 0, 0, f"--set {text}: {error}") from None
+            raise ConfigError(path, 0, 0, f"{option}: {error}") from None
         apply(override, document)
         applied.append(override)
     return tuple(applied)

@@ -155,7 +155,8 @@ def _source_form(path: KeyPath, value: object, _context: dict[str, Any]) -> Prob
     return Problem(
         path,
         f'{label(path)}: expected "debian:PACKAGE", {{ debian = PACKAGE, suite = SUITE }}, '
-        f"{{ tree = PATH }} or {{ image = PATH }}; got {shown(value)}",
+        f"{{ git = PATH_OR_URL, rev = REV }}, {{ tree = PATH }} or {{ image = PATH }}; "
+        f"got {shown(value)}",
         _source_remedy(value),
     )
 
@@ -164,13 +165,13 @@ def _source_remedy(value: object) -> str:
     if not isinstance(value, str):
         return ""
     form, colon, rest = value.partition(":")
-    if colon and form in ("tree", "image"):
+    if colon and form in ("tree", "image", "git"):
         return f"write {{ {form} = {json.dumps(rest, ensure_ascii=False)} }}"
     return suggestion(form, ["debian"]) if colon and form != "debian" else ""
 
 
 def _source_none(path: KeyPath, _value: object, _context: dict[str, Any]) -> Problem:
-    return Problem(path, f"{label(path)}: the table names no tree, image or debian package")
+    return Problem(path, f"{label(path)}: the table names no git, tree, image or debian package")
 
 
 def _source_both(path: KeyPath, _value: object, _context: dict[str, Any]) -> Problem:
@@ -179,6 +180,15 @@ def _source_both(path: KeyPath, _value: object, _context: dict[str, Any]) -> Pro
         f"{label(path)}: a tree is built, an image is ready: only one can be the source",
         "keep either tree, or image with its vmlinux",
     )
+
+
+def _source_git(path: KeyPath, _value: object, _context: dict[str, Any]) -> Problem:
+    text = f"{label(path)}: a commit is built: git stands with rev alone"
+    return Problem(path, text, "keep either git with its rev, or the other source")
+
+
+def _source_rev(path: KeyPath, _value: object, _context: dict[str, Any]) -> Problem:
+    return Problem(path, f"{label(path)}: rev is of a git repository", "add git, or remove rev")
 
 
 def _source_debian(path: KeyPath, _value: object, _context: dict[str, Any]) -> Problem:
@@ -226,6 +236,8 @@ _WORDED: dict[str, Callable[[KeyPath, object, dict[str, Any]], Problem]] = {
     "source_form": _source_form,
     "source_none": _source_none,
     "source_both": _source_both,
+    "source_git": _source_git,
+    "source_rev": _source_rev,
     "source_debian": _source_debian,
     "debian_word": _debian_word,
 }

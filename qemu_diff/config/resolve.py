@@ -7,7 +7,8 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from qemu_diff.config.paths import SearchPath
+from qemu_diff.config.paths import SearchPath, is_url
+from qemu_diff.config.ranges import expanded
 from qemu_diff.config.schema import (
     CampaignFile,
     FloodTable,
@@ -24,6 +25,7 @@ from qemu_diff.model import (
     ExceptionOrder,
     FloodSource,
     FloodSpec,
+    GitSource,
     ImageSource,
     KernelSource,
     KernelSpec,
@@ -40,6 +42,7 @@ def resolved(file: CampaignFile, path: Path, paths: SearchPath) -> Campaign:
 
     :param path: the campaign file, absolute.
     """
+    file = expanded(file)
     return Campaign(
         path=path,
         name=file.campaign.name,
@@ -116,6 +119,7 @@ def _kernel(name: str, table: KernelTable, paths: SearchPath) -> KernelSpec:
         patches=tuple(paths.resolve(patch) for patch in table.patches),
         kconfig=tuple(paths.resolve(fragment) for fragment in table.kconfig),
         optional=table.optional,
+        reverts=tuple(table.reverts),
     )
 
 
@@ -123,6 +127,9 @@ def _source(table: KernelTable, paths: SearchPath) -> KernelSource:
     source = table.source
     if isinstance(source, DebianSource):
         return source
+    if source.git is not None:
+        place = source.git if is_url(source.git) else str(paths.resolve(source.git))
+        return GitSource(place, source.rev or GitSource.rev)
     if source.tree is not None:
         return TreeSource(paths.resolve(source.tree))
     if source.debian is not None:

@@ -2,8 +2,8 @@
 
 A kernel's ``source`` is written in one way each: a Debian package that this machine's apt offers as
 the string ``"debian:PACKAGE"``, one of another suite as ``{ debian = PACKAGE, suite = SUITE }``;
-everything that is a path as a table, ``{ tree = PATH }`` or ``{ image = PATH, vmlinux = PATH }``,
-since a path may hold any character.
+everything that is a path as a table, ``{ tree = PATH }``, ``{ git = PATH_OR_URL, rev = REV }`` or
+``{ image = PATH, vmlinux = PATH }``, since a path may hold any character.
 """
 
 from __future__ import annotations
@@ -110,10 +110,12 @@ class CampaignTable(Table):
 
 
 class SourceTable(Table):
-    """``source`` as a table: a ``tree``, or an ``image`` and perhaps its ``vmlinux``, or a package
-    of Debian and its ``suite``."""
+    """``source`` as a table: a ``tree``, or a repository of ``git`` and a ``rev``, or an ``image``
+    and perhaps its ``vmlinux``, or a package of Debian and its ``suite``."""
 
     tree: str | None = None
+    git: str | None = None
+    rev: str | None = None
     image: str | None = None
     vmlinux: str | None = None
     debian: str | None = None
@@ -128,6 +130,13 @@ class SourceTable(Table):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> SourceTable:
+        if self.git is not None:
+            others = (self.tree, self.image, self.vmlinux, self.debian, self.suite)
+            if any(one is not None for one in others):
+                raise PydanticCustomError("source_git", "git beside another source")
+            return self
+        if self.rev is not None:
+            raise PydanticCustomError("source_rev", "rev without git")
         if self.tree is self.image is self.debian is None:
             raise PydanticCustomError("source_none", "neither tree nor image nor package")
         if self.tree is not None and (self.image is not None or self.vmlinux is not None):
@@ -141,12 +150,14 @@ class SourceTable(Table):
 class KernelTable(Table):
     """``[kernels.NAME]``
 
-    :param patches: applied in this order.
+    :param reverts: of a repository: commits that are taken out, in this order.
+    :param patches: applied in this order, after that.
     :param kconfig: fragments, merged in this order.
     :param optional: where the source can't be had, the kernel's cells are skipped.
     """
 
     source: DebianSource | SourceTable
+    reverts: list[str] = []
     patches: list[str] = []
     kconfig: list[str] = []
     optional: bool = False

@@ -2,11 +2,11 @@
 
 The flow: :mod:`source` finds a Debian package (:mod:`debian`), a user's tree (:mod:`checkout`) or a
 revision of a git repository (:mod:`repository`, :mod:`git_tree`, :mod:`revert`) and makes an
-isolated copy (:mod:`tree`); :mod:`patch` works out what a variant's patches make of
-it, and the tree is switched to that; :mod:`kconfig` decides the configuration; :mod:`make` runs
-tuxmake; :mod:`build` puts it together and :mod:`cache` keeps the result by its content. An image
-that is built already (:mod:`image`), by Debian too (:mod:`debian_image`), takes a short way. What
-Debian packages there are is :mod:`apt`'s to find out, in any suite.
+isolated copy (:mod:`tree`); :mod:`series` reads a variant's patches, :mod:`patch` works out what
+they make of it, and the tree is switched to that; :mod:`kconfig` decides the configuration;
+:mod:`make` runs tuxmake; :mod:`build` puts it together and :mod:`cache` keeps the result by its
+content. An image that is built already (:mod:`image`), by Debian too (:mod:`debian_image`), takes a
+short way. What Debian packages there are is :mod:`apt`'s to find out, in any suite.
 """
 
 from ..errors import (
@@ -19,7 +19,10 @@ from ..errors import (
 from .build import build_kernel, kernel_key
 from .by_key import cached_build, given_build, image_build
 from .cache import CachedKernel, PruneReport, cache_directory, cache_root, cached_kernels, prune
-from .repository import Repository, open_repository
+from .fetch import fetch_source
+from .repository import Repository, open_repository, uncommitted
+from .series import read_patches
+from .source import pinned
 from .toolchain import kernel_requirements
 
 #: What is the commit's own matter where a kernel of many commits is built: it can't be tested, and
@@ -36,10 +39,14 @@ __all__ = [
     "cache_root",
     "cached_build",
     "cached_kernels",
+    "fetch_source",
     "given_build",
     "image_build",
     "kernel_key",
     "kernel_requirements",
     "open_repository",
+    "pinned",
     "prune",
+    "read_patches",
+    "uncommitted",
 ]

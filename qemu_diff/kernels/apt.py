@@ -96,6 +96,14 @@ class Apt:
             return None, self.complaint or _complaint(result.stderr)
         return files[0], ""
 
+    def version_of(self, package: str) -> str:
+        """The version that would be downloaded; empty where there is none."""
+        # It says nothing of a package that lies in the working directory.
+        with tempfile.TemporaryDirectory() as empty:
+            command = ["apt-get", *self.options, "download", "--print-uris", "-q", package]
+            listed = offers(run(command, Path(empty)).stdout)
+        return listed[0].version if listed else ""
+
     def closure(self, package: str, without: str) -> tuple[PackageFile, ...]:
         """A package of a private apt's suite, and all that it depends on: this first.
 

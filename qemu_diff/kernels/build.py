@@ -25,6 +25,7 @@ from ..errors import (
 from ..events import Stage, stage
 from ..model import Build, DebianSource, ImageSource, KernelSource, KernelSpec
 from . import cache, debian_image, image, kconfig, make, patch, toolchain
+from .series import read_patches
 from .source import ResolvedSource, resolve, source_identity
 from .tree import IsolatedTree
 
@@ -35,7 +36,10 @@ RECIPE = 1
 #: Steps of a build of linux-source-6.1 with our fragment alone; only the progress display needs it.
 _TYPICAL_STEPS = 705
 
-# The first that is wrong, as gcc, ld and make word it.
+#: Of what the compiler says, so many lines are told: what follows is mostly of the same cause.
+_MOST_LINES = 3
+
+# What is wrong, as gcc, ld and make word it: of these only the first that says anything counts.
 _ERRORS = (
     re.compile(r"^.*\b(?:fatal )?error: .*$", re.MULTILINE),
     re.compile(r"^.*(?:undefined reference to|multiple definition of).*$", re.MULTILINE),
@@ -147,7 +151,7 @@ def _refuse_changes(spec: KernelSpec) -> None:
 def _gather(spec: KernelSpec) -> Ingredients:
     return Ingredients(
         spec=spec,
-        patches=tuple(patch.read_patch(path) for path in spec.patches),
+        patches=read_patches(spec.patches),
         own=kconfig.read_fragment(kconfig.own_fragment()),
         users=tuple(kconfig.read_fragment(path) for path in spec.kconfig),
         toolchain=toolchain.toolchain_identity(),
@@ -236,7 +240,7 @@ def _build_locked(
         release=(run.objects / "include/config/kernel.release").read_text().strip(),
         lineage=source.lineage,
         source=identity,
-        patches=tuple((p.path.name, _sha256(p.content)) for p in ingredients.patches),
+        patches=tuple((p.name, _sha256(p.content)) for p in ingredients.patches),
         fragments=tuple((f.path.name, f.sha256) for f in ingredients.fragments),
         toolchain=ingredients.toolchain,
         dropped=dropped,
@@ -323,8 +327,9 @@ def _build_error(name: str, what: str, run: make.MakeRun, key: str) -> QemuDiffE
     log = cache.cache_directory("failed") / f"{key}.log"
     if run.log.exists():
         shutil.copyfile(run.log, log)
-    reason = _first_error(text, run.source) or what
-    return KernelBuildError(f"kernel {name!r} does not build: {reason}", log)
+    lines = _first_errors(text, run.source)
+    reason = "; ".join(lines) or what
+    return KernelBuildError(f"kernel {name!r} does not build: {reason}", log, lines)
 
 
 def _package_of(header: str) -> toolchain.Requirement | None:
@@ -332,8 +337,10 @@ def _package_of(header: str) -> toolchain.Requirement | None:
     return next(needs, None)
 
 
-def _first_error(text: str, source: Path) -> str:
+def _first_errors(text: str, source: Path) -> tuple[str, ...]:
+    """The first lines that say what is wrong, with the paths that the source has."""
     for pattern in _ERRORS:
-        if match := pattern.search(text):
-            return match[0].strip().replace(f"{source}/", "")
-    return ""
+        found = (match[0].strip().replace(f"{source}/", "") for match in pattern.finditer(text))
+        if lines := tuple(dict.fromkeys(found)):
+            return lines[:_MOST_LINES]
+    return ()

@@ -253,7 +253,7 @@ def newest_download(downloads: Path, package: str, suffix: str) -> tuple[str, Pa
     return newest.name.removeprefix(f"{package}_").removesuffix(suffix), newest
 
 
-def _disk_usage(directory: Path) -> int:
+def disk_usage(directory: Path) -> int:
     """Bytes that a directory takes on the disk."""
     total = 0
     for parent, _, names in os.walk(directory):
@@ -385,7 +385,7 @@ def _remove_shared() -> int:
 
 
 def _remove_tree(directory: Path) -> int:
-    size = _disk_usage(directory)
+    size = disk_usage(directory)
     with disk_errors():
         shutil.rmtree(directory)
     return size
@@ -405,7 +405,7 @@ def _describe(directory: Path) -> CachedKernel | None:
         names=metadata.names,
         key=metadata.key,
         release=metadata.release,
-        size=_disk_usage(directory),
+        size=disk_usage(directory),
         last_used=directory.stat().st_mtime,
         lineage=metadata.lineage,
     )

@@ -17,15 +17,13 @@ from difflib import get_close_matches
 from functools import cache as once
 from pathlib import Path
 
+from ..config.paths import is_url
 from ..errors import NotLinuxError, SourceError, UnavailableSourceError
 from . import cache
 from .git import complaint, run_git
 
 #: What makes a tree a Linux tree with KVM that arm64 can be built from.
 _LANDMARKS = ("Makefile", "Kbuild", "Kconfig", "arch/arm64", "arch/arm64/kvm")
-
-# git-clone(1), "Git URLs": with a scheme, or scp's form, which has no slash before its colon.
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[^/:]+@[^/:]+:")
 
 _OBJECT_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -35,11 +33,6 @@ _MIRRORED = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
 _THEIR_HEAD = "refs/qemu-diff/head"
 
 _SUGGESTIONS = 3
-
-
-def is_url(repository: str) -> bool:
-    """Whether a repository's name is an URL that git fetches, and no path."""
-    return _URL.match(repository) is not None
 
 
 @dataclass(frozen=True)
@@ -65,15 +58,13 @@ class Repository:
         """
         if not self._has_commit(rev):
             self._refresh(rev)
-        if "..." in rev:
-            return self._merge_base(rev)
-        if ".." in rev:
-            raise SourceError(f"{self.name}: {rev!r} is a range, not one commit")
         found = rev
         # Twice, since what is put behind ":/words" would be words, too.
         for suffix in ("", "^{commit}"):
             command = ("rev-parse", "--verify", "--end-of-options", f"{found}{suffix}")
             result = run_git(*command, directory=self.refs)
+            if result.returncode and "..." in rev:
+                return self._merge_base(rev)
             if result.returncode:
                 raise SourceError(f"{self.name}: {self._no_such(rev, complaint(result))}")
             found = result.stdout.decode().strip()
@@ -146,6 +137,8 @@ class Repository:
     def _no_such(self, rev: str, said: str) -> str:
         if "ambiguous" in said:
             return f"{rev!r} is the beginning of several object ids; give more of it"
+        if ".." in rev:
+            return f"{rev!r} is a range, not one commit"
         listed = run_git("for-each-ref", "--format=%(refname:short)", directory=self.refs)
         names = os.fsdecode(listed.stdout).split()
         if not names and rev == "HEAD":

@@ -22,6 +22,7 @@ from ..errors import InfrastructureError, KernelBuildError
 from ..events import Stage, stage
 from ..model import DebianSource, ImageSource, KernelSource, KernelSpec
 from . import cache, patch, toolchain
+from .series import read_patches
 from .source import ResolvedSource, SourceCode, resolve
 from .tree import IsolatedTree
 
@@ -131,7 +132,7 @@ def _source_code(source: KernelSource) -> SourceCode | None:
 
 def _patches_of_test(spec: KernelSpec) -> tuple[patch.Patch, ...]:
     """All patches if one of them changes the test, or else none: they build on each other."""
-    patches = tuple(patch.read_patch(path) for path in spec.patches)
+    patches = read_patches(spec.patches)
     return patches if any(_CONCERNS_TEST.search(one.content) for one in patches) else ()
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 from ..errors import SourceError
-from ..model import DebianSource, GitSource, TreeSource
+from ..model import DebianSource, GitSource, KernelSpec, TreeSource
 from . import cache, checkout, debian, git_tree
 from .repository import open_repository
 from .revert import reverted
@@ -56,6 +56,21 @@ def resolve(source: SourceCode, reverts: tuple[str, ...] = ()) -> ResolvedSource
         identity=None,
         prepare=lambda tree: checkout.synchronise(source.path, tree),
     )
+
+
+def pinned(spec: KernelSpec) -> KernelSpec:
+    """A kernel whose commits are named by their full ids: the same for as long as a run takes,
+    whatever a branch does meanwhile.
+
+    :raise SourceError: there is no such commit.
+    :raise UnavailableSourceError: an URL can't be fetched.
+    """
+    if not isinstance(spec.source, GitSource):
+        return spec
+    repository = open_repository(spec.source.repository)
+    source = replace(spec.source, rev=repository.commit(spec.source.rev))
+    reverts = tuple(repository.commit(rev) for rev in spec.reverts)
+    return replace(spec, source=source, reverts=reverts)
 
 
 def source_identity(source: ResolvedSource) -> str:
