@@ -1,4 +1,4 @@
-"""A git repository with the whole of linux-source-6.1 in it, made once and kept in the cache."""
+"""A git repository with what of linux-source-6.1 our L1 is built from, made once and cached."""
 
 from __future__ import annotations
 
@@ -15,8 +15,19 @@ from qemu_diff.model import DebianSource
 
 BASE = "refs/heads/base"
 
-# Nothing of it is built for arm64, nor read by Kconfig.
-_LEFT_OUT = ("Documentation/", "LICENSES/", "samples/")
+# Kconfig and make read these wherever they are.
+_BUILD_FILES = ("Kconfig", "Makefile", "Kbuild")
+
+# Of these not one other file is compiled for our L1, and they are most of Linux.
+_LEFT_OUT = tuple(
+    f"{name}/"
+    for name in (
+        *("Documentation", "LICENSES", "arch/arm64/boot/dts", "net", "samples", "sound"),
+        *("drivers/crypto", "drivers/gpu", "drivers/hwmon", "drivers/iio", "drivers/infiniband"),
+        *("drivers/media", "drivers/mtd", "drivers/net", "drivers/scsi", "drivers/staging"),
+        *("drivers/usb", "drivers/video", "fs/btrfs", "fs/ext4", "fs/ocfs2", "fs/xfs"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,7 @@ class LinuxHistory:
 
 def linux_history() -> LinuxHistory:
     """The repository; the first time takes half a minute."""
-    path = cache_directory("repositories") / "tests-linux-6.1.git"
+    path = cache_directory("tests") / "linux-6.1-history.git"
     history = LinuxHistory(path)
     if not (path / "complete").exists():
         subprocess.run(["git", "init", "--quiet", "--bare", str(path)], check=True)
@@ -76,7 +87,7 @@ def _whole(tarball: Path) -> Iterator[bytes]:
     with tarfile.open(tarball, "r|xz") as members:
         for member in members:
             name = member.name.partition("/")[2]
-            if name.startswith(_LEFT_OUT):
+            if not _needed(name):
                 continue
             if member.issym():
                 yield _file(name, os.fsencode(member.linkname), b"120000")
@@ -84,6 +95,16 @@ def _whole(tarball: Path) -> Iterator[bytes]:
                 content = members.extractfile(member)
                 assert content is not None
                 yield _file(name, content.read(), b"100755" if member.mode & 0o100 else b"100644")
+
+
+def _needed(name: str) -> bool:
+    if name.rpartition("/")[2].startswith(_BUILD_FILES):
+        return True
+    if name.startswith("arch/") and name.count("/") > 1 and not name.startswith("arch/arm64/"):
+        return False
+    if name.startswith("tools/"):
+        return name.startswith(("tools/include/", "tools/scripts/"))
+    return not name.startswith(_LEFT_OUT)
 
 
 def _header(ref: str, subject: str, parent: str = "") -> bytes:
