@@ -308,7 +308,7 @@ class _Course:
                 name = f"{number + 1}-{sha[:12]}"
                 tried[sha], step = self._test_in(self._inquiry.directory / CONFIRMED / name, sha)
                 steps.append(step)
-        against = [one for one in steps if one.verdict is not wanted[one.sha]]
+        against = [one for one in steps if self._is_against(one, wanted[one.sha])]
         name = f"the first bad commit is {first_bad.sha[:12]} ({first_bad.subject})"
         ending, message = BisectionEnding.FOUND, f"{name}{self._later(tried[first_bad.sha])}"
         if against:
@@ -325,6 +325,13 @@ class _Course:
             confirmations=tuple(steps),
             sentences=tuple((sha, one.sentences) for sha, one in tried.items()),
         )
+
+    def _is_against(self, step: BisectionStep, wanted: CommitVerdict) -> bool:
+        """A parent that nobody could test before either, comes before a commit that is good."""
+        if step.verdict is CommitVerdict.SKIP and wanted is CommitVerdict.GOOD:
+            known = self._log.of(step.sha)
+            return known is not None and known.verdict is CommitVerdict.GOOD
+        return step.verdict is not wanted
 
     def _later(self, first_bad: TriedCommit) -> str:
         """What the bad end shows, and the first bad commit does not yet."""

@@ -44,10 +44,19 @@ ABORTED = 128
 
 def bisect_exit_code(result: CampaignResult) -> int:
     """What a result means for ``git bisect run``: 0 good, 1 bad, 125 skip; above 127 the end."""
+    if not result.complete:
+        return bisect_failure(ExitCode.LOST)
     code = exit_code(result)
-    if code is not ExitCode.LOST:
-        return code
-    return NOT_TESTABLE if result.complete else ABORTED + code
+    return bisect_failure(code, of_the_commit=True) if code is ExitCode.LOST else code
+
+
+def bisect_failure(code: int, *, of_the_commit: bool = False) -> int:
+    """The same of a run that had no result.
+
+    :param code: what it ends with otherwise.
+    :param of_the_commit: another commit may do better; else all of them would end like this.
+    """
+    return NOT_TESTABLE if of_the_commit else ABORTED + code
 
 
 _OF_ENDING = {

@@ -15,12 +15,13 @@ from qemu_diff.campaign.bisect_log import BisectionLog, read_log
 from qemu_diff.campaign.outcome import bisection_exit_code
 from qemu_diff.campaign.prepare import Places
 from qemu_diff.cli.app import app
-from qemu_diff.cli.selection import selected
+from qemu_diff.cli.selection import TreeChoice, selected
 from qemu_diff.cli.terminal import at_once_of, console_here, reader_may_leave
 from qemu_diff.config.project import project_root
+from qemu_diff.config.tree_option import read_tree_option
 from qemu_diff.errors import UserError
-from qemu_diff.kernels import cache_directory, open_repository
-from qemu_diff.model import Campaign, PairOf
+from qemu_diff.kernels import cache_directory, open_repository, pinned
+from qemu_diff.model import Campaign, GitSource, KernelSpec
 from qemu_diff.report.bisection import bisection_markdown, print_bisection
 from qemu_diff.report.progress import show_progress
 from qemu_diff.report.results import check_results, write_whole
@@ -59,9 +60,9 @@ def bisect_command(
     paths
         After --: only commits that touch these paths, as git bisect has it; arch/arm64/kvm, say.
     tree
-        [NAME=]PATH: the git repository, or its URL, whose commits take the place of kernel NAME's
-        source; default: the kernel `candidate`, else the candidate of the first pair of kernels,
-        else the only kernel.
+        [NAME=]PATH_OR_URL: the git repository whose commits take the place of what the campaign
+        says of the kernel NAME; without NAME: of `candidate`, or the first pair's candidate, or the
+        only kernel.
     good
         A revision that is as the campaign expects; may be given several times.
     bad
@@ -85,24 +86,28 @@ def bisect_command(
     confirm
         How often the first bad commit and its parents are tested anew at the end.
     """
-    loaded, cells = selected(campaign, only, set_)
     if confirm < 1:
         raise UserError(f"--confirm {confirm}: at least once")
     if resume and replay:
         raise UserError("--resume goes on with OUT's own log: --replay is for another one's")
-    name, place = _kernel_and_place(tree, loaded)
-    chosen = tuple(cell for cell in cells if cell.kernel == name)
-    if not chosen:
-        raise UserError(f"--only: no cell of kernel {name} matches; see qemu-diff list")
-    repository = open_repository(place)
+    option = read_tree_option(tree)
+    if option.rev:
+        raise UserError(f"--tree {tree}: its revisions are those of --good and --bad")
+    repository = open_repository(option.repository)
     ends = repository.commit(bad), tuple(dict.fromkeys(map(repository.commit, good)))
     check_ends(repository, *ends)
+    loaded, cells = selected(campaign, only, set_, TreeChoice([f"{tree}@{ends[0]}"]))
+    spec = pinned(_kernel_of(loaded, option.kernel, GitSource(option.repository, ends[0])))
+    chosen = tuple(cell for cell in cells if cell.kernel == spec.name)
+    if not chosen:
+        raise UserError(f"--only: no cell of kernel {spec.name} matches; see qemu-diff list")
     directory = (out or Path("results") / f"{loaded.name}-bisect").absolute()
     check_results(directory)
     places = Places(project_root() / "guest_images", cache_directory("guest"), directory)
-    spec = next(one for one in loaded.kernels if one.name == name)
-    bench = CommitBench(loaded, spec, place, chosen, places, at_once_of(jobs))
-    inquiry = Inquiry(loaded.name, name, repository, *ends, paths, any_function, confirm, directory)
+    bench = CommitBench(loaded, spec, option.repository, chosen, places, at_once_of(jobs))
+    inquiry = Inquiry(
+        loaded.name, spec.name, repository, *ends, paths, any_function, confirm, directory
+    )
     read_from = directory / LOG if resume else replay
     known = BisectionLog(paths)
     if read_from is not None and (read_from.exists() or replay):
@@ -117,20 +122,10 @@ def bisect_command(
     return bisection_exit_code(result.ending)
 
 
-def _kernel_and_place(tree: str, campaign: Campaign) -> tuple[str, str]:
-    """(kernel, repository) of ``--tree``.
-
-    :raises UserError: which kernel is meant can't be told.
-    """
-    names = [spec.name for spec in campaign.kernels]
-    head, equals, place = tree.partition("=")
-    if equals and head in names:
-        return head, place
-    of_pairs = [pair.candidate for pair in campaign.pairs if pair.of is PairOf.KERNEL]
-    meant = [name for name in ("candidate", *of_pairs) if name in names]
-    if not meant and len(names) > 1:
-        raise UserError(f"--tree {tree}: whose source is it? --tree NAME=PATH: {', '.join(names)}")
-    return (meant or names)[0], tree
+def _kernel_of(campaign: Campaign, name: str, source: GitSource) -> KernelSpec:
+    """The kernel that ``--tree`` stands for; ``name`` is empty where it doesn't say."""
+    meant = (one for one in campaign.kernels if one.source == source)
+    return next(one for one in meant if not name or one.name == name)
 
 
 def _known(path: Path, inquiry: Inquiry, cells: set[str]) -> BisectionLog:

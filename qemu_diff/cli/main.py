@@ -14,10 +14,12 @@ from typing import NoReturn
 
 from cyclopts import CycloptsError
 
-from qemu_diff.campaign.outcome import ExitCode
+from qemu_diff.campaign.outcome import ExitCode, bisect_failure
 from qemu_diff.cli.app import app
+from qemu_diff.cli.run import BISECT_EXIT
 from qemu_diff.cli.terminal import complaints_here, reader_may_leave
 from qemu_diff.errors import QemuDiffError
+from qemu_diff.kernels import OF_THE_COMMIT
 
 
 def main() -> NoReturn:
@@ -34,6 +36,8 @@ def main() -> NoReturn:
 def _run(arguments: list[str]) -> int:
     complaints = complaints_here()
     status: int | None = ExitCode.AS_EXPECTED
+    # Looked for here: a mistake in another option must not tell git that a commit is bad.
+    failed = bisect_failure if BISECT_EXIT in arguments else _plain_failure
     try:
         with reader_may_leave():
             status = app(
@@ -41,19 +45,23 @@ def _run(arguments: list[str]) -> int:
             )
     except CycloptsError as error:
         complaints.print(f"qemu-diff: {' '.join(str(error).split())}; see qemu-diff --help")
-        return ExitCode.USER_ERROR
+        return failed(ExitCode.USER_ERROR)
     except QemuDiffError as error:
         complaints.print(f"qemu-diff: {error}")
-        return error.exit_code
+        return failed(error.exit_code, of_the_commit=isinstance(error, OF_THE_COMMIT))
     except KeyboardInterrupt:
         complaints.print("qemu-diff: interrupted")
-        return ExitCode.LOST
+        return failed(ExitCode.LOST)
     except Exception as error:  # whatever it is, it is ours, and no verdict about a kernel
         report = Path(tempfile.gettempdir()) / f"qemu-diff-crash-{os.getpid()}.txt"
         report.write_text(traceback.format_exc(), encoding="utf-8")
         complaints.print(f"qemu-diff: a bug of ours: {error!r}; the traceback is in {report}")
-        return ExitCode.LOST
+        return failed(ExitCode.LOST)
     return int(status or 0)
+
+
+def _plain_failure(code: int, *, of_the_commit: bool = False) -> int:  # noqa: ARG001
+    return code
 
 
 def _interrupted(_signal: int, _frame: FrameType | None) -> NoReturn:

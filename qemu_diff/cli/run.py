@@ -16,7 +16,7 @@ from qemu_diff.campaign.executor import executor
 from qemu_diff.campaign.identity import cell_identities
 from qemu_diff.campaign.ledger import Ledger, PastDuration, RunLog, default_ledger
 from qemu_diff.campaign.nights import nights
-from qemu_diff.campaign.outcome import ExitCode, exit_code
+from qemu_diff.campaign.outcome import ExitCode, bisect_exit_code, exit_code
 from qemu_diff.campaign.plan import plan
 from qemu_diff.campaign.prepare import Places, Prepared, pinned_kernels, prepare
 from qemu_diff.campaign.resume import (
@@ -66,6 +66,8 @@ from qemu_diff.report.results import (
 )
 from qemu_diff.report.terminal import print_result
 
+BISECT_EXIT = "--bisect-exit"
+
 
 @app.command
 def run(
@@ -81,6 +83,7 @@ def run(
     ledger_file: Annotated[Path | None, Parameter(name="--ledger")] = None,
     resume: bool = False,
     dry_run: bool = False,
+    bisect_exit: Annotated[bool, Parameter(name=BISECT_EXIT)] = False,
     trees: TreeOptions = AS_CAMPAIGN,
 ) -> int:
     """Run a campaign: build its kernels, boot its cells, judge them, compare the pairs.
@@ -108,6 +111,10 @@ def run(
         something has changed that they depend on.
     dry_run
         Say what would be run, and how long it would take as past runs tell, and stop.
+    bisect_exit
+        Exit as `git bisect run` wants it: 0 as expected, 1 not, 125 not testable (the kernel does
+        not build, cells were lost, nothing was judged); more than 127, which ends it: a mistake in
+        what was asked for, an interruption.
     """
     loaded, cells = selected(campaign, only, set_, trees)
     checked_jobs(jobs)
@@ -154,12 +161,13 @@ def run(
         print_result(result, console)
         print_nights(since(result), console)
         console.print(f"Results: {directory}", markup=False, soft_wrap=True)
-        print_meaning(exit_code(result), console)
+        if not bisect_exit:
+            print_meaning(exit_code(result), console)
     if log.trouble:
         again = f"qemu-diff history --add {shlex.quote(str(directory))}"
         again += f" --ledger {shlex.quote(str(ledger.path))}" if ledger_file else ""
         warn(f"the ledger lacks some of this run ({log.trouble}); add it later: {again}")
-    return exit_code(result)
+    return bisect_exit_code(result) if bisect_exit else exit_code(result)
 
 
 def _past_runs(ledger: Ledger, name: str, *, named: bool) -> tuple[PastRun, ...]:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from qemu_diff.campaign.outcome import ExitCode, exit_code, unexpected_cells
+from qemu_diff.campaign.outcome import (
+    ExitCode,
+    bisect_exit_code,
+    bisect_failure,
+    exit_code,
+    unexpected_cells,
+)
 from qemu_diff.model import (
     CampaignResult,
     Cell,
@@ -95,6 +101,29 @@ def campaign(*cells: CellResult, complete: bool = True, pair: str = "") -> Campa
 )
 def test_the_exit_code_of_a_campaign(result: CampaignResult, code: int) -> None:
     assert exit_code(result) == code
+
+
+@pytest.mark.parametrize(
+    ("result", "code"),
+    [
+        (campaign(PASSES, SHOWS_ITS_BUG), 0),
+        (campaign(FAILS), 1),
+        (campaign(LOST, FAILS), 1),
+        (campaign(LOST), 125),
+        (campaign(PASSES, LOST), 125),
+        (campaign(SKIPPED), 125),
+        # Called off: git must not take that for a verdict.
+        (campaign(PASSES, complete=False), 131),
+        (campaign(FAILS, complete=False), 131),
+    ],
+)
+def test_the_exit_code_for_git_bisect_run(result: CampaignResult, code: int) -> None:
+    assert bisect_exit_code(result) == code
+
+
+def test_a_failure_that_every_commit_would_have_ends_git_bisect_run() -> None:
+    assert bisect_failure(2) == 130
+    assert bisect_failure(2, of_the_commit=True) == bisect_failure(3, of_the_commit=True) == 125
 
 
 def test_the_codes_are_a_contract() -> None:
