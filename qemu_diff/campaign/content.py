@@ -187,5 +187,5 @@ def _sources(sources: FindingSources, at: At) -> FindingSources:
 
 
 def _spec(spec: KernelSpec, at: At) -> KernelSpec:
-    """Its source says where the kernel came from, and stays; its patches are there as text."""
-    return replace(spec, patches=(), kconfig=tuple(at(path) for path in spec.kconfig))
+    """Its source says where the kernel came from, and stays; patches go along as what they hold."""
+    return replace(spec, kconfig=tuple(at(path) for path in spec.kconfig))

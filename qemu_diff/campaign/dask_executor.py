@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +61,9 @@ def connected(address: str) -> Iterator[DaskExecutor]:
     :param address: ``tcp://HOST:8786``, or the path of a scheduler file.
     :raises UserError: nobody answers there, or no worker can stand in for this machine.
     """
-    # Reconnecting and the like; what becomes of it is said by us.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    # What becomes of a connection is said by us; distributed gives its loggers levels of their own.
+    for name in ("distributed", "distributed.client", "distributed.core", "distributed.comm"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     client = _client(_address(address))
     try:
         with DaskExecutor(client, address) as executor:
@@ -110,7 +111,7 @@ class _Pending:
 
     :param given: the cluster's future; another one where it is handed out again.
     :param allowed: addresses of the workers that it may run on; empty: any.
-    :param begun: whether somebody was told that it runs.
+    :param begun_s: when it was told that it runs, by this machine's monotonic clock; None: not yet.
     """
 
     task: CellTask
@@ -118,8 +119,12 @@ class _Pending:
     future: Future[CellResult]
     given: distributed.Future[RemoteResult] | None = None
     allowed: tuple[str, ...] = ()
-    begun: bool = False
-    started: float = field(default_factory=time.monotonic)
+    begun_s: float | None = None
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds since it began; 0 where it did not."""
+        return 0.0 if self.begun_s is None else time.monotonic() - self.begun_s
 
 
 class DaskExecutor:
@@ -282,10 +287,10 @@ class DaskExecutor:
             if self._pending.pop(cell.id, None) is None:
                 return
         failed = isinstance(outcome, BaseException)
-        if pending.begun or not failed:
-            wall_s = time.monotonic() - pending.started
+        if pending.begun_s is not None or not failed:
             text = str(outcome) or type(outcome).__name__ if failed else ""
-            emit(Event("cell", cell.id, "failed" if failed else "finished", text, wall_s=wall_s))
+            state = "failed" if failed else "finished"
+            emit(Event("cell", cell.id, state, text, wall_s=pending.wall_s))
         if isinstance(outcome, BaseException):
             pending.future.set_exception(outcome)
         else:
@@ -295,12 +300,13 @@ class DaskExecutor:
 
     @property
     def _scheduler(self) -> str:
-        return str(self._client.scheduler_info()["address"])
+        return str(self._client.scheduler_info().get("address", self._address))
 
     def _workers(self) -> tuple[str, ...]:
         """Addresses of those with slots."""
-        workers = self._client.scheduler_info()["workers"].items()
-        return tuple(one for one, about in workers if about["resources"].get(SLOT, 0) >= 1)
+        # Of a scheduler that has gone the client knows nothing.
+        workers = self._client.scheduler_info().get("workers", {})
+        return tuple(one for one, its in workers.items() if its["resources"].get(SLOT, 0) >= 1)
 
     def _fit(self) -> tuple[str, ...]:
         return tuple(one for one in self._workers() if one not in self._unfit)
@@ -312,10 +318,11 @@ class DaskExecutor:
 
     def _still_running(self) -> int:
         with suppress(OSError, TimeoutError, ValueError):
-            answers = self._client.run(
-                dask_worker.running, self._run, workers=list(self._workers()), on_error="ignore"
-            )
-            return sum(answers.values())
+            if workers := self._workers():
+                answers = self._client.run(
+                    dask_worker.running, self._run, workers=list(workers), on_error="ignore"
+                )
+                return sum(answers.values())
         return 0
 
     def _look_after(self) -> None:
@@ -361,20 +368,12 @@ class DaskExecutor:
         if pending is None:
             return
         state, text = message["state"], message["text"]
-        if state == "started" and pending.begun:
+        if state == "started" and pending.begun_s is not None:
             state, text = "progress", f"once more, on {message['worker']}"
         elif state == "started":
-            pending.begun, pending.started = True, time.monotonic()
-        emit(
-            Event(
-                "cell",
-                message["cell"],
-                state,
-                text,
-                message["fraction"],
-                time.monotonic() - pending.started,
-            )
-        )
+            pending.begun_s = time.monotonic()
+        fraction = message["fraction"]
+        emit(Event("cell", message["cell"], state, text, fraction, pending.wall_s))
 
     def _supply(self) -> None:
         """Send workers the files that they ask for, one worker after the other: several on one

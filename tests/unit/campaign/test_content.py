@@ -145,12 +145,13 @@ def full_task(here: Path) -> CellTask:
         selftest=Selftest("k", "key", here / "debug-exceptions", True, 0.0),
         bundle=QemuBundle("s", "1", here / "bundle.cpio", "qemu", 1, 1, 1, 1, "sha"),
         sources=FindingSources(
-            here / "hvc.S",
-            (here / "payload.inc",),
-            here / "step.job",
-            spec,
-            (("k", build), ("l", other)),
-            Provenance(),
+            payload=here / "hvc.S",
+            includes=(here / "payload.inc",),
+            script=here / "step.job",
+            spec=spec,
+            patches=(),
+            pair=(("k", build), ("l", other)),
+            provenance=Provenance(),
         ),
     )
 
@@ -159,7 +160,7 @@ def test_every_file_goes_along_but_what_nobody_reads(tmp_path: Path) -> None:
     """The plugin is made there, for the QEMU that is there."""
     assert {path.name for path in files_of(full_task(tmp_path))} == {
         *("Image", "vmlinux", "Image2", "stepvmm", "init", "hvc.elf", "debug-exceptions"),
-        *("bundle.cpio", "hvc.S", "payload.inc", "step.job", "a.patch", "a.config"),
+        *("bundle.cpio", "hvc.S", "payload.inc", "step.job", "a.config"),
     }
 
 
@@ -169,7 +170,7 @@ def test_no_path_of_the_other_machine_is_left() -> None:
     # The worker puts its own in the place of these, and a kernel's source is a name.
     tools = replace(moved.tools, plugin=full_task(there).tools.plugin, guest_images=there)
     assert moved.sources
-    spec = replace(moved.sources.spec, source=ImageSource(there))
+    spec = replace(moved.sources.spec, source=ImageSource(there), patches=())
     moved = replace(
         moved,
         tools=replace(tools, cache=there),
