@@ -53,7 +53,7 @@ class ImageSource:
     vmlinux: Path | None = None
 
 
-KernelSource = DebianSource | TreeSource | ImageSource
+KernelSource = DebianSource | TreeSource | GitSource | ImageSource
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,10 @@ class KernelSpec:
 @dataclass(frozen=True)
 class Build:
     """A kernel that is ready to boot. All paths lie in the content-addressed cache, but for an
-    ``ImageSource``, whose files are used where they are."""
+    ``ImageSource``, whose files are used where they are.
+
+    :param source: see :class:`KernelIdentity`.
+    """
 
     kernel: str
     key: str
@@ -88,6 +91,7 @@ class Build:
     release: str
     cached: bool
     duration_s: float
+    source: str = ""
 
 
 # --- the campaign --------------------------------------------------------------------------------
@@ -407,10 +411,12 @@ class Exclusion:
 
     :param cells: a glob over cell ids.
     :param reason: one line; reports show it.
+    :param written_at: FILE:LINE:COLUMN, for messages.
     """
 
     cells: str
     reason: str
+    written_at: str = ""
 
 
 @dataclass(frozen=True)
@@ -1026,6 +1032,7 @@ class CampaignResult:
 
     :param run: what the ledger knows this run by: hex, and the same after ``--resume``.
     :param started: when it was started, UTC, ISO 8601 to the second; empty: not known.
+    :param only: the globs that chose its cells; empty: all cells of the campaign.
     """
 
     name: str
@@ -1035,6 +1042,7 @@ class CampaignResult:
     provenance: Provenance = Provenance()
     run: str = ""
     started: str = ""
+    only: tuple[str, ...] = ()
 
 
 # --- from night to night -------------------------------------------------------------------------
@@ -1062,6 +1070,21 @@ class PastCell:
     violations: tuple[ViolationKind, ...] = ()
     signatures: tuple[str, ...] = ()
     tool: str = ""
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """An earlier run of a campaign, as far as the ledger keeps it.
+
+    :param started: UTC, ISO 8601 to the second.
+    :param whole: it came to its end, and had all cells of its campaign.
+    :param cells: ascending by id.
+    """
+
+    run: str
+    started: str
+    whole: bool
+    cells: tuple[PastCell, ...]
 
 
 class ChangeKind(StrEnum):

@@ -241,6 +241,16 @@ def test_a_compile_error_is_told_and_its_log_kept(fakelinux: Path, write_patch: 
     assert compiled(build_kernel(spec(fakelinux)))
 
 
+def test_the_first_compile_errors_are_told(fakelinux: Path) -> None:
+    (fakelinux / "kernel/fork.c").write_text("".join(f"int a{n} = b{n};\n" for n in range(5)))
+    with pytest.raises(KernelBuildError) as caught:
+        build_kernel(spec(fakelinux))
+    assert [line.partition(": ")[0] for line in caught.value.lines] == [
+        f"kernel/fork.c:{number}:10" for number in (1, 2, 3)
+    ]
+    assert "; ".join(caught.value.lines) in str(caught.value)
+
+
 def test_a_link_error_is_told(fakelinux: Path) -> None:
     (fakelinux / "kernel/fork.c").write_text("int none(void);\nint fork(void){return none();}\n")
     with pytest.raises(KernelBuildError, match="undefined reference to `none'"):
