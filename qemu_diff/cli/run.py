@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from qemu_diff.campaign.estimate import Estimate, estimate
 from qemu_diff.campaign.executor import executor
 from qemu_diff.campaign.identity import cell_identities
-from qemu_diff.campaign.ledger import Ledger, RunLog, default_ledger
+from qemu_diff.campaign.ledger import Ledger, PastDuration, RunLog, default_ledger
 from qemu_diff.campaign.nights import nights
 from qemu_diff.campaign.outcome import ExitCode, exit_code
 from qemu_diff.campaign.plan import plan
@@ -37,6 +39,7 @@ from qemu_diff.cli.report_files import (
 )
 from qemu_diff.cli.selection import AS_CAMPAIGN, TreeOptions, print_cells, selected
 from qemu_diff.cli.terminal import (
+    at_once_of,
     checked_jobs,
     console_here,
     print_meaning,
@@ -104,13 +107,13 @@ def run(
         Go on with what OUT has, after a cut at whatever moment: cells that were judged stay, unless
         something has changed that they depend on.
     dry_run
-        Say what would be run, and stop.
+        Say what would be run, and how long it would take as past runs tell, and stop.
     """
     loaded, cells = selected(campaign, only, set_, trees)
-    if dry_run:
-        print_cells(cells)
-        return ExitCode.AS_EXPECTED
     checked_jobs(jobs)
+    if dry_run:
+        print_cells(loaded, cells, _estimate(loaded, cells, ledger_file, at_once_of(jobs)))
+        return ExitCode.AS_EXPECTED
     loaded = pinned_kernels(loaded, cells)
     directory = (out or Path("results") / loaded.name).absolute()
     check_results(directory)
@@ -165,14 +168,30 @@ def _past_runs(ledger: Ledger, name: str, *, named: bool) -> tuple[PastRun, ...]
     :param named: the user has named the ledger.
     :raises NoLedgerError: what the user has named is none.
     """
-    try:
+    with _without_ledger(named=named):
         return ledger.past_runs(name)
+    return ()
+
+
+def _estimate(
+    campaign: Campaign, cells: tuple[Cell, ...], ledger_file: Path | None, at_once: int
+) -> Estimate:
+    past: tuple[PastDuration, ...] = ()
+    with _without_ledger(named=ledger_file is not None):
+        past = Ledger(ledger_file or default_ledger()).durations(campaign.name)
+    return estimate(cells, past, at_once)
+
+
+@contextmanager
+def _without_ledger(*, named: bool) -> Iterator[None]:
+    """Do without the past, if need be: a run tells at its end that it could not be remembered."""
+    try:
+        yield
     except NoLedgerError:
         if named:
             raise
     except LedgerError:
-        pass  # the warning at the end tells of it
-    return ()
+        pass
 
 
 def _earlier(directory: Path, campaign: Campaign, cells: tuple[Cell, ...]) -> CampaignResult | None:
@@ -260,8 +279,9 @@ def list_(
     only: list[str] | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
     trees: TreeOptions = AS_CAMPAIGN,
+    ledger_file: Annotated[Path | None, Parameter(name="--ledger")] = None,
 ) -> int:
-    """Show the cells of a campaign, and what is expected of each.
+    """Show the cells of a campaign, what is expected of each, and how long it will take.
 
     Parameters
     ----------
@@ -271,6 +291,9 @@ def list_(
         A glob over cell ids; may be given several times; all where none is given.
     set_
         KEY=VALUE over the campaign file, with dotted keys; may be given several times.
+    ledger_file
+        Where past runs are remembered; as for `run`.
     """
-    print_cells(selected(campaign, only, set_, trees)[1])
+    loaded, cells = selected(campaign, only, set_, trees)
+    print_cells(loaded, cells, _estimate(loaded, cells, ledger_file, at_once_of(None)))
     return ExitCode.AS_EXPECTED

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.text import Text
 
+from qemu_diff.campaign.estimate import Estimate
 from qemu_diff.campaign.nights import History, odds
 from qemu_diff.model import (
     CellVerdict,
@@ -125,6 +126,26 @@ def since_sentence(nights: Nights) -> str:
     counted = Counter(change.kind for change in nights.changes)
     words = [f"{counted[kind]} {WORDS[kind]}" for kind in ChangeKind if counted[kind]]
     return f"since {minute(nights.since)} UTC: {', '.join(words) or 'nothing changed'}"
+
+
+def estimate_sentence(estimated: Estimate) -> str:
+    """``about 12 min with 2 boots at once, as past runs tell; 3 of 30 cells have no past``."""
+    known, unknown = len(estimated.cells), estimated.unknown
+    if not known:
+        return f"No past run tells how long {_counted(unknown, 'cell')} will take"
+    missing = f"; {unknown} of {_counted(known + unknown, 'cell')} have no past" if unknown else ""
+    about, at_once = _duration(estimated.duration_s), _counted(estimated.at_once, "boot")
+    return f"About {about} with {at_once} at once, as past runs tell{missing}"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def minute(started: str) -> str:

@@ -134,7 +134,7 @@ class VerdictsFile:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / VERDICTS
-        self._texts: dict[int, tuple[object, str]] = {}
+        self._texts: dict[int, tuple[object, bytes]] = {}
 
     def write(self, result: CampaignResult) -> None:
         """Write all that is known; at any moment the file is whole.
@@ -150,16 +150,16 @@ class VerdictsFile:
             "only": result.only,
             "provenance": _PROVENANCE.dump_python(result.provenance, mode="json"),
         }
-        cells = ",\n".join(self._text(cell, _cell_to_json) for cell in result.cells)
-        pairs = ",\n".join(self._text(pair, _pair_to_json) for pair in result.pairs)
-        begin = json.dumps(head).removesuffix("}")
-        text = f'{begin},\n"cells": [\n{cells}\n],\n"pairs": [\n{pairs}\n]}}\n'
-        write_whole(self._path, text)
+        cells = b",\n".join(self._text(cell, _cell_to_json) for cell in result.cells)
+        pairs = b",\n".join(self._text(pair, _pair_to_json) for pair in result.pairs)
+        begin = json.dumps(head).removesuffix("}").encode()
+        parts = (begin, b',\n"cells": [\n', cells, b'\n],\n"pairs": [\n', pairs, b"\n]}\n")
+        write_whole(self._path, b"".join(parts))
 
-    def _text(self, one: _One, to_json: Callable[[_One], dict[str, Any]]) -> str:
+    def _text(self, one: _One, to_json: Callable[[_One], dict[str, Any]]) -> bytes:
         # Kept beside its text, an object's id stays its own.
         if id(one) not in self._texts:
-            self._texts[id(one)] = one, json.dumps(to_json(one))
+            self._texts[id(one)] = one, json.dumps(to_json(one)).encode()
         return self._texts[id(one)][1]
 
 

@@ -23,6 +23,7 @@ from qemu_diff.model import (
     PairResult,
     SideBySide,
     Signature,
+    Symptom,
     ViolationKind,
     Window,
 )
@@ -166,6 +167,15 @@ def signature_name(signature: Signature) -> str:
     """``lost-step of sysreg in step/tcg``."""
     served = f", served by {signature.function}" if signature.function else ""
     return f"{signature.kind} of {signature.instruction} in {signature.scenario}{served}"
+
+
+def symptom_name(symptom: Symptom) -> str:
+    """The same of what a bisection follows: ``hang of wait_hints in step/tcg``."""
+    name = f"{symptom.kind} of {symptom.instruction} in {symptom.scenario}"
+    if not symptom.detail:
+        return name
+    broken = symptom.kind in {*ViolationKind}
+    return f"{name}, served by {symptom.detail}" if broken else f"{name}: {symptom.detail}"
 
 
 def _signature_sentences(result: CellResult) -> Iterator[str]:
