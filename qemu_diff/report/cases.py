@@ -19,15 +19,14 @@ from qemu_diff.model import (
     PairOutcome,
     PairResult,
 )
+from qemu_diff.report.history import change_sentence, flaky_sentence
 from qemu_diff.report.words import (
     cell_sentences,
-    change_sentence,
     confirmation_words,
     cost_change_sentences,
     cost_sentences,
     expectation_sentence,
     finding_lines,
-    flakiness_sentence,
     side_by_side_lines,
     signature_name,
 )
@@ -89,7 +88,7 @@ def grouped(result: CampaignResult, nights: Nights = FIRST_NIGHT) -> tuple[Group
     for change in nights.changes:
         told[change.id] = (change_sentence(change),)
     for one in nights.flaky:
-        told[one.id] = (*told.get(one.id, ()), flakiness_sentence(one))
+        told[one.id] = (*told.get(one.id, ()), flaky_sentence(one))
     kernels: dict[str, list[Case]] = {}
     for cell in result.cells:
         of_kernel = kernels.setdefault(cell.cell.kernel, [])

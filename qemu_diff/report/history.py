@@ -109,13 +109,23 @@ def flaky_words(one: Flakiness) -> str:
     )
 
 
+def change_sentence(change: Change) -> str:
+    """``patched.hvc.vhe.quiet: broke: pass → fail (lost-step), on the same kernel (…)``."""
+    return f"{change.id}: {WORDS[change.kind]}: {change_words(change)}"
+
+
+def flaky_sentence(one: Flakiness) -> str:
+    """``patched.hvc.vhe.quiet: flaky: 3 of 17 runs …``."""
+    return f"{one.id}: flaky: {flaky_words(one)}"
+
+
 def since_sentence(nights: Nights) -> str:
-    """``since 2026-11-21 22:00: 2 broke, 1 mended``; empty where there was no such run."""
+    """``since 2026-11-21 22:00 UTC: 2 broke, 1 mended``; empty where there was no such run."""
     if not nights.since:
         return ""
     counted = Counter(change.kind for change in nights.changes)
     words = [f"{counted[kind]} {WORDS[kind]}" for kind in ChangeKind if counted[kind]]
-    return f"since {minute(nights.since)}: {', '.join(words) or 'nothing changed'}"
+    return f"since {minute(nights.since)} UTC: {', '.join(words) or 'nothing changed'}"
 
 
 def estimate_sentence(estimated: Estimate) -> str:
@@ -148,7 +158,7 @@ def print_nights(nights: Nights, console: Console) -> None:
     if not nights.since:
         return
     console.print()
-    console.print(Text(f"{since_sentence(nights)} (UTC)", style="bold"), soft_wrap=True)
+    console.print(Text(since_sentence(nights), style="bold"), soft_wrap=True)
     listed = [change for change in nights.changes if change.kind not in QUIET]
     for change in listed[:WORST_SHOWN]:
         _print_change(change, f"  {WORDS[change.kind]}", console)

@@ -27,6 +27,7 @@ from qemu_diff.model import (
 )
 from qemu_diff.report.cases import FIRST_NIGHT
 from qemu_diff.report.costs import cost_table
+from qemu_diff.report.history import change_sentence, flaky_sentence, minute, since_sentence
 from qemu_diff.report.matrix import Entry, Row, matrix
 from qemu_diff.report.picture import (
     DARK_STYLE,
@@ -41,13 +42,10 @@ from qemu_diff.report.picture import (
 from qemu_diff.report.printable import printable
 from qemu_diff.report.words import (
     cell_sentences,
-    change_sentence,
     closing_sentence,
     cost_sentences,
     expectation_sentence,
     finding_lines,
-    flakiness_sentence,
-    moment,
     ratio_words,
     side_by_side_lines,
 )
@@ -214,10 +212,10 @@ class _Page:
         return {
             "result": result,
             "nights": nights,
-            "since": moment(nights.since),
-            "started": moment(result.started) or "not known when",
+            "since": since_sentence(nights).replace("since", "Since", 1),
+            "started": minute(result.started) or "not known when",
             "changes": _listed([change_sentence(one) for one in nights.changes]),
-            "flaky": _listed([flakiness_sentence(one) for one in nights.flaky]),
+            "flaky": _listed([flaky_sentence(one) for one in nights.flaky]),
             "closing": closing_sentence(result),
             "state": "bad" if surprises else "good" if result.complete else "warn",
             "surprises": _listed(surprises),

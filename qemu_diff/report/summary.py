@@ -12,14 +12,9 @@ from collections.abc import Iterable, Iterator
 
 from qemu_diff.model import CampaignResult, CellResult, CellVerdict, Nights
 from qemu_diff.report.cases import FIRST_NIGHT, Case, Outcome, cell_outcome, grouped
+from qemu_diff.report.history import QUIET, change_sentence, flaky_sentence, since_sentence
 from qemu_diff.report.printable import printable
-from qemu_diff.report.words import (
-    change_sentence,
-    closing_sentence,
-    expectation_sentence,
-    flakiness_sentence,
-    moment,
-)
+from qemu_diff.report.words import closing_sentence, expectation_sentence
 
 LIST_BYTES = 150_000
 """Of one list, of which there are five, and of a table, of which there are two: less than 1 MiB
@@ -41,14 +36,18 @@ def _parts(result: CampaignResult, nights: Nights) -> Iterator[str]:
     yield f"## {'✓' if good and result.complete else '✗'} qemu-diff: {_text(result.name)}"
     yield f"**{_text(closing_sentence(result))}**"
     if nights.since:
-        changes = [_item(change_sentence(one)) for one in nights.changes]
-        yield _part(f"Since the run of {moment(nights.since)}", changes or ["Nothing changed."])
+        listed = [change for change in nights.changes if change.kind not in QUIET]
+        changes = [_item(change_sentence(one)) for one in listed]
+        yield _part(
+            _text(since_sentence(nights).replace("since", "Since", 1)),
+            changes or ["All the rest is as it was."],
+        )
     yield _kernels(result)
     yield _part("Not as expected", _told(result, Outcome.FAILURE))
     yield _part("Lost: nothing was learnt about the kernel", _told(result, Outcome.ERROR))
     yield _pairs(result)
     yield _part("Pairs not as expected", map(_pair, filter(_is_bad, pairs)))
-    yield _part("Flaky", (_item(flakiness_sentence(one)) for one in nights.flaky))
+    yield _part("Flaky", (_item(flaky_sentence(one)) for one in nights.flaky))
 
 
 def _pair(case: Case) -> str:

@@ -10,21 +10,17 @@ from qemu_diff.model import (
     CampaignResult,
     CellResult,
     CellVerdict,
-    Change,
-    ChangeKind,
     Confirmation,
     CostChange,
     Coverage,
     Driver,
     Expectation,
     Finding,
-    Flakiness,
     FloodSource,
     Instruction,
     Method,
     PairOutcome,
     PairResult,
-    PastCell,
     SideBySide,
     Signature,
     Symptom,
@@ -371,43 +367,6 @@ def cost_change_sentences(pair: PairResult) -> list[str]:
 def ratio_words(one: CostChange) -> str:
     """``+5.7 %``."""
     return f"{(one.ratio - 1) * 100:+.1f} %" if one.candidate != one.baseline else "the same"
-
-
-CHANGED = {
-    ChangeKind.BROKE: "was as expected, and is not any more",
-    ChangeKind.OTHERWISE: "is not as expected, and in another way than before",
-    ChangeKind.LOST: "was judged, and now nothing was learnt",
-    ChangeKind.JUDGED: "was lost, and now is judged",
-    ChangeKind.MENDED: "is as expected again",
-    ChangeKind.NEW: "is new",
-    ChangeKind.GONE: "is gone",
-}
-
-
-def change_sentence(change: Change) -> str:
-    """What became of a cell since the last time."""
-    seen = [_past(one) for one in (change.before, change.now) if one is not None]
-    return f"{change.id} {CHANGED[change.kind]}: {', now '.join(seen)}"
-
-
-def _past(one: PastCell) -> str:
-    """``lost-step on Linux 6.1.192``."""
-    kinds = ", ".join(one.violations) if one.verdict is CellVerdict.FAIL else ""
-    release = f" on Linux {one.release}" if one.release else ""
-    return f"{kinds or one.verdict}{release}"
-
-
-def moment(started: str) -> str:
-    """``2026-11-21 02:00 UTC``, from ISO 8601 in UTC; empty stays empty."""
-    return f"{started[:16].replace('T', ' ')} UTC" if started else ""
-
-
-def flakiness_sentence(one: Flakiness) -> str:
-    """How often a cell came out otherwise, all else being the same."""
-    return (
-        f"{one.id} is flaky: not as expected in {one.unexpected:,} of {one.runs:,} runs on the "
-        "same kernel"
-    )
 
 
 def closing_sentence(result: CampaignResult) -> str:

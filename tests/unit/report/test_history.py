@@ -143,7 +143,7 @@ def test_since_last_night() -> None:
     print_nights(nights, console)
     assert stream.getvalue().splitlines() == [
         "",
-        "since 2026-01-02 22:05: 1 broke, 3 new (UTC)",
+        "since 2026-01-02 22:05 UTC: 1 broke, 3 new",
         f"  broke k.a: {change_words(BROKE)}",
         "  flaky k.a: 3 of 17 runs on the same kernel (77a1ffdea359) not as expected, 95 % interval"
         " 6 to 41 %",
@@ -166,5 +166,5 @@ def test_the_first_night_says_nothing() -> None:
     print_nights(Nights(), console)
     assert stream.getvalue() == ""
     assert since_sentence(Nights("2026-01-02T22:05:00Z")) == (
-        "since 2026-01-02 22:05: nothing changed"
+        "since 2026-01-02 22:05 UTC: nothing changed"
     )

@@ -159,8 +159,8 @@ def test_texts_are_text_and_nothing_else(text: str) -> None:
 def test_what_changed_since_the_last_night_comes_first() -> None:
     said = words(html(EVERYTHING, (FINDING_ID,), NIGHTS))
     parts = [
-        "Since the run of 2026-11-21 02:00 UTC",
-        "regressing.hvc.vhe.quiet was as expected, and is not any more",
+        "Since 2026-11-21 02:00 UTC: 1 broke, 1 gone",
+        "regressing.hvc.vhe.quiet: broke: pass → fail (lost-step)",
         "3 of 6 judged cells are not as expected",
         "Not as expected",
         "✓ as expected (dashed",
@@ -168,13 +168,14 @@ def test_what_changed_since_the_last_night_comes_first() -> None:
         "Cost of a step L1's instructions",
         "+32.3 % ✗ too much",
         f"Again: qemu-diff replay RESULTS/findings/{FINDING_ID}",
-        "flaky: not as expected in 3 of 17 runs",
+        "patched.hvc.vhe.quiet: flaky: 3 of 17 runs",
     ]
     places = [said.find(part) for part in parts]
     assert -1 not in places
     assert places == sorted(places)
-    assert "Nothing changed." in words(html(QUICKSTART, (), Nights(since=NIGHTS.since)))
-    assert "Since the run of" not in words(html(QUICKSTART))
+    same = words(html(QUICKSTART, (), Nights(since=NIGHTS.since)))
+    assert "Since 2026-11-21 02:00 UTC: nothing changed" in same
+    assert "Since" not in words(html(QUICKSTART))
 
 
 LOOKS = {

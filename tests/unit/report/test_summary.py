@@ -35,10 +35,12 @@ def test_the_verdict_comes_first_and_then_what_changed() -> None:
     first, second, *_ = parts(page)
     assert first == "✗ qemu-diff: nightly"
     assert page.splitlines()[2].startswith("**3 of 6 judged cells are not as expected")
-    assert second == "Since the run of 2026-11-21 02:00 UTC"
-    broke, gone = parts(page)[second]
-    assert broke.startswith("- regressing.hvc.vhe.quiet was as expected, and is not any more")
-    assert gone.startswith("- old.hvc.vhe.quiet is gone")
+    assert second == "Since 2026-11-21 02:00 UTC: 1 broke, 1 gone"
+    (broke,) = parts(page)[second]
+    assert broke == (
+        "- regressing.hvc.vhe.quiet: broke: pass → fail (lost-step), kernel 6.1.191 aaaaaaaaaaaa → "
+        "6.1.192 bbbbbbbbbbbb"
+    )
 
 
 def test_the_table_has_the_numbers_of_each_kernel() -> None:
@@ -73,12 +75,13 @@ def test_what_is_fine_is_short() -> None:
     assert summary(fine).splitlines()[0] == "## ✓ qemu-diff: c"
     assert [*parts(summary(fine))] == ["✓ qemu-diff: c", "Kernels", "Pairs"]
     assert summary(replace(fine, complete=False)).startswith("## ✗")
-    assert "Nothing changed." in summary(fine, Nights(since="2026-11-21T02:00:00+00:00"))
+    same = summary(fine, Nights(since="2026-11-21T02:00:00+00:00"))
+    assert "### Since 2026-11-21 02:00 UTC: nothing changed\n" in same
 
 
 def test_flaky_cells_are_named() -> None:
     (line,) = parts(summary(EVERYTHING, NIGHTS))["Flaky"]
-    assert line.startswith("- patched.hvc.vhe.quiet is flaky: not as expected in 3 of 17 runs")
+    assert line.startswith("- patched.hvc.vhe.quiet: flaky: 3 of 17 runs on the same kernel")
 
 
 def test_github_takes_however_much_there_is() -> None:
