@@ -6,8 +6,11 @@
     ├── UserError                 exit 2: the user can mend it
     │   ├── ConfigError           a campaign or job file; carries file, line, column
     │   ├── SourceError           a kernel source that is not there or not a kernel
-    │   │   └── UnavailableSourceError  one that this machine can't get
+    │   │   ├── UnavailableSourceError  one that this machine can't get
+    │   │   ├── NotLinuxError         a commit whose tree is no Linux with KVM for arm64
+    │   │   └── RevertError           a commit that can't be taken out
     │   ├── PatchError            a patch that does not apply; carries file and hunk
+    │   ├── KconfigError          an option that is needed or asked for did not come out
     │   ├── MissingToolError      a program the machine lacks; carries the command that installs it
     │   ├── ResultsError          a results directory that can't be read or written
     │   └── LedgerError           a ledger that can't be read or written
@@ -85,20 +88,54 @@ class UnavailableSourceError(SourceError):
     """
 
 
+class NotLinuxError(SourceError):
+    """A commit whose tree is no Linux tree with KVM for arm64."""
+
+
+class RevertError(SourceError):
+    """A commit that can't be taken out of a tree: it conflicts, or is a merge, or is not there."""
+
+
+class KconfigError(UserError):
+    """A kernel whose configuration comes out otherwise than it must."""
+
+
 class PatchError(UserError):
     """A patch that does not apply.
 
     :param patch: the patch file.
     :param target: the file in the kernel tree that the failing hunk is for.
     :param hunk: the failing hunk's number, from 1, or 0 where the whole file is missing.
+    :param subject: of the mail that the patch came in; empty for a plain diff.
+    :param advice: what would be right; may be empty.
     """
 
-    def __init__(self, patch: Path, target: str, hunk: int, detail: str = "") -> None:
+    def __init__(
+        self,
+        patch: Path,
+        target: str,
+        hunk: int,
+        detail: str = "",
+        *,
+        subject: str = "",
+        advice: str = "",
+    ) -> None:
         self.patch = patch
         self.target = target
         self.hunk = hunk
+        self.detail = detail
+        self.subject = subject
         where = f"hunk {hunk} of {target}" if hunk else target
-        super().__init__(f"{patch}: does not apply: {where}" + (f" ({detail})" if detail else ""))
+        name = f"{patch}: {subject}" if subject else f"{patch}"
+        why = f" ({detail})" if detail else ""
+        remedy = f"; {advice}" if advice else ""
+        super().__init__(f"{name}: does not apply: {where}{why}{remedy}")
+
+    def advised(self, advice: str) -> PatchError:
+        """The same, with what would be right."""
+        return PatchError(
+            self.patch, self.target, self.hunk, self.detail, subject=self.subject, advice=advice
+        )
 
 
 class MissingToolError(UserError):
@@ -135,10 +172,12 @@ class KernelBuildError(QemuDiffError):
     """A kernel that does not build.
 
     :param log: the whole build log.
+    :param lines: the first of the compiler's that say what is wrong, with file and line.
     """
 
-    def __init__(self, message: str, log: Path) -> None:
+    def __init__(self, message: str, log: Path, lines: tuple[str, ...] = ()) -> None:
         self.log = log
+        self.lines = lines
         super().__init__(f"{message} (log: {log})")
 
 

@@ -59,12 +59,16 @@ def subscribe(subscriber: Subscriber) -> Iterator[None]:
 
 
 class Stage:
-    """A running stage; :meth:`progress` reports how far it is."""
+    """A running stage; :meth:`progress` reports how far it is.
+
+    ``outcome`` is said when it has finished, in one line; empty for what speaks for itself.
+    """
 
     def __init__(self, stage: str, subject: str) -> None:
         self.stage = stage
         self.subject = subject
         self.started = time.monotonic()
+        self.outcome = ""
 
     def progress(self, text: str, fraction: float | None = None) -> None:
         """Say how far the stage is.
@@ -94,4 +98,4 @@ def stage(
         state = "skipped" if isinstance(error, excused) else "failed"
         running._emit(state, str(error) or type(error).__name__)
         raise
-    running._emit("finished")
+    running._emit("finished", running.outcome)

@@ -53,7 +53,7 @@ class ImageSource:
     vmlinux: Path | None = None
 
 
-KernelSource = DebianSource | TreeSource | ImageSource
+KernelSource = DebianSource | TreeSource | GitSource | ImageSource
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,10 @@ class KernelSpec:
 @dataclass(frozen=True)
 class Build:
     """A kernel that is ready to boot. All paths lie in the content-addressed cache, but for an
-    ``ImageSource``, whose files are used where they are."""
+    ``ImageSource``, whose files are used where they are.
+
+    :param source: see :class:`KernelIdentity`.
+    """
 
     kernel: str
     key: str
@@ -88,6 +91,7 @@ class Build:
     release: str
     cached: bool
     duration_s: float
+    source: str = ""
 
 
 # --- the campaign --------------------------------------------------------------------------------
@@ -407,10 +411,12 @@ class Exclusion:
 
     :param cells: a glob over cell ids.
     :param reason: one line; reports show it.
+    :param written_at: FILE:LINE:COLUMN, for messages.
     """
 
     cells: str
     reason: str
+    written_at: str = ""
 
 
 @dataclass(frozen=True)
@@ -1137,3 +1143,108 @@ class Nights:
     since: str = ""
     changes: tuple[Change, ...] = ()
     flaky: tuple[Flakiness, ...] = ()
+
+
+# --- bisection -----------------------------------------------------------------------------------
+
+
+class CommitVerdict(StrEnum):
+    """What is told to git of a commit, in git's words."""
+
+    GOOD = "good"
+    BAD = "bad"
+    SKIP = "skip"
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """One way in which a cell is not as its campaign expects; where steps are broken, their
+    signature.
+
+    :param kind: a :class:`ViolationKind`, ``hang``, ``kernel-oops`` or ``fail``; ``no lost-step``
+        where that must be seen, and is not.
+    :param scenario: job, or session, and exception order: ``step/tcg``.
+    :param instruction: its class; the payload, where no instruction is known.
+    :param detail: of broken steps the function of L1's kernel that served the exit, of
+        ``kernel-oops`` what the kernel said; empty where that is not known.
+    """
+
+    kind: str
+    scenario: str
+    instruction: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit, as people read of it.
+
+    :param author: name and address.
+    :param date: the author's, ISO 8601.
+    :param files: paths that it changes, against its first parent.
+    """
+
+    sha: str
+    subject: str
+    author: str = ""
+    date: str = ""
+    parents: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BisectionStep:
+    """A commit that was tested.
+
+    :param reason: for the verdict, in one line.
+    :param directory: of its results, relative to the bisection's; empty: there is none.
+    :param build_s: wall-clock seconds; None where they are not known, and so for ``run_s``.
+    """
+
+    sha: str
+    subject: str
+    verdict: CommitVerdict
+    reason: str = ""
+    directory: str = ""
+    build_s: float | None = None
+    run_s: float | None = None
+
+
+class BisectionEnding(StrEnum):
+    """How a bisection ended."""
+
+    FOUND = "found"
+    NOT_CONFIRMED = "not confirmed"
+    """Fresh boots of the commit that git names, or of its parents, say otherwise."""
+    ONLY_SKIPPED = "only skipped commits left"
+    WRONG_ENDS = "the ends are not as claimed"
+    UNTESTABLE = "an end can't be tested"
+
+
+@dataclass(frozen=True)
+class Bisection:
+    """What a bisection came to.
+
+    :param tree: path or URL of the repository.
+    :param paths: only commits that touch them were tested; empty: all.
+    :param cells: ids of those that were run at each commit.
+    :param symptoms: any of them makes a commit bad.
+    :param steps: the ends first.
+    :param message: the ending in one line.
+    :param found: the first bad commit; several where only skipped ones were left.
+    :param confirmations: the first bad commit and its parents, each as often as it was tested anew.
+    :param sentences: (commit, what its cells showed), of the first bad commit and its parents.
+    """
+
+    campaign: str
+    kernel: str
+    tree: str
+    paths: tuple[str, ...]
+    cells: tuple[str, ...]
+    symptoms: tuple[Symptom, ...]
+    steps: tuple[BisectionStep, ...]
+    ending: BisectionEnding
+    message: str
+    found: tuple[Commit, ...] = ()
+    confirmations: tuple[BisectionStep, ...] = ()
+    sentences: tuple[tuple[str, tuple[str, ...]], ...] = ()

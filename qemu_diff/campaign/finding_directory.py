@@ -94,6 +94,7 @@ class StoredKernel:
     source: KernelSource
     patches: tuple[StoredPatch, ...] = ()
     kconfig: tuple[StoredPatch, ...] = ()
+    reverts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -195,8 +196,9 @@ def _fill(
     for name, content in files.items():
         assert _FILE_NAME.fullmatch(name), name
         (scratch / name).write_bytes(content.read_bytes() if isinstance(content, Path) else content)
-    without_bytes = replace(record, payload=replace(record.payload, blob=b""))
-    (scratch / FINDING).write_text(_json(_RECORD.dump_python(without_bytes, mode="json")))
+    # The bytes are in a file of their own, and where they were assembled says nothing elsewhere.
+    described = replace(record, payload=replace(record.payload, blob=b"", program=None))
+    (scratch / FINDING).write_text(_json(_RECORD.dump_python(described, mode="json")))
     (scratch / COLUMNS_JSON).write_text(_json(_COLUMNS.dump_python(shown, mode="json")))
     manifest = {path.name: _stored(path) for path in sorted(scratch.iterdir())}
     (scratch / MANIFEST).write_text(

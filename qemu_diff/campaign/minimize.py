@@ -45,6 +45,7 @@ from qemu_diff.model import (
     DebianSource,
     ExceptionOrder,
     FloodSource,
+    GitSource,
     MachineSpec,
     Payload,
     Placement,
@@ -437,6 +438,8 @@ def campaign_text(record: FindingRecord, flood: str, result: CellResult) -> str:
     for key, stored in (("patches", kernel.patches), ("kconfig", kernel.kconfig)):
         if stored:
             lines.append(f"{key} = [{', '.join(json.dumps(one.file) for one in stored)}]")
+    if kernel.reverts:
+        lines.append(f"reverts = {json.dumps(kernel.reverts)}")
     lines += [
         "",
         "[[scenario]]",
@@ -457,6 +460,8 @@ def _source_text(record: FindingRecord) -> str:
         parts = {"debian": source.package, "suite": source.suite}
     elif isinstance(source, TreeSource):
         parts = {"tree": str(source.path)}
+    elif isinstance(source, GitSource):
+        parts = {"git": source.repository, "rev": source.rev}
     else:
         parts = {"image": str(source.image)}
         if source.vmlinux:

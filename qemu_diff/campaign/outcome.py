@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from qemu_diff.model import CampaignResult, CellResult, CellVerdict
+from qemu_diff.model import BisectionEnding, CampaignResult, CellResult, CellVerdict
 
 
 class ExitCode(IntEnum):
@@ -16,6 +16,14 @@ class ExitCode(IntEnum):
     LOST = 3
 
 
+MEANINGS = {
+    ExitCode.AS_EXPECTED: "everything as expected, expected failures seen included",
+    ExitCode.UNEXPECTED: "an unexpected finding, an expectation not met, or a regression",
+    ExitCode.USER_ERROR: "a mistake in what was asked for",
+    ExitCode.LOST: "nothing judged, or infrastructure lost",
+}
+
+
 def exit_code(result: CampaignResult) -> ExitCode:
     """A finding outweighs what was lost beside it; what was skipped changes nothing."""
     if unexpected_cells(result) or any(pair.alarming for pair in result.pairs):
@@ -25,6 +33,35 @@ def exit_code(result: CampaignResult) -> ExitCode:
     if lost or not judged or not result.complete:
         return ExitCode.LOST
     return ExitCode.AS_EXPECTED
+
+
+NOT_TESTABLE = 125
+"""git-bisect(1), "Bisect run": the commit is skipped."""
+
+ABORTED = 128
+"""The same: from here on ``git bisect run`` ends, and what was told of other commits stays."""
+
+
+def bisect_exit_code(result: CampaignResult) -> int:
+    """What a result means for ``git bisect run``: 0 good, 1 bad, 125 skip; above 127 the end."""
+    code = exit_code(result)
+    if code is not ExitCode.LOST:
+        return code
+    return NOT_TESTABLE if result.complete else ABORTED + code
+
+
+_OF_ENDING = {
+    BisectionEnding.FOUND: ExitCode.AS_EXPECTED,
+    BisectionEnding.NOT_CONFIRMED: ExitCode.UNEXPECTED,
+    BisectionEnding.WRONG_ENDS: ExitCode.UNEXPECTED,
+    BisectionEnding.ONLY_SKIPPED: ExitCode.LOST,
+    BisectionEnding.UNTESTABLE: ExitCode.LOST,
+}
+
+
+def bisection_exit_code(ending: BisectionEnding) -> ExitCode:
+    """What a bisection's ending means for scripts."""
+    return _OF_ENDING[ending]
 
 
 def unexpected_cells(result: CampaignResult) -> tuple[CellResult, ...]:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qemu_diff.campaign.finding_directory import tool_version
 from qemu_diff.compare.decode import program_of
+from qemu_diff.compare.verdict import unjudged_cell
 from qemu_diff.drive.async_first import plan_of
 from qemu_diff.drive.debugged_job import check_debuggable
-from qemu_diff.drive.from_outside import FromOutside
 from qemu_diff.drive.in_guest import Tools
 from qemu_diff.drive.job import Routine, compiled
 from qemu_diff.drive.peer import PeerTools, prepare_peer
 from qemu_diff.drive.script import read_script, script_path
 from qemu_diff.drive.session import Session, read_session, session_path
-from qemu_diff.drive.stepper import InGuest, Stepper
 from qemu_diff.errors import (
     CompileError,
     InfrastructureError,
@@ -28,13 +27,15 @@ from qemu_diff.guest.gdb import require_gdb
 from qemu_diff.guest.image import build_payload, build_stepvmm, payload_source
 from qemu_diff.guest.qemu import check_cpu, check_qtest, find_qemu
 from qemu_diff.guest.qemu_bundle import QemuBundle, fetch_bundle
-from qemu_diff.kernels import build_kernel
+from qemu_diff.kernels import build_kernel, pinned
 from qemu_diff.kernels.selftest import NoSelftest, Selftest, build_selftest
 from qemu_diff.model import (
     FROM_OUTSIDE,
     Build,
     Campaign,
     Cell,
+    CellResult,
+    CellVerdict,
     Driver,
     FloodSource,
     KernelIdentity,
@@ -116,14 +117,15 @@ class Prepared:
         """The cell's job, for its payload."""
         return self.routines[cell.job, _key(cell, self.sessions)]
 
-    def stepper_of(self, cell: Cell) -> Stepper:
-        """Who steps the cell's L2."""
-        return InGuest(self.tools) if cell.driver is Driver.IN_GUEST else self.debugger_of(cell)
-
-    def debugger_of(self, cell: Cell) -> FromOutside:
-        """The same, of a driver from outside."""
-        bundle = self.bundles[cell.machine.nested_qemu]
-        return FromOutside(cell.driver, self.tools, bundle, self.peer.init)
+    def unjudged(self, cell: Cell) -> CellResult | None:
+        """The result of a cell that can't be run here; None of one that can."""
+        if cell.kernel in self.kernels.broken:
+            return unjudged_cell(cell, CellVerdict.LOST, self.kernels.broken[cell.kernel])
+        if cell.kernel in self.kernels.left_out:
+            return unjudged_cell(cell, CellVerdict.SKIPPED, self.kernels.left_out[cell.kernel])
+        if missing := self.missing_for(cell):
+            return unjudged_cell(cell, CellVerdict.LOST, missing)
+        return None
 
     def missing_for(self, cell: Cell) -> str:
         """Why the cell can't be run here, or nothing."""
@@ -136,7 +138,7 @@ class Prepared:
         """What the results are measured with."""
         return Provenance(
             kernels=tuple(
-                KernelIdentity(name, build.release, build.key)
+                KernelIdentity(name, build.release, build.key, build.source)
                 for name, build in self.kernels.builds.items()
             ),
             qemu=self.tools.qemu.version,
@@ -189,6 +191,25 @@ def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepar
     return Prepared(
         tools, peer, payloads, routines, kernels, bundles, no_bundle=no_bundle, sessions=sessions
     )
+
+
+def pinned_kernels(campaign: Campaign, cells: Sequence[Cell]) -> Campaign:
+    """The campaign, with the commits of the kernels that cells need named by their ids.
+
+    :raises UserError: a kernel that is not optional has no such commit.
+    """
+    needed = {cell.kernel for cell in cells}
+    kernels = (_pinned(one) if one.name in needed else one for one in campaign.kernels)
+    return replace(campaign, kernels=tuple(kernels))
+
+
+def _pinned(spec: KernelSpec) -> KernelSpec:
+    try:
+        return pinned(spec)
+    except UnavailableSourceError:
+        if not spec.optional:
+            raise
+        return spec
 
 
 def _bundles(suites: Sequence[str]) -> tuple[dict[str, QemuBundle], dict[str, str]]:

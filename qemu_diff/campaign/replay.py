@@ -17,7 +17,7 @@ from qemu_diff.errors import CompileError, ResultsError, UserError
 from qemu_diff.guest.image import read_stepvmm
 from qemu_diff.guest.qemu import check_cpu, find_qemu
 from qemu_diff.kernels import build_kernel, cached_build, given_build, image_build
-from qemu_diff.model import Build, Finding, ImageSource, KernelSpec, TreeSource
+from qemu_diff.model import Build, Finding, GitSource, ImageSource, KernelSpec, TreeSource
 from qemu_diff.truth.plugin import prepare_plugin
 
 
@@ -146,6 +146,7 @@ def spec_of(stored: StoredFinding) -> KernelSpec:
         kernel.source,
         tuple(stored.directory.absolute() / one.file for one in kernel.patches),
         tuple(stored.directory.absolute() / one.file for one in kernel.kconfig),
+        reverts=kernel.reverts,
     )
 
 
@@ -155,6 +156,9 @@ def source_words(stored: StoredFinding) -> str:
     source = kernel.source
     if isinstance(source, TreeSource):
         base = str(source.path)
+    elif isinstance(source, GitSource):
+        base = f"{source.repository} {source.rev}"
+        base += "".join(f" without {rev}" for rev in kernel.reverts)
     elif isinstance(source, ImageSource):
         base = str(source.image)
     else:

@@ -13,11 +13,10 @@ from types import FrameType
 from typing import NoReturn
 
 from cyclopts import CycloptsError
-from rich.console import Console
 
 from qemu_diff.campaign.outcome import ExitCode
 from qemu_diff.cli.app import app
-from qemu_diff.cli.terminal import reader_may_leave
+from qemu_diff.cli.terminal import complaints_here, reader_may_leave
 from qemu_diff.errors import QemuDiffError
 
 
@@ -33,7 +32,7 @@ def main() -> NoReturn:
 
 
 def _run(arguments: list[str]) -> int:
-    complaints = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    complaints = complaints_here()
     status: int | None = ExitCode.AS_EXPECTED
     try:
         with reader_may_leave():

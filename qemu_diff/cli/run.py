@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -13,12 +12,13 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from qemu_diff.campaign.estimate import Estimate, estimate
+from qemu_diff.campaign.executor import executor
 from qemu_diff.campaign.identity import cell_identities
 from qemu_diff.campaign.ledger import Ledger, PastDuration, RunLog, default_ledger
 from qemu_diff.campaign.nights import nights
 from qemu_diff.campaign.outcome import ExitCode, exit_code
 from qemu_diff.campaign.plan import plan
-from qemu_diff.campaign.prepare import Places, Prepared, prepare
+from qemu_diff.campaign.prepare import Places, Prepared, pinned_kernels, prepare
 from qemu_diff.campaign.resume import (
     Start,
     check_resumable,
@@ -28,15 +28,29 @@ from qemu_diff.campaign.resume import (
 )
 from qemu_diff.campaign.runner import run_campaign
 from qemu_diff.cli.app import app
-from qemu_diff.cli.selection import print_cells, selected
-from qemu_diff.cli.terminal import at_once_of, console_here, reader_may_leave, warn
+from qemu_diff.cli.report_files import (
+    NO_FILES,
+    Files,
+    ReportFiles,
+    Told,
+    append_files,
+    check_files,
+    write_files,
+)
+from qemu_diff.cli.selection import AS_CAMPAIGN, TreeOptions, print_cells, selected
+from qemu_diff.cli.terminal import (
+    at_once_of,
+    checked_jobs,
+    console_here,
+    print_meaning,
+    reader_may_leave,
+    warn,
+)
 from qemu_diff.config.project import project_root
-from qemu_diff.errors import LedgerError, NoLedgerError, UserError
+from qemu_diff.errors import LedgerError, NoLedgerError
 from qemu_diff.kernels import cache_directory
-from qemu_diff.model import Campaign, CampaignResult, Cell, PastRun
+from qemu_diff.model import Campaign, CampaignResult, Cell, Nights, PastRun
 from qemu_diff.report.history import print_nights
-from qemu_diff.report.html import html
-from qemu_diff.report.junit import junit
 from qemu_diff.report.progress import show_progress
 from qemu_diff.report.results import (
     CELLS,
@@ -49,7 +63,6 @@ from qemu_diff.report.results import (
     read_results,
     set_aside,
     stored_findings,
-    write_whole,
 )
 from qemu_diff.report.terminal import print_result
 
@@ -63,10 +76,12 @@ def run(
     jobs: Annotated[int | None, Parameter(name=["--jobs", "-j"])] = None,
     only: list[str] | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
-    junit_file: Annotated[Path | None, Parameter(name="--junit")] = None,
+    files: Files = NO_FILES,
+    scheduler: str | None = None,
     ledger_file: Annotated[Path | None, Parameter(name="--ledger")] = None,
     resume: bool = False,
     dry_run: bool = False,
+    trees: TreeOptions = AS_CAMPAIGN,
 ) -> int:
     """Run a campaign: build its kernels, boot its cells, judge them, compare the pairs.
 
@@ -77,14 +92,14 @@ def run(
     out
         Results directory; default results/NAME. Results that are there are kept as OUT.previous.
     jobs
-        Boots side by side; default: the CPUs.
+        Boots side by side on this machine; default: as many as CPUs and memory have room for.
     only
         A glob over cell ids, as `list` shows them; may be given several times: a cell is run if any
         of them matches.
     set_
         KEY=VALUE over the campaign file, with dotted keys; may be given several times.
-    junit_file
-        Where else to write JUnit XML; OUT/junit.xml is always written.
+    scheduler
+        Run the cells on the workers of a Dask cluster: its scheduler's address, or scheduler file.
     ledger_file
         Where the run is remembered for `history`; default: $QEMU_DIFF_LEDGER, else
         qemu-diff/ledger.sqlite3 in the user's state directory (XDG).
@@ -94,26 +109,31 @@ def run(
     dry_run
         Say what would be run, and how long it would take as past runs tell, and stop.
     """
-    loaded, cells = selected(campaign, only, set_)
-    at_once = at_once_of(jobs)
+    loaded, cells = selected(campaign, only, set_, trees)
+    checked_jobs(jobs)
     if dry_run:
-        print_cells(loaded, cells, _estimate(loaded, cells, ledger_file, at_once))
+        print_cells(loaded, cells, _estimate(loaded, cells, ledger_file, at_once_of(jobs)))
         return ExitCode.AS_EXPECTED
+    loaded = pinned_kernels(loaded, cells)
     directory = (out or Path("results") / loaded.name).absolute()
     check_results(directory)
     if resume:
         _earlier(directory, loaded, cells)
-    if junit_file is not None and not os.access(junit_file.absolute().parent, os.W_OK):
-        raise UserError(f"--junit {junit_file}: its directory is not there, or can't be written")
+    check_files(files)
     places = Places(project_root() / "guest_images", cache_directory("guest"), directory / CELLS)
     console = console_here()
 
     ledger = Ledger(ledger_file or default_ledger())
     past = _past_runs(ledger, loaded.name, named=ledger_file is not None)
     log = RunLog(ledger, directory)
-    publisher = Publisher(directory, junit_file, log)
+    planned = {cell.id for cell in plan(loaded)}
 
-    with show_progress(console):
+    def since(result: CampaignResult) -> Nights:
+        return nights(past, result, planned)
+
+    publisher = Publisher(directory, files, log, since)
+
+    with show_progress(console), executor(scheduler, jobs) as cells_run_by:
         # Results that are there stay until it is sure that there will be new ones.
         prepared = prepare(loaded, cells, places)
         with open_results(directory, resume=resume):
@@ -123,16 +143,18 @@ def run(
                 cells,
                 places,
                 prepared,
-                jobs=at_once,
+                executor=cells_run_by,
                 publish=publisher.publish,
                 start=start,
             )
             publisher.finish(result)
+            append_files(files, Told(result, nights=since(result)))
             log.finish(result)
     with reader_may_leave():
         print_result(result, console)
-        print_nights(nights(past, result, {cell.id for cell in plan(loaded)}), console)
+        print_nights(since(result), console)
         console.print(f"Results: {directory}", markup=False, soft_wrap=True)
+        print_meaning(exit_code(result), console)
     if log.trouble:
         again = f"qemu-diff history --add {shlex.quote(str(directory))}"
         again += f" --ledger {shlex.quote(str(ledger.path))}" if ledger_file else ""
@@ -211,37 +233,42 @@ def _start(
     return start
 
 
-JUNIT_SHARE = 20
-"""JUnit's text and the page are made anew each time: of a run's time, one part in so many may go
-into them."""
+REPORTS_SHARE = 20
+"""Reports are made anew each time: of a run's time, one part in so many may go into them."""
 
 
 class Publisher:
     """Writes the results after each cell, and at the end."""
 
-    def __init__(self, directory: Path, junit_file: Path | None, log: RunLog) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        files: ReportFiles,
+        log: RunLog,
+        since: Callable[[CampaignResult], Nights],
+    ) -> None:
         self._directory = directory
         self._verdicts = VerdictsFile(directory)
-        self._junit_files = tuple(filter(None, (directory / JUNIT, junit_file)))
-        self._next_junit = 0.0
+        self._files = files, ReportFiles(junit=directory / JUNIT, html=directory / REPORT)
+        self._next_reports = 0.0
         self._log = log
+        self._since = since
 
     def publish(self, result: CampaignResult) -> None:
         """:raises InfrastructureError: they can't be written."""
         self._verdicts.write(result)
         self._log.publish(result)
         began = time.monotonic()
-        if began >= self._next_junit:
+        if began >= self._next_reports:
             self.finish(result)
             ended = time.monotonic()
-            self._next_junit = ended + JUNIT_SHARE * (ended - began)
+            self._next_reports = ended + REPORTS_SHARE * (ended - began)
 
     def finish(self, result: CampaignResult) -> None:
         """:raises InfrastructureError: they can't be written."""
-        text = junit(result)
-        for path in self._junit_files:
-            write_whole(path, text)
-        write_whole(self._directory / REPORT, html(result, stored_findings(self._directory)))
+        told = Told(result, findings=stored_findings(self._directory), nights=self._since(result))
+        for files in self._files:
+            write_files(files, told)
 
 
 @app.command(name="list")
@@ -251,6 +278,7 @@ def list_(
     *,
     only: list[str] | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    trees: TreeOptions = AS_CAMPAIGN,
     ledger_file: Annotated[Path | None, Parameter(name="--ledger")] = None,
 ) -> int:
     """Show the cells of a campaign, what is expected of each, and how long it will take.
@@ -266,6 +294,6 @@ def list_(
     ledger_file
         Where past runs are remembered; as for `run`.
     """
-    loaded, cells = selected(campaign, only, set_)
+    loaded, cells = selected(campaign, only, set_, trees)
     print_cells(loaded, cells, _estimate(loaded, cells, ledger_file, at_once_of(None)))
     return ExitCode.AS_EXPECTED

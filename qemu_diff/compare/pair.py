@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from qemu_diff.abi import KVM_EXIT_DEBUG, RecordFlag, RecordKind, StepRecords
+from qemu_diff.compare.cost import cost_changes
 from qemu_diff.compare.decode import Program
 from qemu_diff.compare.slices import executions, group_slices, pass_of_run, slice_truth
 from qemu_diff.compare.verdict import pair_outcome
@@ -105,14 +106,23 @@ def digest_of_passes(passes: Iterable[tuple[int, ...]]) -> str:
 
 
 def pair_result(
-    baseline: CellResult, candidate: CellResult, rows: SideBySide | None = None
+    baseline: CellResult,
+    candidate: CellResult,
+    rows: SideBySide | None = None,
+    *,
+    cost_change: float | None = None,
 ) -> PairResult:
-    """The outcome of a pair, in words too."""
+    """The outcome of a pair, in words too.
+
+    :param cost_change: see :attr:`~qemu_diff.model.Campaign.cost_change`.
+    """
     outcome = pair_outcome(baseline.verdict, candidate.verdict)
     if baseline.cell.driver is not candidate.cell.driver:
         outcome = _of_drivers(outcome, baseline, candidate)
-    unsaid = PairResult(baseline.cell, candidate.cell, outcome, "", rows)
-    return replace(unsaid, message=_words(unsaid, baseline, candidate))
+    costs = cost_changes(baseline, candidate, cost_change)
+    unsaid = PairResult(baseline.cell, candidate.cell, outcome, "", rows, costs)
+    words = "; ".join([_words(unsaid, baseline, candidate), *_cost_words(unsaid)])
+    return replace(unsaid, message=words)
 
 
 def _of_drivers(outcome: PairOutcome, baseline: CellResult, candidate: CellResult) -> PairOutcome:
@@ -141,6 +151,16 @@ def _words(pair: PairResult, baseline: CellResult, candidate: CellResult) -> str
     if all(one.verdict is CellVerdict.SKIPPED for _, one in unjudged):
         return f"skipped: {named}"
     return f"nothing was learnt from {named}"
+
+
+def _cost_words(pair: PairResult) -> Iterator[str]:
+    before, after = pair.sides
+    for one in pair.costs:
+        if one.alarming:
+            yield (
+                f"a step of class {one.instruction} costs {one.candidate:,} instructions of L1 on "
+                f"{after}, {one.baseline:,} on {before} ({one.ratio - 1:+.1%})"
+            )
 
 
 def _trouble(result: CellResult) -> str:

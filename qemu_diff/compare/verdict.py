@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from qemu_diff.abi import IRQ_SLOTS
 from qemu_diff.compare.contract import Judged, Steps
+from qemu_diff.compare.cost import costs_nothing_else, step_costs
 from qemu_diff.compare.coverage import coverage
 from qemu_diff.compare.observation import Observation
 from qemu_diff.compare.placement_map import (
@@ -101,6 +102,7 @@ def judged_cell(
         sources=observation.delivered.sources,
         interrupts=observation.delivered.l1,
         excursions=observation.delivered.excursions if listing.payload.interrupts else None,
+        costs=step_costs(steps, placements, listing.payload) if costs_nothing_else(cell) else (),
     )
 
 

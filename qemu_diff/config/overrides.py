@@ -22,9 +22,9 @@ class OverrideError(ValueError):
 
 @dataclass(frozen=True)
 class Override:
-    """One ``--set``, read.
+    """One option, read.
 
-    :param text: as the user wrote it.
+    :param text: the option, as the user wrote it.
     :param path: the key that it sets.
     """
 
@@ -41,7 +41,7 @@ def parsed(text: str, document: dict[str, Any]) -> Override:
     key, equals, value = text.partition("=")
     if not equals:
         raise OverrideError("expected KEY=VALUE")
-    return Override(text, _path(_keys(key), document), _value(value))
+    return Override(f"--set {text}", _path(_keys(key), document), _value(value))
 
 
 def apply(override: Override, document: dict[str, Any]) -> None:

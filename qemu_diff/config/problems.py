@@ -24,11 +24,13 @@ class Problem:
     :param path: the key that it is about.
     :param text: what is wrong.
     :param remedy: what would be right; may be empty.
+    :param elsewhere: another key that it is about.
     """
 
     path: KeyPath
     text: str
     remedy: str = ""
+    elsewhere: KeyPath = ()
 
 
 def shape_problems(error: ValidationError, document: dict[str, Any]) -> tuple[Problem, ...]:
@@ -106,7 +108,7 @@ def _as_written(path: KeyPath, document: dict[str, Any]) -> KeyPath:
 
 def _wrong_type(path: KeyPath, expected: str, value: object) -> Problem:
     remedy = ""
-    if path in (("pair",), ("scenario",)) and isinstance(value, dict):
+    if path in (("pair",), ("scenario",), ("exclude",)) and isinstance(value, dict):
         remedy = f"write [[{path[0]}]]"
     return Problem(path, f"{label(path)}: expected {expected}, got {shown(value)}", remedy)
 
@@ -128,6 +130,8 @@ def _not_a_choice(path: KeyPath, value: object, context: dict[str, Any]) -> Prob
 
 
 def _name_pattern(path: KeyPath, value: object, _context: dict[str, Any]) -> Problem:
+    if path[-1] == "reason":
+        return Problem(path, f"{label(path)}: expected one line that says why, got {shown(value)}")
     return _bad_name(path, shown(value), of=path)
 
 
@@ -147,6 +151,10 @@ def _empty_array(path: KeyPath, _value: object, _context: dict[str, Any]) -> Pro
     return Problem(path, f"{label(path)}: the array is empty", "name at least one")
 
 
+def _empty_string(path: KeyPath, _value: object, _context: dict[str, Any]) -> Problem:
+    return Problem(path, f"{label(path)}: the string is empty")
+
+
 def _not_finite(path: KeyPath, value: object, _context: dict[str, Any]) -> Problem:
     return Problem(path, f"{label(path)}: must be a finite number, got {value}")
 
@@ -155,7 +163,8 @@ def _source_form(path: KeyPath, value: object, _context: dict[str, Any]) -> Prob
     return Problem(
         path,
         f'{label(path)}: expected "debian:PACKAGE", {{ debian = PACKAGE, suite = SUITE }}, '
-        f"{{ tree = PATH }} or {{ image = PATH }}; got {shown(value)}",
+        f"{{ git = PATH_OR_URL, rev = REV }}, {{ tree = PATH }} or {{ image = PATH }}; "
+        f"got {shown(value)}",
         _source_remedy(value),
     )
 
@@ -164,13 +173,13 @@ def _source_remedy(value: object) -> str:
     if not isinstance(value, str):
         return ""
     form, colon, rest = value.partition(":")
-    if colon and form in ("tree", "image"):
+    if colon and form in ("tree", "image", "git"):
         return f"write {{ {form} = {json.dumps(rest, ensure_ascii=False)} }}"
     return suggestion(form, ["debian"]) if colon and form != "debian" else ""
 
 
 def _source_none(path: KeyPath, _value: object, _context: dict[str, Any]) -> Problem:
-    return Problem(path, f"{label(path)}: the table names no tree, image or debian package")
+    return Problem(path, f"{label(path)}: the table names no git, tree, image or debian package")
 
 
 def _source_both(path: KeyPath, _value: object, _context: dict[str, Any]) -> Problem:
@@ -181,12 +190,26 @@ def _source_both(path: KeyPath, _value: object, _context: dict[str, Any]) -> Pro
     )
 
 
+def _source_git(path: KeyPath, _value: object, _context: dict[str, Any]) -> Problem:
+    text = f"{label(path)}: a commit is built: git stands with rev alone"
+    return Problem(path, text, "keep either git with its rev, or the other source")
+
+
+def _source_rev(path: KeyPath, _value: object, _context: dict[str, Any]) -> Problem:
+    return Problem(path, f"{label(path)}: rev is of a git repository", "add git, or remove rev")
+
+
 def _source_debian(path: KeyPath, _value: object, _context: dict[str, Any]) -> Problem:
     return Problem(
         path,
         f"{label(path)}: a package is got by its name, a path is here already",
         "keep either debian with its suite, or the paths",
     )
+
+
+def _qemu_source(path: KeyPath, _value: object, _context: dict[str, Any]) -> Problem:
+    text = f"{label(path)}: a QEMU is a program that is here, or one of a Debian suite"
+    return Problem(path, text, "write either program = PATH, or suite = SUITE")
 
 
 def _debian_word(path: KeyPath, value: object, _context: dict[str, Any]) -> Problem:
@@ -226,6 +249,10 @@ _WORDED: dict[str, Callable[[KeyPath, object, dict[str, Any]], Problem]] = {
     "source_form": _source_form,
     "source_none": _source_none,
     "source_both": _source_both,
+    "source_git": _source_git,
+    "source_rev": _source_rev,
     "source_debian": _source_debian,
     "debian_word": _debian_word,
+    "qemu_source": _qemu_source,
+    "string_too_short": _empty_string,
 }

@@ -80,7 +80,14 @@ def find_qemu() -> Qemu:
     :raises MissingToolError: it is not there, has no TCG plugins, or can't log its timers.
     :raises UserError: it is no QEMU.
     """
-    wanted = os.environ.get("QEMU_DIFF_QEMU") or QEMU_PROGRAM
+    return named_qemu(os.environ.get("QEMU_DIFF_QEMU") or QEMU_PROGRAM)
+
+
+def named_qemu(wanted: str) -> Qemu:
+    """A QEMU by its path, or by its name on ``PATH``.
+
+    :raises MissingToolError: see :func:`find_qemu`; so with the others.
+    """
     found = shutil.which(wanted)
     if found is None:
         raise MissingToolError(wanted, apt=QEMU_APT, dnf=QEMU_DNF)

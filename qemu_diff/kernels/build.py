@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import Timeout
@@ -25,6 +25,7 @@ from ..errors import (
 from ..events import Stage, stage
 from ..model import Build, DebianSource, ImageSource, KernelSource, KernelSpec
 from . import cache, debian_image, image, kconfig, make, patch, toolchain
+from .series import read_patches
 from .source import ResolvedSource, resolve, source_identity
 from .tree import IsolatedTree
 
@@ -35,7 +36,10 @@ RECIPE = 1
 #: Steps of a build of linux-source-6.1 with our fragment alone; only the progress display needs it.
 _TYPICAL_STEPS = 705
 
-# The first that is wrong, as gcc, ld and make word it.
+#: Of what the compiler says, so many lines are told: what follows is mostly of the same cause.
+_MOST_LINES = 3
+
+# What is wrong, as gcc, ld and make word it: of these only the first that says anything counts.
 _ERRORS = (
     re.compile(r"^.*\b(?:fatal )?error: .*$", re.MULTILINE),
     re.compile(r"^.*(?:undefined reference to|multiple definition of).*$", re.MULTILINE),
@@ -75,7 +79,7 @@ def kernel_key(spec: KernelSpec) -> str:
     if isinstance(wanted, ImageSource):
         return image.source_key(wanted)
     ingredients = _gather(spec)
-    return _key(source_identity(resolve(wanted)), ingredients)
+    return _key(source_identity(resolve(wanted, spec.reverts)), ingredients)
 
 
 def build_kernel(spec: KernelSpec, *, jobs: int | None = None) -> Build:
@@ -86,8 +90,8 @@ def build_kernel(spec: KernelSpec, *, jobs: int | None = None) -> Build:
     :raise UnavailableSourceError: the source can't be had here.
     :raise PatchError: a patch does not apply.
     :raise MissingToolError: a program is missing.
-    :raise UserError: a fragment can't be read, or an option that is needed or asked for did not
-        come out; the cache can't be written to.
+    :raise KconfigError: an option that is needed or asked for did not come out.
+    :raise UserError: a fragment can't be read; the cache can't be written to.
     :raise KernelBuildError: the compiler refused.
     :raise InfrastructureError: no space is left.
     """
@@ -98,16 +102,17 @@ def build_kernel(spec: KernelSpec, *, jobs: int | None = None) -> Build:
         wanted = _ready_image(spec.source)
         if isinstance(wanted, ImageSource):
             _refuse_changes(spec)
-            return image.ready_build(spec.name, wanted)
+            return replace(image.ready_build(spec.name, wanted), source=_image_words(spec, wanted))
         ingredients = _gather(spec)
-        source = resolve(wanted)
+        source = resolve(wanted, spec.reverts)
         metadata = _find_ready(source, ingredients)
         cached = metadata is not None
         if metadata is None:
             with cache.disk_errors(), _locked(source.lineage, running):
                 metadata, cached = _build_locked(source, ingredients, jobs, running)
         cache.note_use(metadata, spec.name)
-        return _as_build(spec, metadata, cached, time.monotonic() - started)
+        words = " + ".join([source.words, *_changes(ingredients)])
+        return replace(_as_build(spec, metadata, cached, time.monotonic() - started), source=words)
 
 
 def _ready_image(source: KernelSource) -> KernelSource:
@@ -117,18 +122,36 @@ def _ready_image(source: KernelSource) -> KernelSource:
     return source
 
 
+def _image_words(spec: KernelSpec, image_source: ImageSource) -> str:
+    package = spec.source
+    if isinstance(package, DebianSource):
+        # The cache names a package's kernel by its version: NAME_VERSION.vmlinuz.
+        version = image_source.image.stem.rpartition("_")[2]
+        return f"debian {package.package} {version} of {package.suite}"
+    return f"image {image_source.image}"
+
+
+def _changes(ingredients: Ingredients) -> list[str]:
+    """What a kernel has beyond its source, in words."""
+    counted = (
+        (len(ingredients.patches), "patch", "patches"),
+        (len(ingredients.users), "fragment", "fragments"),
+    )
+    return [f"{count} {one if count == 1 else many}" for count, one, many in counted if count]
+
+
 def _refuse_changes(spec: KernelSpec) -> None:
-    if spec.patches or spec.kconfig:
+    if spec.patches or spec.kconfig or spec.reverts:
         raise SourceError(
             f"kernel {spec.name!r}: an image is built already; "
-            "patches and kconfig fragments need a source"
+            "patches, reverts and kconfig fragments need a source"
         )
 
 
 def _gather(spec: KernelSpec) -> Ingredients:
     return Ingredients(
         spec=spec,
-        patches=tuple(patch.read_patch(path) for path in spec.patches),
+        patches=read_patches(spec.patches),
         own=kconfig.read_fragment(kconfig.own_fragment()),
         users=tuple(kconfig.read_fragment(path) for path in spec.kconfig),
         toolchain=toolchain.toolchain_identity(),
@@ -201,7 +224,7 @@ def _build_locked(
     if (ready := cache.find(key)) is not None:
         return ready, True
     toolchain.require()
-    tree.switch(patch.patched(ingredients.patches, tree))
+    tree.switch(patch.patched(ingredients.patches, tree, source.overlay))
     began = time.monotonic()
     run = make.MakeRun(
         source=tree.source,
@@ -217,7 +240,7 @@ def _build_locked(
         release=(run.objects / "include/config/kernel.release").read_text().strip(),
         lineage=source.lineage,
         source=identity,
-        patches=tuple((p.path.name, _sha256(p.content)) for p in ingredients.patches),
+        patches=tuple((p.name, _sha256(p.content)) for p in ingredients.patches),
         fragments=tuple((f.path.name, f.sha256) for f in ingredients.fragments),
         toolchain=ingredients.toolchain,
         dropped=dropped,
@@ -248,19 +271,33 @@ def _configure(
     """
     running.progress("configuring")
     elsewhere = make.MakeRun(run.source, tree.directory / "kconfig", run.output, run.jobs)
-    fragment = tree.directory / "merged.config"
-    fragment.write_text(kconfig.merge(ingredients.fragments))
-    name = ingredients.spec.name
-    if not make.configure(elsewhere, fragment):
-        raise _build_error(name, "the configuration failed", elsewhere, key)
-    content = (elsewhere.objects / ".config").read_bytes()
+    content = _configured(elsewhere, tree, key, ingredients, ingredients.fragments)
+    if kconfig.parse_config(content.decode()).get("CONFIG_KVM") != "y":
+        companion = kconfig.read_fragment(kconfig.companion_fragment())
+        fragments = (ingredients.own, companion, *ingredients.users)
+        content = _configured(elsewhere, tree, key, ingredients, fragments)
     config = kconfig.parse_config(content.decode())
-    dropped = kconfig.check(name, ingredients.own, ingredients.users, config)
+    dropped = kconfig.check(ingredients.spec.name, ingredients.own, ingredients.users, config)
     run.objects.mkdir(parents=True, exist_ok=True)
     target = run.objects / ".config"
     if not target.exists() or target.read_bytes() != content:
         cache.replace_file(target, content)
     return dropped
+
+
+def _configured(
+    run: make.MakeRun,
+    tree: IsolatedTree,
+    key: str,
+    ingredients: Ingredients,
+    fragments: tuple[kconfig.Fragment, ...],
+) -> bytes:
+    """The ``.config`` that fragments come to."""
+    merged = tree.directory / "merged.config"
+    merged.write_text(kconfig.merge(fragments))
+    if not make.configure(run, merged):
+        raise _build_error(ingredients.spec.name, "the configuration failed", run, key)
+    return (run.objects / ".config").read_bytes()
 
 
 def _compile(run: make.MakeRun, key: str, name: str, running: Stage) -> None:
@@ -290,8 +327,9 @@ def _build_error(name: str, what: str, run: make.MakeRun, key: str) -> QemuDiffE
     log = cache.cache_directory("failed") / f"{key}.log"
     if run.log.exists():
         shutil.copyfile(run.log, log)
-    reason = _first_error(text, run.source) or what
-    return KernelBuildError(f"kernel {name!r} does not build: {reason}", log)
+    lines = _first_errors(text, run.source)
+    reason = "; ".join(lines) or what
+    return KernelBuildError(f"kernel {name!r} does not build: {reason}", log, lines)
 
 
 def _package_of(header: str) -> toolchain.Requirement | None:
@@ -299,8 +337,10 @@ def _package_of(header: str) -> toolchain.Requirement | None:
     return next(needs, None)
 
 
-def _first_error(text: str, source: Path) -> str:
+def _first_errors(text: str, source: Path) -> tuple[str, ...]:
+    """The first lines that say what is wrong, with the paths that the source has."""
     for pattern in _ERRORS:
-        if match := pattern.search(text):
-            return match[0].strip().replace(f"{source}/", "")
-    return ""
+        found = (match[0].strip().replace(f"{source}/", "") for match in pattern.finditer(text))
+        if lines := tuple(dict.fromkeys(found)):
+            return lines[:_MOST_LINES]
+    return ()

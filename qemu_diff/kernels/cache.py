@@ -5,9 +5,11 @@
     $QEMU_DIFF_CACHE/
       kernels/<key>/{Image,vmlinux,config,build.log,metadata.json}   ready kernels, by content
       trees/<lineage>/                                               isolated trees, their objects
+      repositories/<lineage>.git/         our own beside a user's git repository; mirrors of URLs
       downloads/                                                     source tarballs
       downloads/<suite>/                  source tarballs and images of another Debian suite
       bundles/<suite>/<version>/          arm64 QEMUs for L1, packed
+      content/<sha256>/<name>             what a worker was sent (qemu_diff/campaign/content.py)
       failed/<key>.log                                               logs of builds that failed
       locks/<lineage>.lock
       ccache/
@@ -193,6 +195,18 @@ def _refusal(error: OSError) -> str:
     )
 
 
+def refuse_inside(directory: Path) -> None:
+    """Check that the cache does not lie in what is never written to.
+
+    :raise UserError: it does.
+    """
+    if cache_root().resolve().is_relative_to(directory.resolve()):
+        raise UserError(
+            f"the cache {cache_root()} lies inside of the kernel tree {directory}, which is never "
+            "written to; set QEMU_DIFF_CACHE to another directory"
+        )
+
+
 def no_space_message() -> str:
     """The line for a full disk."""
     return (
@@ -240,7 +254,7 @@ def newest_download(downloads: Path, package: str, suffix: str) -> tuple[str, Pa
     return newest.name.removeprefix(f"{package}_").removesuffix(suffix), newest
 
 
-def _disk_usage(directory: Path) -> int:
+def disk_usage(directory: Path) -> int:
     """Bytes that a directory takes on the disk."""
     total = 0
     for parent, _, names in os.walk(directory):
@@ -365,13 +379,14 @@ def _prune_trees(wanted: set[str]) -> tuple[tuple[str, ...], tuple[str, ...], in
 def _remove_shared() -> int:
     """Remove what all trees use; the next build gets it again."""
     root = cache_root()
-    leftovers = [root / name for name in ("downloads", "bundles", "failed", "ccache", "guest")]
+    shared = ("downloads", "repositories", "bundles", "content", "failed", "ccache", "guest")
+    leftovers = [root / name for name in shared]
     leftovers += (root / "kernels").glob(".staging-*")
     return sum(_remove_tree(path) for path in leftovers if path.exists())
 
 
 def _remove_tree(directory: Path) -> int:
-    size = _disk_usage(directory)
+    size = disk_usage(directory)
     with disk_errors():
         shutil.rmtree(directory)
     return size
@@ -391,7 +406,7 @@ def _describe(directory: Path) -> CachedKernel | None:
         names=metadata.names,
         key=metadata.key,
         release=metadata.release,
-        size=_disk_usage(directory),
+        size=disk_usage(directory),
         last_used=directory.stat().st_mtime,
         lineage=metadata.lineage,
     )

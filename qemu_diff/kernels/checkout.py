@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import SourceError, UserError
+from ..errors import SourceError
 from . import cache
 from .tree import FileState, IsolatedTree, read_state, walk
 
@@ -79,11 +79,7 @@ def check(path: Path) -> None:
     missing = [name for name in _LANDMARKS if not (path / name).exists()]
     if missing:
         raise SourceError(f"{path}: not a Linux source tree for arm64: no {', '.join(missing)}")
-    if cache.cache_root().resolve().is_relative_to(path.resolve()):
-        raise UserError(
-            f"the cache {cache.cache_root()} lies inside of the kernel tree {path}, which is never "
-            "written to; set QEMU_DIFF_CACHE to another directory"
-        )
+    cache.refuse_inside(path)
 
 
 def synchronise(path: Path, tree: IsolatedTree) -> str:

@@ -6,6 +6,7 @@ somebody else's.
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -34,9 +35,10 @@ def is_image(source: DebianSource) -> bool:
     return source.package.startswith(_PREFIX)
 
 
-def locate(source: DebianSource) -> ImageSource:
+def locate(source: DebianSource, *, newer: bool = False) -> ImageSource:
     """The kernel of a package: the one in the cache, else one that apt fetches.
 
+    :param newer: have apt fetch it, whatever lies in the cache.
     :raise SourceError: no suite is named, or the package holds no kernel.
     :raise UnavailableSourceError: the suite or the package can't be had here.
     :raise InfrastructureError: a package is damaged, or no space is left.
@@ -45,11 +47,14 @@ def locate(source: DebianSource) -> ImageSource:
     if not suite:
         raise SourceError(f"debian:{package}: a kernel image needs a suite, such as bullseye")
     downloads = cache.cache_directory(f"downloads/{suite}")
-    if (found := cache.newest_download(downloads, package, _SUFFIX)) is not None:
+    found = None if newer else cache.newest_download(downloads, package, _SUFFIX)
+    if found is not None:
         return ImageSource(found[1])
     apt.require_apt(package)
     with cache.disk_errors(), tempfile.TemporaryDirectory(dir=downloads) as staging:
         version, kernel = _fetch(package, suite, Path(staging))
+        # Its own time is the package's; what counts is what was downloaded last.
+        os.utime(kernel)
         return ImageSource(kernel.rename(downloads / f"{package}_{version}{_SUFFIX}"))
 
 

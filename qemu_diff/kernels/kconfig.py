@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InfrastructureError, UserError
+from ..errors import InfrastructureError, KconfigError, UserError
 
 #: Options without which a kernel can't be tested at all, whatever its version.
 REQUIRED = (
@@ -73,7 +73,19 @@ def own_fragment() -> Path:
 
     :raise InfrastructureError: it is not installed.
     """
-    path = Path(__file__).resolve().parents[2] / "guest_images" / "kconfig" / "l1.config"
+    return _own("l1.config")
+
+
+def companion_fragment() -> Path:
+    """What KVM of some kernels depends on, and L1 has no other use for.
+
+    :raise InfrastructureError: it is not installed.
+    """
+    return _own("kvm-with-net.config")
+
+
+def _own(name: str) -> Path:
+    path = Path(__file__).resolve().parents[2] / "guest_images" / "kconfig" / name
     if not path.is_file():
         raise InfrastructureError(f"{path}: our own kconfig fragment is missing")
     return path
@@ -138,15 +150,15 @@ def check(
 
     :return: options of our own fragment that this kernel does not have or that a user's fragment
         has decided otherwise; a test can do without them.
-    :raise UserError: an option that can't be done without, or one that the user asked for, did not
-        come out.
+    :raise KconfigError: an option that can't be done without, or one that the user asked for, did
+        not come out.
     """
     fragments = (own, *users)
     for option in REQUIRED:
         if config.get(option) != "y":
-            raise UserError(_lacks(kernel, option, fragments))
+            raise KconfigError(_lacks(kernel, option, fragments))
     for entry in unmet(users, config):
-        raise UserError(f"kernel {kernel!r}: {entry}: {_why(entry)}")
+        raise KconfigError(f"kernel {kernel!r}: {entry}: {_why(entry)}")
     return tuple(entry.option for entry in unmet((own,), config))
 
 

@@ -14,9 +14,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InfrastructureError, PatchError, UserError
+from ..errors import InfrastructureError, PatchError
 from . import cache, toolchain
-from .tree import FileState, IsolatedTree, inside, read_state, write_state
+from .tree import FileState, IsolatedTree, Overlay, inside, read_state, write_state
 
 # "--- a/kernel/fork.c<TAB>2024-01-01", with -p1: the first component does not count.
 _FILE_LINE = re.compile(r"^(?:---|\+\+\+) (?P<path>[^\t\r\n]+)", re.MULTILINE)
@@ -32,45 +32,88 @@ _EXISTS = re.compile(r"^The next patch would create the file (?P<path>\S+),")
 
 @dataclass(frozen=True)
 class Patch:
-    """A patch file as it was read."""
+    """A patch as it was read.
+
+    :param path: the file that it came in.
+    :param content: a diff, with or without words before it.
+    :param subject: of the mail that it came in; empty for a plain diff.
+    :param position: (n, m) where the subject says ``[PATCH n/m]``.
+    """
 
     path: Path
     content: bytes
+    subject: str = ""
+    position: tuple[int, int] | None = None
+
+    @property
+    def name(self) -> str:
+        """What tells it from others."""
+        return self.subject or self.path.name
 
 
-def read_patch(path: Path) -> Patch:
-    """Read a patch file.
-
-    :raise UserError: it can't be read.
-    """
-    try:
-        return Patch(path, path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: can't read the patch: {error.strerror}") from error
-
-
-def patched(patches: tuple[Patch, ...], tree: IsolatedTree) -> dict[str, FileState | None]:
-    """What the patches, in order, make of the base of ``tree``: the files that differ from it.
+def patched(
+    patches: tuple[Patch, ...], tree: IsolatedTree, below: Overlay
+) -> dict[str, FileState | None]:
+    """What the patches, in order, make of ``tree``: the files that differ from its base.
 
     An offset is good, fuzz is not: where the context differs, a hunk may land in other code.
 
-    :raise PatchError: one does not apply; names file and hunk.
+    :param below: what they find in place of some of the base's files.
+    :raise PatchError: one does not apply; names file and hunk, and what has to come first where
+        the order is wrong.
     :raise MissingToolError: there is no ``patch`` program.
     """
-    if not patches:
-        return {}
+    states = dict(below)
+    for number, patch in enumerate(patches):
+        try:
+            states = _after(patch, states, tree)
+        except PatchError as error:
+            raise error.advised(_advice(patches, number, states, tree)) from None
+    return {target: state for target, state in states.items() if state != tree.base(target)}
+
+
+def _after(patch: Patch, states: Overlay, tree: IsolatedTree) -> dict[str, FileState | None]:
+    """What a patch makes of ``tree`` with ``states`` on top.
+
+    :raise PatchError: it does not apply.
+    """
     toolchain.require("patch")
+    targets = _targets(patch)
     with tempfile.TemporaryDirectory(prefix="patching-", dir=tree.directory) as name:
         scratch = Path(name)
-        base: dict[str, FileState | None] = {}
-        for patch in patches:
-            for target in _targets(patch):
-                if target not in base:
-                    base[target] = tree.base(target)
-                    write_state(scratch / target, base[target])
-            _apply(patch, scratch)
-        results = {target: read_state(scratch / target) for target in base}
-    return {target: state for target, state in results.items() if state != base[target]}
+        for target in targets:
+            found = states[target] if target in states else tree.base(target)
+            write_state(scratch / target, found)
+        _apply(patch, scratch)
+        return {**states, **{target: read_state(scratch / target) for target in targets}}
+
+
+def _advice(patches: tuple[Patch, ...], number: int, states: Overlay, tree: IsolatedTree) -> str:
+    """What the order should be for a patch to apply, as far as that can be told; or nothing.
+
+    :param states: what those before it have made.
+    """
+    patch, later = patches[number], patches[number + 1 :]
+    for other in later:
+        try:
+            _after(patch, _after(other, states, tree), tree)
+        except PatchError:
+            continue
+        return f"it applies after {other.name!r}, which has to come first"
+    if patch.position is None:
+        return ""
+    own, total = patch.position
+    of_series = {
+        one.position: one.name
+        for one in patches
+        if one.position and one.position[1] == total and one.path.parent == patch.path.parent
+    }
+    behind = [where for where in sorted(of_series) if where in {one.position for one in later}]
+    if behind and behind[0][0] < own:
+        return f"it is {own}/{total}, and {of_series[behind[0]]!r} has to come first"
+    if last := [where for where in sorted(of_series) if where not in behind and where[0] > own]:
+        return f"it is {own}/{total}, and has to come before {of_series[last[0]]!r}"
+    return ""
 
 
 def _targets(patch: Patch) -> list[str]:
@@ -83,10 +126,10 @@ def _targets(patch: Patch) -> list[str]:
     named += [match["path"] for match in _GIT_LINE.finditer(text)]
     targets = list(dict.fromkeys(path for path in named if path))
     if not targets:
-        raise PatchError(patch.path, "the whole file", 0, "there is no change in it")
+        raise _error(patch, "the whole file", 0, "there is no change in it")
     for target in targets:
         if not inside(target):
-            raise PatchError(patch.path, target, 0, "outside of the kernel tree")
+            raise _error(patch, target, 0, "outside of the kernel tree")
     return targets
 
 
@@ -122,18 +165,22 @@ def _explain(patch: Patch, scratch: Path, output: str) -> PatchError:
         if match := _TARGET.match(line):
             target = match["path"]
         elif match := _FAILED_HUNK.match(line):
-            return PatchError(patch.path, target, int(match["number"]), f"at line {match['line']}")
+            return _error(patch, target, int(match["number"]), f"at line {match['line']}")
         elif match := _EXISTS.match(line):
-            return PatchError(patch.path, match["path"], 0, "it is there already")
+            return _error(patch, match["path"], 0, "it is there already")
         elif match := _NOT_A_FILE.match(line):
-            return PatchError(patch.path, match["path"], 0, "not a regular file")
+            return _error(patch, match["path"], 0, "not a regular file")
         elif line.startswith("can't find file to patch"):
-            return PatchError(patch.path, _first_absent(patch, scratch), 0, "no such file")
+            return _error(patch, _first_absent(patch, scratch), 0, "no such file")
     malformed = _MALFORMED.search(output)
     detail = malformed["what"] if malformed else output.strip().partition("\n")[0]
-    return PatchError(patch.path, target or "the whole file", 0, detail)
+    return _error(patch, target or "the whole file", 0, detail)
 
 
 def _first_absent(patch: Patch, scratch: Path) -> str:
     absent = (target for target in _targets(patch) if read_state(scratch / target) is None)
     return next(absent, "a file")
+
+
+def _error(patch: Patch, target: str, hunk: int, detail: str) -> PatchError:
+    return PatchError(patch.path, target, hunk, detail, subject=patch.subject)

@@ -16,7 +16,7 @@ def kernel_is_ready(spec: KernelSpec) -> bool | None:
     if not isinstance(spec.source, DebianSource) or debian_image.is_image(spec.source):
         return None
     try:
-        if debian.at_hand(spec.source) is None:
+        if not debian.at_hand(spec.source):
             return None
         return (cache.entry_directory(kernel_key(spec)) / "metadata.json").is_file()
     except UserError:

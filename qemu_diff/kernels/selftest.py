@@ -20,9 +20,10 @@ from typing import NamedTuple
 
 from ..errors import InfrastructureError, KernelBuildError
 from ..events import Stage, stage
-from ..model import DebianSource, ImageSource, KernelSource, KernelSpec, TreeSource
+from ..model import DebianSource, ImageSource, KernelSource, KernelSpec
 from . import cache, patch, toolchain
-from .source import ResolvedSource, resolve
+from .series import read_patches
+from .source import ResolvedSource, SourceCode, resolve
 from .tree import IsolatedTree
 
 #: Part of every key: to be counted up when a change in this module gives another program.
@@ -107,7 +108,7 @@ def build_selftest(spec: KernelSpec, *, jobs: int | None = None) -> Selftest | N
         return NoSelftest(spec.name, "an image that is built already comes without its source")
     with stage("selftest", spec.name) as running:
         started = time.monotonic()
-        source = resolve(origin)
+        source = resolve(origin, spec.reverts)
         patches = _patches_of_test(spec)
         # What a user's tree holds is only known once it is copied.
         ready = _find(spec, _key(source.identity, patches)) if source.identity else None
@@ -120,7 +121,7 @@ def build_selftest(spec: KernelSpec, *, jobs: int | None = None) -> Selftest | N
         return replace(made, duration_s=time.monotonic() - started)
 
 
-def _source_code(source: KernelSource) -> DebianSource | TreeSource | None:
+def _source_code(source: KernelSource) -> SourceCode | None:
     """The source, unless it is a kernel that is built already."""
     if isinstance(source, ImageSource) or (
         isinstance(source, DebianSource) and source.package.startswith("linux-image-")
@@ -131,7 +132,7 @@ def _source_code(source: KernelSource) -> DebianSource | TreeSource | None:
 
 def _patches_of_test(spec: KernelSpec) -> tuple[patch.Patch, ...]:
     """All patches if one of them changes the test, or else none: they build on each other."""
-    patches = tuple(patch.read_patch(path) for path in spec.patches)
+    patches = read_patches(spec.patches)
     return patches if any(_CONCERNS_TEST.search(one.content) for one in patches) else ()
 
 
@@ -166,7 +167,7 @@ def _build_locked(
     if (ready := _find(spec, key)) is not None:
         return ready
     toolchain.require()
-    tree.switch(patch.patched(patches, tree))
+    tree.switch(patch.patched(patches, tree, source.overlay))
     text = _find_text(tree.source)
     if text is None:
         return NoSelftest(spec.name, f"its source has no KVM selftest {PROGRAM}")

@@ -37,6 +37,12 @@ REQUIREMENTS = (
     Requirement("xz", "xz-utils", "xz"),
 )
 
+#: What only some sources take.
+OPTIONAL = (
+    # A revision of a repository, and patches that came by mail.
+    Requirement("git", "git", "git"),
+)
+
 #: Headers that host programs of some options include: (part of the header's path, what it is).
 #: The compiler is the one to find out, so they are not asked for beforehand.
 OPTIONAL_HEADERS = (
@@ -54,10 +60,12 @@ def kernel_requirements() -> tuple[tuple[str, str, str], ...]:
 def require(*tools: str) -> None:
     """Check that programs are there.
 
-    :param tools: names from :data:`REQUIREMENTS`; all of them when none is given.
+    :param tools: names from :data:`REQUIREMENTS` and :data:`OPTIONAL`; all of the former when none
+        is given.
     :raise MissingToolError: names every one that is not there, and the command that installs them.
     """
-    wanted = [need for need in REQUIREMENTS if not tools or need.tool in tools]
+    named = [need for need in (*REQUIREMENTS, *OPTIONAL) if need.tool in tools]
+    wanted = named if tools else REQUIREMENTS
     missing = [need for need in wanted if shutil.which(need.tool) is None]
     if missing:
         raise missing_tools(missing)

@@ -60,7 +60,8 @@ def write_state(path: Path, state: FileState | None, durably: bool = False) -> N
     :param durably: also if the machine loses power right after.
     """
     if state is None:
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            path.unlink()
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.parent / f".qemu-diff-{os.getpid()}"
@@ -116,6 +117,11 @@ class IsolatedTree:
         """Whether there is a base."""
         return self.source.is_dir()
 
+    @property
+    def overlaid(self) -> frozenset[str]:
+        """The files that the variant switched to last has otherwise than the base."""
+        return self._overlaid
+
     def reset(self) -> None:
         """Forget the base, the overlay and everything that was built from them."""
         shutil.rmtree(self.directory)
@@ -140,9 +146,7 @@ class IsolatedTree:
     def set_base(self, relative: str, state: FileState | None) -> None:
         """Follow a change of the source."""
         top = self._pristine if relative in self._overlaid else self.source
-        write_state(top / relative, state)
-        if state is None:
-            _remove_empty_parents(top / relative, top)
+        _write_below(top, relative, state)
 
     # --- overlay ---
 
@@ -157,20 +161,25 @@ class IsolatedTree:
             write_state(self._pristine / relative, base, durably=True)
         touched = before | overlay.keys()
         self._write_journal(touched)
-        changed = tuple(path for path in sorted(touched) if self._put(path, overlay))
+        # What goes makes room: a file's name may become a directory's, and the other way round.
+        order = sorted(touched, key=lambda path: (self._wanted(path, overlay) is not None, path))
+        changed = [path for path in order if self._put(path, overlay)]
         self._write_journal(overlay.keys())
         for relative in before - overlay.keys():
-            (self._pristine / relative).unlink(missing_ok=True)
-        return changed
+            _write_below(self._pristine, relative, None)
+        return tuple(sorted(changed))
+
+    def _wanted(self, relative: str, overlay: Overlay) -> FileState | None:
+        if relative in overlay:
+            return overlay[relative]
+        return read_state(self._pristine / relative)
 
     def _put(self, relative: str, overlay: Overlay) -> bool:
         """Give one file its content; whether it had another."""
-        pristine = self._pristine / relative
-        wanted = overlay[relative] if relative in overlay else read_state(pristine)
-        target = self.source / relative
-        if read_state(target) == wanted:
+        wanted = self._wanted(relative, overlay)
+        if read_state(self.source / relative) == wanted:
             return False
-        write_state(target, wanted)
+        _write_below(self.source, relative, wanted)
         return True
 
     def _write_journal(self, paths: Iterable[str]) -> None:
@@ -191,10 +200,13 @@ class IsolatedTree:
             return frozenset()
 
 
-def _remove_empty_parents(path: Path, top: Path) -> None:
-    """Let a directory go with its last file, so that a file can take its name."""
-    with suppress(OSError):
-        for parent in path.parents:
-            if parent == top:
-                return
-            parent.rmdir()
+def _write_below(top: Path, relative: str, state: FileState | None) -> None:
+    """Write a file; a directory goes with its last one, so that a file can take its name."""
+    path = top / relative
+    write_state(path, state)
+    if state is None:
+        with suppress(OSError):
+            for parent in path.parents:
+                if parent == top:
+                    return
+                parent.rmdir()

@@ -68,6 +68,6 @@ class _Bars:
                 )
             elif key in self._tasks:
                 self._progress.remove_task(self._tasks.pop(key))
-                if event.state in ("failed", "skipped"):
+                if event.text:
                     skipped = "skipped: " if event.state == "skipped" else ""
                     self._progress.console.print(Text(f"{key[0]} {key[1]}: {skipped}{event.text}"))

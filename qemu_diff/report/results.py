@@ -275,6 +275,7 @@ def _cell_to_json(result: CellResult) -> dict[str, Any]:
         "sources": [asdict(one) for one in result.sources],
         "interrupts": [asdict(one) for one in result.interrupts],
         "excursions": None if result.excursions is None else asdict(result.excursions),
+        "costs": [asdict(one) for one in result.costs],
         "signatures": [asdict(group) for group in result.signatures],
         "first_broken_step": result.first_broken_step,
         "fingerprint": result.fingerprint,
@@ -291,6 +292,7 @@ def _pair_to_json(pair: PairResult) -> dict[str, Any]:
         "candidate": pair.candidate.kernel,
         "drivers": [pair.baseline.driver, pair.candidate.driver],
         "outcome": pair.outcome,
+        "costs": [asdict(one) for one in pair.costs],
         "message": pair.message,
         "result": _PAIR.dump_python(pair, mode="json"),
     }

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qemu_diff.model import CampaignResult, Cell, CellResult, CellVerdict, PairOutcome, PairResult
+from qemu_diff.report.costs import CostTable, cost_table
 from qemu_diff.report.matrix import NOTHING, Entry, Matrix, matrix
 from qemu_diff.report.picture import Picture, pictures
 from qemu_diff.report.printable import printable
@@ -55,6 +56,7 @@ def print_result(result: CampaignResult, console: Console, *, details: bool = Fa
             if one.verdict is not CellVerdict.SKIPPED and not one.as_expected:
                 console.print(Text(one.cell.id, style="bold"))
                 _print_sentences(one, console)
+    _print_costs(cost_table(result), console)
     for cell in result.cells:
         if sentence := expectation_sentence(cell):
             console.print(Text(f"✗ {printable(sentence)}", style="bold red"))
@@ -80,6 +82,21 @@ def _entry_text(entry: Entry | None) -> Text:
     first, *others = entry.lines
     style = "bold red" if not entry.as_expected else "green" if first == "pass" else "yellow"
     return Text.assemble((first, style), *(f"\n{line}" for line in others))
+
+
+def _print_costs(table: CostTable, console: Console) -> None:
+    """What steps cost, where several kernels can be compared."""
+    if len(table.kernels) < 2 or not table.rows:
+        return
+    title = Text("L1 instructions per step, without a flood")
+    shown = Table(title=title, title_justify="left")
+    shown.add_column("class", overflow="fold")
+    for kernel in table.kernels:
+        shown.add_column(Text(kernel), justify="right")
+    for row in table.rows:
+        costs = (NOTHING if one is None else f"{one:,}" for one in row.costs)
+        shown.add_row(f"{row.kvm_mode}: {', '.join(row.classes)}", *costs)
+    console.print(shown)
 
 
 def _print_details(result: CampaignResult, console: Console, details: bool) -> None:

@@ -10,17 +10,24 @@ from qemu_diff.model import (
     CampaignResult,
     CellResult,
     CellVerdict,
+    Change,
+    ChangeKind,
     Confirmation,
+    CostChange,
     Coverage,
     Driver,
     Expectation,
     Finding,
+    Flakiness,
     FloodSource,
     Instruction,
     Method,
     PairOutcome,
+    PairResult,
+    PastCell,
     SideBySide,
     Signature,
+    Symptom,
     ViolationKind,
     Window,
 )
@@ -164,6 +171,15 @@ def signature_name(signature: Signature) -> str:
     """``lost-step of sysreg in step/tcg``."""
     served = f", served by {signature.function}" if signature.function else ""
     return f"{signature.kind} of {signature.instruction} in {signature.scenario}{served}"
+
+
+def symptom_name(symptom: Symptom) -> str:
+    """The same of what a bisection follows: ``hang of wait_hints in step/tcg``."""
+    name = f"{symptom.kind} of {symptom.instruction} in {symptom.scenario}"
+    if not symptom.detail:
+        return name
+    broken = symptom.kind in {*ViolationKind}
+    return f"{name}, served by {symptom.detail}" if broken else f"{name}: {symptom.detail}"
 
 
 def _signature_sentences(result: CellResult) -> Iterator[str]:
@@ -335,6 +351,63 @@ def side_by_side_lines(rows: SideBySide, baseline: str, candidate: str) -> list[
         name = f"{instruction.label}: {instruction.text}"
         lines.append(f"  {name:<46} {cells[0]:<{width}}  {cells[1]:<{width}}".rstrip())
     return lines
+
+
+def cost_sentences(result: CellResult) -> list[str]:
+    """What a step costs L1, class by class."""
+    costs = ", ".join(f"{one.instruction} {one.median:,}" for one in result.costs)
+    return [f"{result.cell.kernel}: L1 instructions per step: {costs}"] if costs else []
+
+
+def cost_change_sentences(pair: PairResult) -> list[str]:
+    """``L1 instructions per step, unpatched → patched: hvc 4,460 → 4,712 (+5.7 %)``."""
+    costs = ", ".join(
+        f"{one.instruction} {one.baseline:,} → {one.candidate:,} ({ratio_words(one)})"
+        for one in pair.costs
+    )
+    return [f"L1 instructions per step, {' → '.join(pair.sides)}: {costs}"] if costs else []
+
+
+def ratio_words(one: CostChange) -> str:
+    """``+5.7 %``."""
+    return f"{(one.ratio - 1) * 100:+.1f} %" if one.candidate != one.baseline else "the same"
+
+
+CHANGED = {
+    ChangeKind.BROKE: "was as expected, and is not any more",
+    ChangeKind.OTHERWISE: "is not as expected, and in another way than before",
+    ChangeKind.LOST: "was judged, and now nothing was learnt",
+    ChangeKind.JUDGED: "was lost, and now is judged",
+    ChangeKind.MENDED: "is as expected again",
+    ChangeKind.NEW: "is new",
+    ChangeKind.GONE: "is gone",
+}
+
+
+def change_sentence(change: Change) -> str:
+    """What became of a cell since the last time."""
+    seen = [_past(one) for one in (change.before, change.now) if one is not None]
+    return f"{change.id} {CHANGED[change.kind]}: {', now '.join(seen)}"
+
+
+def _past(one: PastCell) -> str:
+    """``lost-step on Linux 6.1.192``."""
+    kinds = ", ".join(one.violations) if one.verdict is CellVerdict.FAIL else ""
+    release = f" on Linux {one.release}" if one.release else ""
+    return f"{kinds or one.verdict}{release}"
+
+
+def moment(started: str) -> str:
+    """``2026-11-21 02:00 UTC``, from ISO 8601 in UTC; empty stays empty."""
+    return f"{started[:16].replace('T', ' ')} UTC" if started else ""
+
+
+def flakiness_sentence(one: Flakiness) -> str:
+    """How often a cell came out otherwise, all else being the same."""
+    return (
+        f"{one.id} is flaky: not as expected in {one.unexpected:,} of {one.runs:,} runs on the "
+        "same kernel"
+    )
 
 
 def closing_sentence(result: CampaignResult) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from qemu_diff.campaign.executor import local
 from qemu_diff.campaign.plan import plan
 from qemu_diff.campaign.prepare import Kernels, Places, Prepared
 from qemu_diff.campaign.runner import run_campaign
@@ -63,7 +64,14 @@ def run(directory: Path) -> CampaignResult:
         ),
     )
     places = Places(nowhere, nowhere, directory / "cells")
-    return run_campaign(campaign, plan(campaign), places, prepared, jobs=1, publish=lambda _: None)
+    return run_campaign(
+        campaign,
+        plan(campaign),
+        places,
+        prepared,
+        executor=local(1),
+        publish=lambda _: None,
+    )
 
 
 def test_a_kernel_that_is_left_out_is_skipped_with_the_reason(tmp_path: Path) -> None:

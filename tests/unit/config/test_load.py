@@ -313,15 +313,15 @@ WRONG = {
     "unknown key like no other": (
         GOOD + "zzz = 1\n",
         "10:1: unknown key 'zzz'; the keys here are payload, job, flood, machine, session, driver, "
-        "kernels, expect",
+        "kernels, expect, seeds",
     ),
     "unknown key in an inline table": (
         GOOD + 'flood = { source = "none", step = 1 }\n',
         "10:28: unknown key 'step'; did you mean 'step_ns'?",
     ),
     "unknown key in a source": (
-        GOOD + '[kernels.x]\nsource = { git = "/linux" }\n',
-        "11:12: unknown key 'git'; the keys here are tree, image, vmlinux, debian, suite",
+        GOOD + '[kernels.x]\nsource = { svn = "/linux" }\n',
+        "11:12: unknown key 'svn'; the keys here are tree, git, rev, image, vmlinux, debian, suite",
     ),
     "unknown key in a kernel named like a key": (
         GOOD + '[kernels.source]\nsource = { tree = "/" }\npatch = []\n',
@@ -449,22 +449,26 @@ WRONG = {
     "source without a form": (
         GOOD.replace("debian:linux-source-6.1", "linux-source-6.1"),
         '4:1: kernels.unpatched.source: expected "debian:PACKAGE", { debian = PACKAGE,'
-        " suite = SUITE }, { tree = PATH } or { image = PATH }; got the string"
+        " suite = SUITE }, { git = PATH_OR_URL, rev = REV }, { tree = PATH } or { image = PATH };"
+        " got the string"
         ' "linux-source-6.1"',
         '7:1: kernels.patched.source: expected "debian:PACKAGE", { debian = PACKAGE,'
-        " suite = SUITE }, { tree = PATH } or { image = PATH }; got the string"
+        " suite = SUITE }, { git = PATH_OR_URL, rev = REV }, { tree = PATH } or { image = PATH };"
+        " got the string"
         ' "linux-source-6.1"',
     ),
     "tree as a string": (
         GOOD + '[kernels.x]\nsource = "tree:../linux"\n',
         '11:1: kernels.x.source: expected "debian:PACKAGE", { debian = PACKAGE,'
-        ' suite = SUITE }, { tree = PATH } or { image = PATH }; got the string "tree:../linux";'
+        " suite = SUITE }, { git = PATH_OR_URL, rev = REV }, { tree = PATH } or { image = PATH };"
+        ' got the string "tree:../linux";'
         ' write { tree = "../linux" }',
     ),
     "misspelt Debian": (
         GOOD + '[kernels.x]\nsource = "debain:linux-source-6.1"\n',
         '11:1: kernels.x.source: expected "debian:PACKAGE", { debian = PACKAGE,'
-        " suite = SUITE }, { tree = PATH } or { image = PATH }; got the string"
+        " suite = SUITE }, { git = PATH_OR_URL, rev = REV }, { tree = PATH } or { image = PATH };"
+        " got the string"
         " \"debain:linux-source-6.1\"; did you mean 'debian'?",
     ),
     "tree and image": (
@@ -474,11 +478,11 @@ WRONG = {
     ),
     "vmlinux alone": (
         GOOD + '[kernels.x]\nsource = { vmlinux = "vmlinux" }\n',
-        "11:1: kernels.x.source: the table names no tree, image or debian package",
+        "11:1: kernels.x.source: the table names no git, tree, image or debian package",
     ),
     "suite alone": (
         GOOD + '[kernels.x]\nsource = { suite = "bullseye" }\n',
-        "11:1: kernels.x.source: the table names no tree, image or debian package",
+        "11:1: kernels.x.source: the table names no git, tree, image or debian package",
     ),
     "package and tree": (
         GOOD + '[kernels.x]\nsource = { debian = "linux-source-6.1", tree = "linux" }\n',
@@ -534,9 +538,9 @@ WRONG = {
         GOOD.replace("fix.patch", "\\u0000"),
         "5:12: kernels.unpatched.patches.0: '\\x00' does not exist in ROOT/configs or ROOT",
     ),
-    "patch that is a directory": (
-        GOOD.replace("fix.patch", "linux"),
-        "5:12: kernels.unpatched.patches.0: 'linux' is a directory, not a file",
+    "fragment that is a directory": (
+        GOOD.replace("patches", "kconfig").replace("fix.patch", "linux"),
+        "5:12: kernels.unpatched.kconfig.0: 'linux' is a directory, not a file",
     ),
     "fragment that is not there": (
         GOOD.replace("patches", "kconfig").replace("fix.patch", "kvm.config"),
@@ -606,7 +610,7 @@ WRONG = {
     "job twice": (
         GOOD + 'job = ["kick", "kick"]\n',
         "8:3: scenario.0: 'hvc' is here twice for unpatched, patched with the same job, machine,"
-        " flood and driver; remove one, or make them differ",
+        " flood, driver and seed; remove one, or make them differ",
     ),
     "expectation of another scenario's job": (
         GOOD + 'expect = { patched = { "hvc/kick" = "pass" } }\n',
@@ -809,7 +813,7 @@ WRONG = {
     "driver twice": (
         GOOD + 'driver = ["gdb", "gdb"]\n',
         "8:3: scenario.0: 'hvc' is here twice for unpatched, patched with the same job,"
-        " machine, flood and driver; remove one, or make them differ",
+        " machine, flood, driver and seed; remove one, or make them differ",
     ),
     "unknown driver among others": (
         GOOD + 'driver = ["gdb", "rps"]\n',
@@ -872,7 +876,7 @@ WRONG = {
     "the same session twice": (
         GOOD + 'driver = "gdb"\nsession = ["walk", "walk"]\n',
         "8:3: scenario.0: 'hvc' is here twice for unpatched, patched with the same job, machine,"
-        " flood and driver; remove one, or make them differ",
+        " flood, driver and seed; remove one, or make them differ",
     ),
     "expectation of a job beside a session": (
         GOOD + 'driver = "gdb"\nsession = "walk"\nexpect.patched."hvc/step" = "pass"\n',
@@ -914,10 +918,9 @@ WRONG = {
     ),
     "pair of a driver that is none": (
         GOOD + '[[pair]]\nof = "driver"\nbaseline = "unpatched"\ncandidate = "rps"\n',
-        "12:1: pair.0.baseline: no driver is named 'unpatched'; there are in_guest, gdb, rsp,"
-        " monitor, selftest",
-        "13:1: pair.0.candidate: no driver is named 'rps'; did you mean 'rsp'? there are"
+        "12:1: pair.0.baseline: no driver is named 'unpatched'; the drivers here are"
         " in_guest, gdb, rsp, monitor, selftest",
+        "13:1: pair.0.candidate: no driver is named 'rps'; did you mean 'rsp'?",
     ),
     "pair of a driver with itself": (
         GOOD + '[[pair]]\nof = "driver"\nbaseline = "gdb"\ncandidate = "gdb"\n',
@@ -936,12 +939,13 @@ WRONG = {
     "payload twice": (
         GOOD.replace('"hvc"', '["hvc", "hvc"]'),
         "8:3: scenario.0: 'hvc' is here twice for unpatched, patched with the same job, machine,"
-        " flood and driver; remove one, or make them differ",
+        " flood, driver and seed; remove one, or make them differ",
     ),
     "scenario twice": (
         GOOD + SCENARIO,
         "10:3: scenario.1: 'hvc' is here twice for unpatched, patched with the same job, machine,"
-        " flood and driver; remove one, or make them differ",
+        " flood, driver and seed; the other is at ROOT/configs/c.toml:8:3; remove one, or make them"
+        " differ",
     ),
 }
 

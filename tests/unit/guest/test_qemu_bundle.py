@@ -90,7 +90,7 @@ def test_what_is_downloaded_is_said_before(tmp_path: Path) -> None:
         ("started", ""),
         ("progress", "getting the suite's lists"),
         ("progress", "downloading 4 packages, 0 MB"),
-        ("progress", "packing"),
+        ("progress", "unpacking"),
         ("finished", ""),
     ]
     assert list((tmp_path / "apt").rglob("*.deb")) == []
@@ -141,7 +141,7 @@ def test_several_at_once_fetch_it_once() -> None:
     with subscribe(seen.append), ThreadPoolExecutor(3) as pool:
         found = set(pool.map(fetch_bundle, ["old"] * 3))
     assert len(found) == 1
-    assert [event.text for event in seen].count("packing") == 1
+    assert [event.text for event in seen].count("unpacking") == 1
 
 
 @pytest.mark.usefixtures("repository")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fakes.history import History
 
 FAKELINUX = Path(__file__).resolve().parents[2] / "fakes" / "fakelinux"
 
@@ -26,6 +27,23 @@ def cache_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def fakelinux(tmp_path: Path) -> Path:
     """A user's tree."""
     return shutil.copytree(FAKELINUX, tmp_path / "linux")
+
+
+@pytest.fixture
+def history(fakelinux: Path) -> History:
+    """The fake tree under git: v6.1 and two commits."""
+    made = History(fakelinux)
+    made.git("init", "--quiet", "-b", "main")
+    made.commit("Linux 6.1")
+    made.git("tag", "-a", "-m", "6.1", "v6.1")
+    fork = (fakelinux / "kernel/fork.c").read_text()
+    made.commit("fork: from two", {"kernel/fork.c": fork.replace("pid = 1", "pid = 2")})
+    debug = (fakelinux / "arch/arm64/kvm/debug.c").read_text()
+    made.commit(
+        "KVM: arm64: the other way round",
+        {"arch/arm64/kvm/debug.c": debug.replace("!vcpu.flags", "vcpu.flags")},
+    )
+    return made
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from fakes.debian_archive import Repository, control, served_repository
 
 from qemu_diff.errors import SourceError, UnavailableSourceError
 from qemu_diff.events import Event, subscribe
-from qemu_diff.kernels import apt, build_kernel, debian, debian_image, kernel_key
+from qemu_diff.kernels import apt, build_kernel, debian, debian_image, fetch_source, kernel_key
 from qemu_diff.model import DebianSource, KernelSpec
 
 IMAGE = bytes(0x38) + b"ARM\x64" + bytes(64) + b"Linux version 5.9.1-test (me@here) #1\n"
@@ -88,6 +88,61 @@ def test_a_source_package_of_a_suite(
     assert found.path.read_bytes() == tarball.read_bytes()
     with pytest.raises(UnavailableSourceError):
         debian.locate(DebianSource("linux-source-0.1"))
+
+
+def add_sources(repository: Repository, fakelinux: Path, *versions: str) -> None:
+    """A package with a tarball for each version, and linux-source, which depends on them all."""
+    tarball = repository.directory.parent / "linux.tar.xz"
+    for version in versions:
+        (fakelinux / "version").write_text(version)
+        subprocess.run(["tar", "-cJf", tarball, "-C", fakelinux.parent, fakelinux.name], check=True)
+        name = f"linux-source-{version}"
+        fields = control(name, f"{version}.1-1", "all")
+        repository.add("old", fields, {f"usr/src/{name}.tar.xz": tarball.read_bytes()})
+    depends = ", ".join(f"linux-source-{version} (= {version}.1-1)" for version in versions)
+    fields = control("linux-source", f"{versions[-1]}.1-1", "all", depends)
+    repository.add("old", fields, {})
+
+
+SOURCES = DebianSource("linux-source", "old")
+
+
+def test_the_newest_source_of_a_suite(
+    repository: Repository, fakelinux: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apt, "TRUST", "trusted=yes")
+    add_sources(repository, fakelinux, "0.9", "0.10")
+    found = debian.locate(SOURCES)
+    assert (found.package, found.version) == ("linux-source-0.10", "0.10.1-1")
+    # Named itself it is the same source, and has the same tree.
+    assert debian.locate(DebianSource("linux-source-0.10", "old")) == found
+    build = build_kernel(KernelSpec("k", SOURCES))
+    assert build.source == "debian linux-source-0.10 0.10.1-1"
+
+
+def test_a_newer_one_is_fetched_when_it_is_asked_for(
+    repository: Repository, fakelinux: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apt, "TRUST", "trusted=yes")
+    add_sources(repository, fakelinux, "0.9")
+    spec = KernelSpec("k", SOURCES)
+    first = fetch_source(spec)
+    assert first.size == first.path.stat().st_size > 0
+    fetched = first.path.stat().st_ino
+    assert fetch_source(spec).path.stat().st_ino == fetched
+    add_sources(repository, fakelinux, "0.10")
+    assert debian.locate(SOURCES).version == "0.9.1-1"
+    assert fetch_source(spec).path.name == "linux-source-0.10_0.10.1-1.tar.xz"
+    assert debian.locate(SOURCES).version == "0.10.1-1"
+
+
+def test_a_source_package_of_nothing(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apt, "TRUST", "trusted=yes")
+    repository.add("old", control("linux-source", "1-1", "all", "linux-source-tools"), {})
+    with pytest.raises(SourceError, match=r"nor does it depend on one that has$"):
+        debian.locate(SOURCES)
 
 
 def test_what_nobody_signed_is_refused(repository: Repository) -> None:

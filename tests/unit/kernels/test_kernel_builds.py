@@ -193,6 +193,24 @@ def test_an_option_that_is_asked_for_is_there(fakelinux: Path, tmp_path: Path) -
     assert "CONFIG_FAKE_EXTRA=y" in build.config.read_text()
 
 
+def test_kvm_that_depends_on_the_network_comes_with_it(fakelinux: Path) -> None:
+    kconfig = fakelinux / "Kconfig"
+    old = kconfig.read_text().replace("config KVM\n", "config KVM depends on NET\nconfig NET\n")
+    kconfig.write_text(old)
+    build = build_kernel(spec(fakelinux))
+    assert build.config is not None
+    options = build.config.read_text().splitlines()
+    assert {"CONFIG_KVM=y", "CONFIG_NET=y"} <= {*options}
+
+
+def test_the_network_does_not_come_where_kvm_does_without(fakelinux: Path) -> None:
+    kconfig = fakelinux / "Kconfig"
+    kconfig.write_text(kconfig.read_text() + "config NET\n")
+    build = build_kernel(spec(fakelinux))
+    assert build.config is not None
+    assert "CONFIG_NET" not in build.config.read_text()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -221,6 +239,16 @@ def test_a_compile_error_is_told_and_its_log_kept(fakelinux: Path, write_patch: 
     assert "\n" not in str(caught.value)
     assert cached_kernels() == ()
     assert compiled(build_kernel(spec(fakelinux)))
+
+
+def test_the_first_compile_errors_are_told(fakelinux: Path) -> None:
+    (fakelinux / "kernel/fork.c").write_text("".join(f"int a{n} = b{n};\n" for n in range(5)))
+    with pytest.raises(KernelBuildError) as caught:
+        build_kernel(spec(fakelinux))
+    assert [line.partition(": ")[0] for line in caught.value.lines] == [
+        f"kernel/fork.c:{number}:10" for number in (1, 2, 3)
+    ]
+    assert "; ".join(caught.value.lines) in str(caught.value)
 
 
 def test_a_link_error_is_told(fakelinux: Path) -> None:

@@ -73,5 +73,5 @@ def test_a_vmlinux_of_another_kind(tmp_path: Path, content: bytes) -> None:
 
 def test_an_image_takes_no_patches(tmp_path: Path) -> None:
     spec = KernelSpec("ready", ImageSource(write(tmp_path / "Image", IMAGE)), (tmp_path / "p",))
-    with pytest.raises(SourceError, match="patches and kconfig fragments need a source"):
+    with pytest.raises(SourceError, match="patches, reverts and kconfig fragments need a source"):
         build_kernel(spec)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qemu_diff.errors import MissingToolError, PatchError, UserError
-from qemu_diff.kernels import patch
+from qemu_diff.kernels import patch, read_patches
 from qemu_diff.kernels.tree import FileState, IsolatedTree
 
 LINES = "".join(f"{number}\n" for number in range(1, 31))
@@ -34,7 +34,7 @@ def hunk_of(text: str) -> str:
 
 
 def overlay(tree: IsolatedTree, *paths: Path) -> dict[str, FileState | None]:
-    return patch.patched(tuple(patch.read_patch(path) for path in paths), tree)
+    return patch.patched(read_patches(paths), tree, {})
 
 
 def test_no_patches_no_overlay(tree: IsolatedTree) -> None:
@@ -147,7 +147,7 @@ def test_a_patch_that_fails_touches_nothing(tree: IsolatedTree, write_patch: Wri
 
 def test_a_missing_patch_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none.patch: can't read the patch: No such file"):
-        patch.read_patch(tmp_path / "none.patch")
+        read_patches([tmp_path / "none.patch"])
 
 
 def test_a_missing_patch_program(

@@ -251,6 +251,7 @@ def test_a_cell_s_flat_keys(tmp_path: Path) -> None:
         "sources": [],
         "interrupts": [],
         "excursions": None,
+        "costs": [],
         "signatures": [],
         "first_broken_step": 0,
         "fingerprint": "",
@@ -314,6 +315,7 @@ def test_a_pair_s_flat_keys(tmp_path: Path) -> None:
         "candidate": "patched",
         "drivers": ["in_guest", "in_guest"],
         "outcome": "fixed",
+        "costs": [],
         "message": "unpatched: 468 lost-step in 17568 steps",
     }
 
