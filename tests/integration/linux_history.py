@@ -15,9 +15,6 @@ from qemu_diff.model import DebianSource
 
 BASE = "refs/heads/base"
 
-# Nothing of it is built for arm64, nor read by Kconfig.
-_LEFT_OUT = ("Documentation/", "LICENSES/", "samples/")
-
 
 @dataclass(frozen=True)
 class LinuxHistory:
@@ -72,8 +69,6 @@ def _whole(tarball: Path) -> Iterator[bytes]:
     with tarfile.open(tarball, "r|xz") as members:
         for member in members:
             name = member.name.partition("/")[2]
-            if name.startswith(_LEFT_OUT):
-                continue
             if member.issym():
                 yield _file(name, os.fsencode(member.linkname), b"120000")
             elif member.isfile():
