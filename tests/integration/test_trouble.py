@@ -131,7 +131,7 @@ def test_no_room_on_the_disk(campaign_of, tmp_path: Path) -> None:
                 path.mkdir(),
                 (path / "verdicts.json").write_text('{"schema_version":9}'),
             ),
-            "results of schema version 9, this qemu-diff reads 4",
+            "results of schema version 9, this qemu-diff reads 5",
         ),
     ],
 )
