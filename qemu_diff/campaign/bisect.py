@@ -88,15 +88,24 @@ def bisect(inquiry: Inquiry, known: BisectionLog, try_commit: TryCommit) -> Bise
     return _Course(inquiry, known, try_commit).run()
 
 
+def begun_log(directory: Path) -> Path:
+    """The log of the bisection in a directory.
+
+    :raises ResultsError: there is none.
+    """
+    log = directory / LOG
+    if not log.exists():
+        raise ResultsError(f"{log}: no bisection was begun here; leave out --resume")
+    return log
+
+
 @contextmanager
 def own_directory(directory: Path, *, resume: bool) -> Iterator[None]:
     """Own a bisection's directory; one that is there is kept in ``DIRECTORY.previous``.
 
     :param resume: it is to go on: nothing is moved.
-    :raises ResultsError: another one runs there, or it can't be written; there is none to go on.
+    :raises ResultsError: another one runs there, or it can't be written.
     """
-    if resume and not (directory / LOG).exists():
-        raise ResultsError(f"{directory / LOG}: no bisection was begun here; leave out --resume")
     lock = FileLock(directory / LOCK)
     try:
         lock.acquire(timeout=0)

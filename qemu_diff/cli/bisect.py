@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from qemu_diff.campaign.bisect import LOG, PAGE, Inquiry, bisect, own_directory
+from qemu_diff.campaign.bisect import PAGE, Inquiry, begun_log, bisect, own_directory
 from qemu_diff.campaign.bisect_commit import CommitBench
 from qemu_diff.campaign.bisect_git import check_ends
 from qemu_diff.campaign.bisect_log import BisectionLog, read_log
@@ -108,9 +108,9 @@ def bisect_command(
     inquiry = Inquiry(
         loaded.name, spec.name, repository, *ends, paths, any_function, confirm, directory
     )
-    read_from = directory / LOG if resume else replay
+    read_from = begun_log(directory) if resume else replay
     known = BisectionLog(paths)
-    if read_from is not None and (read_from.exists() or replay):
+    if read_from is not None:
         known = _known(read_from, inquiry, {cell.id for cell in chosen})
     console = console_here()
     with show_progress(console), own_directory(directory, resume=resume):
@@ -137,7 +137,7 @@ def _known(path: Path, inquiry: Inquiry, cells: set[str]) -> BisectionLog:
     commit = inquiry.repository.commit
     steps = tuple(replace(step, sha=commit(step.sha)) for step in log.steps)
     found = replace(log, steps=steps)
-    if found.bad != inquiry.bad:
+    if log.steps and found.bad != inquiry.bad:
         raise UserError(f"{path}: its bad end is {found.bad[:12]}, not {inquiry.bad[:12]}")
     if log.paths != inquiry.paths:
         raise UserError(f"{path}: it is about these paths: {' '.join(log.paths) or 'all'}")

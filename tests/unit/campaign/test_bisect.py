@@ -14,7 +14,7 @@ from fakes.history import History
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qemu_diff.campaign.bisect import LOG, Inquiry, bisect, own_directory
+from qemu_diff.campaign.bisect import LOG, Inquiry, begun_log, bisect, own_directory
 from qemu_diff.campaign.bisect_commit import TriedCommit
 from qemu_diff.campaign.bisect_git import check_ends
 from qemu_diff.campaign.bisect_log import BisectionLog, read_log
@@ -180,8 +180,7 @@ def test_cut_off_anywhere_it_goes_on_to_the_same_log(graph: Graph, cut_at: int) 
         cut = Kernels(kernels.bad, kernels.broken, cut_at=cut_at)
         with suppress(KeyboardInterrupt):
             bisect(inquiry, BisectionLog(), cut.try_commit)
-        text = (inquiry.directory / LOG).read_text()
-        known = read_log(inquiry.directory / LOG) if "git bisect bad" in text else BisectionLog()
+        known = read_log(begun_log(inquiry.directory))
         rest = Kernels(kernels.bad, kernels.broken)
         result = bisect(inquiry, known, rest.try_commit)
         assert (inquiry.directory / LOG).read_text() == log
@@ -368,11 +367,8 @@ def test_ends_that_are_none(
 def test_a_bisection_that_is_there_is_kept(line: Line) -> None:
     _, inquiry, kernels = line
     out = inquiry.directory
-    with (
-        pytest.raises(ResultsError, match="no bisection was begun here"),
-        own_directory(out, resume=True),
-    ):
-        pass
+    with pytest.raises(ResultsError, match="no bisection was begun here"):
+        begun_log(out)
     bisect(inquiry, BisectionLog(), kernels.try_commit)
     with own_directory(out, resume=True):
         assert (out / LOG).exists()

@@ -79,11 +79,14 @@ git bisect skip {"c" * 40}
     assert (log.bad, log.cells, log.symptoms) == ("v6.2", (), ())
 
 
+def test_a_log_that_was_cut_off_at_its_begin_knows_nothing() -> None:
+    assert parse_log("", "log") == BisectionLog()
+    assert parse_log(log_text(BisectionLog(("virt",))), "log") == BisectionLog(("virt",))
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", "log: no commit was tested in this bisection"),
-        ("git bisect start\n", "log: no commit was tested"),
         ("hello\n", "log:1: neither a comment nor a `git bisect` command"),
         (f"git bisect start\ngit bisect old {BAD}\n", "log:2: `git bisect old`: only start, good"),
         (f"git bisect start '--term-new=x' {BAD}\n", "log:1: --term-new=x: only the terms"),
