@@ -568,6 +568,11 @@ def _gic_problems(path: KeyPath, scenario: ScenarioTable) -> Iterator[Problem]:
     if ExceptionOrder.ASYNC_FIRST in machine.exception_order and Pending.SGI in machine.pending:
         text = f"{label(at)}: async_first with pending sgi needs gic_version 3"
         yield Problem(at, text, "set pending to spurious or flood")
+    if max(machine.cpus) > 1 and {*_FROM_OUTSIDE} & {*machine.pending}:
+        # QEMU asks which CPU it is that writes, and dies where it is a debugger (hw/intc/arm_gic.c,
+        # gic_get_current_cpu()).
+        text = f"{label(at)}: a GICv2 of several CPUs takes no spi or ppi from outside"
+        yield Problem(at, text, "remove cpus, or set gic_version to 3")
 
 
 def _page_problems(

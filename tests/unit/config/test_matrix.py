@@ -142,6 +142,12 @@ WRONG = {
         f"{AT}:13: scenario.0.machine.gic_version: async_first with pending sgi needs gic_version"
         " 3; set pending to spurious or flood",
     ),
+    "an interrupt from outside at a GICv2 of several CPUs": (
+        HEAD + 'machine = { gic_version = 2, cpus = [1, 2], exception_order = "async_first",'
+        ' pending = "ppi", redirect_at = "a" }\n',
+        f"{AT}:13: scenario.0.machine.gic_version: a GICv2 of several CPUs takes no spi or ppi from"
+        " outside; remove cpus, or set gic_version to 3",
+    ),
     "a protected KVM without a GICv3": (
         HEAD + 'machine = { gic_version = 2, kvm_mode = "protected" }\n',
         f"{AT}:13: scenario.0.machine.gic_version: a protected KVM has no vgic for a GICv2; make"

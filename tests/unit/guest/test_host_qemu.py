@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from fakes.debian_archive import Repository, control, served_repository
+from fakes.debian_archive import Repository
+from fakes.qemu_package import Target, served_qemu
 
 from qemu_diff.errors import (
     InfrastructureError,
@@ -23,40 +24,17 @@ from qemu_diff.kernels import apt
 from qemu_diff.model import QemuSpec
 
 LOADER = "lib64/ld-fake.so.2"
-LIBRARIES = (
-    "lib/"
-    + subprocess.run(
-        ["gcc", "-print-multiarch"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-)
-
-
-def linked(directory: Path, name: str, *options: str) -> bytes:
-    """An ELF file for this machine, without code."""
-    (directory / "empty.c").write_text("void _start(void) {}\n")
-    command = ["gcc", "-nostdlib", "-Wl,--no-as-needed", *options, "-o", name, "empty.c"]
-    subprocess.run(command, check=True, cwd=directory)
-    return (directory / name).read_bytes()
+MULTIARCH = subprocess.run(
+    ["gcc", "-print-multiarch"], capture_output=True, text=True, check=True
+).stdout.strip()
+LIBRARIES = f"lib/{MULTIARCH}"
+TARGET = Target("gcc", apt.own_architecture(), LOADER, LIBRARIES)
 
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
-    """``old`` has a QEMU for this machine that needs libone."""
-    monkeypatch.setenv("QEMU_DIFF_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(apt, "TRUST", "trusted=yes")
-    files = tmp_path / "files"
-    files.mkdir()
-    loader = linked(files, "ld-fake.so.2", "-shared")
-    one = linked(files, "libone.so.1", "-shared", "-Wl,-soname,libone.so.1")
-    gcc = linked(files, "libgcc_s.so.1", "-shared", "-Wl,-soname,libgcc_s.so.1")
-    qemu = linked(files, "qemu", f"-Wl,--dynamic-linker=/{LOADER}", "libone.so.1")
-    found = served_repository(tmp_path, monkeypatch)
-    here = apt.own_architecture()
-    found.add("old", control("qemu-system-arm", "1:9-1", here, "libone1, libc6"), {PROGRAM: qemu})
-    found.add("old", control("libone1", "1", here), {f"usr/{LIBRARIES}/libone.so.1": one})
-    found.add("old", control("libc6", "2", here, "libgcc-s1"), {LOADER: loader})
-    found.add("old", control("libgcc-s1", "3", here), {f"{LIBRARIES}/libgcc_s.so.1": gcc})
-    return found
+    """``old`` has a QEMU for this machine."""
+    return served_qemu(tmp_path, monkeypatch, TARGET, "1:9-1")
 
 
 def start(program: Path, *arguments: str) -> list[str]:
@@ -99,11 +77,9 @@ def test_its_program_s_content_tells_its_libraries(repository: Repository) -> No
     shutil.rmtree(fetch_host_qemu("old").parent)
     again = fetch_host_qemu("old").read_text()
     assert again == first
-    here = apt.own_architecture()
-    other = linked(repository.directory, "other.so", "-shared", "-Wl,-soname,libone.so.1", "-g")
-    repository.add(
-        "old", control("libone1", "2", here), {f"usr/{LIBRARIES}/libone.so.1": other + b"\0"}
-    )
+    other = TARGET.linked(repository.directory, "other", "-shared", "-Wl,-soname,libone.so.1")
+    files = {f"usr/{LIBRARIES}/libone.so.1": other + b"\0"}
+    repository.add("old", TARGET.control("libone1", "2"), files)
     shutil.rmtree(fetch_host_qemu("old").parent)
     assert fetch_host_qemu("old").read_text() != first
 
@@ -111,7 +87,7 @@ def test_its_program_s_content_tells_its_libraries(repository: Repository) -> No
 def test_a_library_that_no_package_has_leaves_nothing(
     repository: Repository, tmp_path: Path
 ) -> None:
-    fields = control("qemu-system-arm", "1:10-1", apt.own_architecture(), "libc6")
+    fields = TARGET.control("qemu-system-arm", "1:10-1", "libc6")
     repository.add("old", fields, {PROGRAM: (tmp_path / "files/qemu").read_bytes()})
     with pytest.raises(InfrastructureError, match=r"qemu-system-aarch64 needs libone.so.1"):
         fetch_host_qemu("old")
