@@ -988,7 +988,10 @@ class PairResult:
         one, other = self.baseline, self.candidate
         if one.kernel != other.kernel:
             return one.kernel, other.kernel
-        return f"{one.kernel} by {one.driver}", f"{other.kernel} by {other.driver}"
+        if one.driver != other.driver:
+            return f"{one.kernel} by {one.driver}", f"{other.kernel} by {other.driver}"
+        baseline, candidate = (side.machine.qemu or "on PATH" for side in (one, other))
+        return f"{one.kernel}, QEMU {baseline}", f"{other.kernel}, QEMU {candidate}"
 
 
 @dataclass(frozen=True)
