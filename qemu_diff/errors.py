@@ -12,7 +12,9 @@
     │   ├── PatchError            a patch that does not apply; carries file and hunk
     │   ├── KconfigError          an option that is needed or asked for did not come out
     │   ├── MissingToolError      a program the machine lacks; carries the command that installs it
-    │   └── ResultsError          a results directory that can't be read or written
+    │   ├── ResultsError          a results directory that can't be read or written
+    │   └── LedgerError           a ledger that can't be read or written
+    │       └── NoLedgerError         a file that is something else, or of a newer qemu-diff
     ├── KernelBuildError          exit 3: the compiler refused; carries the log and its first error
     └── InfrastructureError       exit 3: never a verdict about a kernel
         ├── CompileError          our own C or assembly did not compile
@@ -156,6 +158,14 @@ class MissingToolError(UserError):
 
 class ResultsError(UserError):
     """A results directory that can't be read or written."""
+
+
+class LedgerError(UserError):
+    """A ledger that can't be read or written: locked, damaged, or on a full disk."""
+
+
+class NoLedgerError(LedgerError):
+    """What is in the ledger's place is none that this qemu-diff may write to."""
 
 
 class KernelBuildError(QemuDiffError):

@@ -222,6 +222,10 @@ SELFTEST_PAYLOAD = "debug-exceptions"
 """What stands for the payload where the driver is the kernel's own selftest: the test's name."""
 
 
+STOCK_QEMU = "stock"
+"""What people call the QEMU on ``PATH``."""
+
+
 @dataclass(frozen=True)
 class MachineSpec:
     """The L0 machine of a cell.
@@ -411,10 +415,12 @@ class Exclusion:
 
     :param cells: a glob over cell ids.
     :param reason: one line; reports show it.
+    :param written_at: FILE:LINE:COLUMN, for messages.
     """
 
     cells: str
     reason: str
+    written_at: str = ""
 
 
 @dataclass(frozen=True)
@@ -514,9 +520,9 @@ class PairOutcome(StrEnum):
     REGRESSED = "regressed"
     BOTH_FAIL = "both-fail"
     DIFFERENT = "different"
-    """Of two drivers: both kept the step contract, and reported different PCs."""
+    """Of two drivers or QEMUs: both kept the step contract, and reported different PCs."""
     ONE_FAILS = "one-fails"
-    """Of two drivers: one met a bug of the kernel that the other did not."""
+    """Of two drivers or QEMUs: one met a bug of the kernel that the other did not."""
     INCONCLUSIVE = "inconclusive"
 
     @property
@@ -986,6 +992,9 @@ class PairResult:
         one, other = self.baseline, self.candidate
         if one.kernel != other.kernel:
             return one.kernel, other.kernel
+        if one.machine.qemu != other.machine.qemu:
+            first, second = (side.machine.qemu or STOCK_QEMU for side in (one, other))
+            return f"{one.kernel} on QEMU {first}", f"{other.kernel} on QEMU {second}"
         return f"{one.kernel} by {one.driver}", f"{other.kernel} by {other.driver}"
 
 
@@ -1012,6 +1021,7 @@ class Provenance:
     :param phantom_rule: the rule that the self-test proved for it.
     :param nested_qemu: Debian suite and version of each QEMU that ran in L1.
     :param qemus: (name, version line) of each further L0 QEMU.
+    :param phantom_rules: (name, rule) of each of them.
     :param tool: qemu-diff's own version.
     """
 
@@ -1021,6 +1031,7 @@ class Provenance:
     phantom_rule: str = ""
     nested_qemu: tuple[str, ...] = ()
     qemus: tuple[tuple[str, str], ...] = ()
+    phantom_rules: tuple[tuple[str, str], ...] = ()
     tool: str = ""
 
 
@@ -1030,6 +1041,7 @@ class CampaignResult:
 
     :param run: what the ledger knows this run by: hex, and the same after ``--resume``.
     :param started: when it was started, UTC, ISO 8601 to the second; empty: not known.
+    :param only: the globs that chose its cells; empty: all cells of the campaign.
     """
 
     name: str
@@ -1039,6 +1051,7 @@ class CampaignResult:
     provenance: Provenance = Provenance()
     run: str = ""
     started: str = ""
+    only: tuple[str, ...] = ()
 
 
 # --- from night to night -------------------------------------------------------------------------
@@ -1066,6 +1079,21 @@ class PastCell:
     violations: tuple[ViolationKind, ...] = ()
     signatures: tuple[str, ...] = ()
     tool: str = ""
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """An earlier run of a campaign, as far as the ledger keeps it.
+
+    :param started: UTC, ISO 8601 to the second.
+    :param whole: it came to its end, and had all cells of its campaign.
+    :param cells: ascending by id.
+    """
+
+    run: str
+    started: str
+    whole: bool
+    cells: tuple[PastCell, ...]
 
 
 class ChangeKind(StrEnum):

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
 import signal
+import tempfile
 
 # A shell without job control starts what it puts into the background with SIGINT ignored, and
 # children inherit that (POSIX, Shell Command Language, 2.11); tests send it to theirs.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Runs of tests are nobody's nights.
+_ledgers = tempfile.mkdtemp(prefix="qemu-diff-ledger-")
+atexit.register(shutil.rmtree, _ledgers, ignore_errors=True)
+os.environ["QEMU_DIFF_LEDGER"] = f"{_ledgers}/ledger.sqlite3"

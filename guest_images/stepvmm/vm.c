@@ -41,23 +41,39 @@ void vm_set_device_attribute(int device, uint32_t group, uint64_t attribute, uin
 	vm_ioctl(device, KVM_SET_DEVICE_ATTR, &request, what);
 }
 
-/* The order is the KVM API's: device, vCPUs, addresses, init (devices/arm-vgic-v3.rst). */
-static void create_vgic(int vm, int *device)
+/*
+ * The order is the KVM API's: device, vCPUs, addresses, init (devices/arm-vgic-v3.rst,
+ * devices/arm-vgic.rst). KVM offers the version that L1's own GIC can virtualise.
+ */
+static void create_vgic(int vm, struct kvm_create_device *vgic)
 {
-	struct kvm_create_device request = { .type = KVM_DEV_TYPE_ARM_VGIC_V3 };
-
-	vm_ioctl(vm, KVM_CREATE_DEVICE, &request, "KVM_CREATE_DEVICE(vgic v3)");
-	*device = request.fd;
+	vgic->type = KVM_DEV_TYPE_ARM_VGIC_V3;
+	if (ioctl(vm, KVM_CREATE_DEVICE, vgic) == 0)
+		return;
+	vgic->type = KVM_DEV_TYPE_ARM_VGIC_V2;
+	vm_ioctl(vm, KVM_CREATE_DEVICE, vgic, "KVM_CREATE_DEVICE(vgic)");
 }
 
-static void init_vgic(int device)
+static void set_vgic_address(int device, uint64_t region, uint64_t address, const char *what)
 {
-	uint64_t distributor = VM_DISTRIBUTOR, redistributor = VM_REDISTRIBUTOR;
+	vm_set_device_attribute(device, KVM_DEV_ARM_VGIC_GRP_ADDR, region, &address, what);
+}
 
-	vm_set_device_attribute(device, KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_V3_ADDR_TYPE_DIST,
-				&distributor, "vgic distributor address");
-	vm_set_device_attribute(device, KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_V3_ADDR_TYPE_REDIST,
-				&redistributor, "vgic redistributor address");
+static void init_vgic(const struct kvm_create_device *vgic)
+{
+	int device = vgic->fd;
+
+	if (vgic->type == KVM_DEV_TYPE_ARM_VGIC_V3) {
+		set_vgic_address(device, KVM_VGIC_V3_ADDR_TYPE_DIST, VM_DISTRIBUTOR,
+				 "vgic distributor address");
+		set_vgic_address(device, KVM_VGIC_V3_ADDR_TYPE_REDIST, VM_REDISTRIBUTOR,
+				 "vgic redistributor address");
+	} else {
+		set_vgic_address(device, KVM_VGIC_V2_ADDR_TYPE_DIST, VM_DISTRIBUTOR,
+				 "vgic distributor address");
+		set_vgic_address(device, KVM_VGIC_V2_ADDR_TYPE_CPU, VM_CPU_INTERFACE,
+				 "vgic CPU interface address");
+	}
 	vm_set_device_attribute(device, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_CTRL_INIT, NULL,
 				"vgic init");
 }
@@ -115,7 +131,8 @@ void vm_unmap(const struct vm *vm)
 
 void vm_create(struct vm *vm, uint64_t load_address, size_t memory_bytes)
 {
-	int kvm = open_kvm(), vgic;
+	struct kvm_create_device vgic = { 0 };
+	int kvm = open_kvm();
 
 	vm->load_address = load_address;
 	vm->memory_bytes = memory_bytes;
@@ -123,7 +140,7 @@ void vm_create(struct vm *vm, uint64_t load_address, size_t memory_bytes)
 	create_memory(vm);
 	create_vgic(vm->fd, &vgic);
 	create_vcpu(vm, kvm);
-	init_vgic(vgic);
+	init_vgic(&vgic);
 }
 
 uint64_t vm_get_register(const struct vm *vm, uint64_t id)

@@ -12,6 +12,7 @@
 	(KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_CORE | KVM_REG_ARM_CORE_REG(member))
 
 #define VM_DISTRIBUTOR		0x08000000ull	/* QEMU's virt has its GIC there, too */
+#define VM_CPU_INTERFACE	0x08010000ull	/* of a vgic v2 */
 #define VM_REDISTRIBUTOR	0x080a0000ull
 #define VM_ITS			0x08080000ull
 #define VM_DEVICE		0x0a000000ull	/* payloads/payload.inc: the VMM's own device */

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qemu_diff.campaign.bisect_verdict import Shown, shown_by
+from qemu_diff.campaign.executor import local
 from qemu_diff.campaign.prepare import Places, Prepared, prepare
 from qemu_diff.campaign.runner import run_campaign
 from qemu_diff.compare.signature import grouped
@@ -85,7 +86,9 @@ class CommitBench:
             trouble = prepared.kernels.broken[spec.name]
             return TriedCommit(trouble=trouble, build_s=built - began)
         publish = VerdictsFile(directory).write
-        result = run_campaign(campaign, chosen, places, prepared, jobs=self.jobs, publish=publish)
+        result = run_campaign(
+            campaign, chosen, places, prepared, executor=local(self.jobs), publish=publish
+        )
         if not result.complete:
             raise KeyboardInterrupt
         shown = tuple(_shown(one, prepared) for one in result.cells)

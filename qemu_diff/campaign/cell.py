@@ -29,7 +29,7 @@ from qemu_diff.compare.placement_map import (
 )
 from qemu_diff.compare.placements import place
 from qemu_diff.compare.verdict import NOT_REDIRECTED, judged_cell, unjudged_cell
-from qemu_diff.drive.in_guest import RECORDS, TIMER_LOG, TRUTH, Boot, Tools
+from qemu_diff.drive.in_guest import CONSOLE, RECORDS, TIMER_LOG, TRUTH, Boot, Tools
 from qemu_diff.drive.job import (
     Job,
     Routine,
@@ -46,6 +46,7 @@ from qemu_diff.errors import InfrastructureError, LostGuestError
 from qemu_diff.events import Stage
 from qemu_diff.flood import adaptive
 from qemu_diff.flood.placement import Sweep, pair_grid, random_placements, sweep
+from qemu_diff.guest.machine import came_up_protected
 from qemu_diff.guest.process import Ending, how_ended
 from qemu_diff.guest.shared import RECORD_CAPACITY, SharedHeader
 from qemu_diff.kernels.symbols import step_functions
@@ -450,9 +451,9 @@ class _CellRunner:
         self._passes |= reported_passes(trace.records)
         for name in (RECORDS, TRUTH, TIMER_LOG):
             self._fingerprint.update((done.directory / name).read_bytes())
-        ran = kvm_mode(trace)
-        if ran is not None and ran is not self._cell.machine.kvm_mode:
-            wanted = self._cell.machine.kvm_mode
+        wanted = self._cell.machine.kvm_mode
+        ran = kvm_mode(trace, (done.directory / CONSOLE).read_text(errors="replace"))
+        if ran not in (None, wanted):
             raise InfrastructureError(
                 f"asked for kvm_mode {wanted}, but on this CPU this kernel runs KVM in {ran} mode"
             )
@@ -521,13 +522,16 @@ def with_transcript(
     )
 
 
-def kvm_mode(trace: Trace) -> KvmMode | None:
+def kvm_mode(trace: Trace, console: str) -> KvmMode | None:
     """Where KVM's exception vector lay: only a VHE kernel's is in the kernel's half of the address
-    space (Linux Documentation/arm64/memory.rst); None where L2 never ran."""
+    space (Linux Documentation/arm64/memory.rst); None where L2 never ran. That the rest is kept out
+    of EL2's memory L1's kernel says itself."""
     bases = trace.truth["pc"][trace.truth["kind"] == TruthKind.VECTOR]
     if not len(bases):
         return None
-    return KvmMode.VHE if int(bases[0]) >> 63 else KvmMode.NVHE
+    if int(bases[0]) >> 63:
+        return KvmMode.VHE
+    return KvmMode.PROTECTED if came_up_protected(console) else KvmMode.NVHE
 
 
 # --- what quiet passes teach ---

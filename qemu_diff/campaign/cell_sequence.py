@@ -55,7 +55,9 @@ def cell_sequence(
         results / CELLS,
         interrupts=one.cell.flood.into_guest,
     )
-    rule = PhantomRule(result.provenance.phantom_rule)
+    known = result.provenance
+    rules = {"": known.phantom_rule, **dict(known.phantom_rules)}
+    rule = PhantomRule(rules[one.cell.machine.qemu])
     left = directory / chosen
     try:
         trace = read_trace(left / RECORDS, left / TRUTH, left / TIMER_LOG, rule)

@@ -53,7 +53,7 @@ from qemu_diff.drive.job import Job, Routine, quiet_job, table_job
 from qemu_diff.drive.recorded_job import RecordedJob, recorded_job
 from qemu_diff.errors import InfrastructureError
 from qemu_diff.flood.placement import Placements
-from qemu_diff.kernels import read_patches
+from qemu_diff.kernels.patch import Patch
 from qemu_diff.model import (
     Build,
     Cell,
@@ -62,7 +62,6 @@ from qemu_diff.model import (
     Finding,
     KernelSpec,
     Placement,
-    Provenance,
     Signature,
     SignatureGroup,
     ViolationKind,
@@ -81,28 +80,38 @@ _INCLUDE = re.compile(r'^\s*\.include\s+"([A-Za-z0-9_][A-Za-z0-9_.-]*)"', re.MUL
 
 
 @dataclass(frozen=True)
+class FindingSources:
+    """What a finding is kept with, so that it can be made again.
+
+    :param payload: its source.
+    :param includes: the files that it includes.
+    :param script: the job's source.
+    :param spec: the kernel's specification.
+    :param patches: the kernel's, each by itself: a series may be one file, or a directory.
+    :param pair: (kernel, build) of baseline and candidate, where the cell has a counterpart.
+    """
+
+    payload: Path
+    includes: tuple[Path, ...]
+    script: Path
+    spec: KernelSpec
+    patches: tuple[Patch, ...]
+    pair: tuple[tuple[str, Build], ...]
+
+
+@dataclass(frozen=True)
 class Confirmer:
     """What confirming takes, besides the cell's result.
 
     :param boots: the cell's directory, with its boots.
     :param findings: gets a directory for each signature.
-    :param source: the payload's source.
-    :param includes: where it looks for what it includes.
-    :param script: the job's source.
-    :param spec: the kernel's specification.
-    :param pair: (kernel, build) of baseline and candidate, where the cell has a counterpart.
     """
 
     bench: Bench
     routine: Routine
     boots: Path
     findings: Path
-    source: Path
-    includes: tuple[Path, ...]
-    script: Path
-    spec: KernelSpec
-    pair: tuple[tuple[str, Build], ...]
-    provenance: Provenance
+    sources: FindingSources
 
 
 def confirmed(result: CellResult, confirmer: Confirmer) -> CellResult:
@@ -302,16 +311,13 @@ def one_pass(routine: Routine, cell: Cell, placements: Placements) -> Job:
 
 
 def _keep(kept: FreshBoot, group: SignatureGroup, confirmer: Confirmer) -> None:
-    bench, wanted = confirmer.bench, group.signature
+    bench, wanted, sources = confirmer.bench, group.signature, confirmer.sources
     finding = kept.finding(bench.cell, bench.payload, wanted)
     assert finding is not None, "what is kept shows the signature"
     assert group.confirmation is not None, "what is kept was tried"
-    # A series may be one file, or a directory: a finding has each patch by itself.
-    patches, patch_files = _copies(
-        "patch", [(one.name, one.content) for one in read_patches(confirmer.spec.patches)]
-    )
+    patches, patch_files = _copies("patch", [(one.name, one.content) for one in sources.patches])
     fragments, fragment_files = _copies(
-        "kconfig", [(path.name, path.read_bytes()) for path in confirmer.spec.kconfig]
+        "kconfig", [(path.name, path.read_bytes()) for path in sources.spec.kconfig]
     )
     record = FindingRecord(
         format_version=FORMAT_VERSION,
@@ -327,30 +333,30 @@ def _keep(kept: FreshBoot, group: SignatureGroup, confirmer: Confirmer) -> None:
         budget_s=bench.budget_s,
         payload=bench.payload,
         kernel=StoredKernel(
-            name=confirmer.spec.name,
+            name=sources.spec.name,
             release=bench.build.release,
             key=bench.build.key,
-            source=confirmer.spec.source,
+            source=sources.spec.source,
             patches=patches,
             kconfig=fragments,
-            reverts=confirmer.spec.reverts,
+            reverts=sources.spec.reverts,
         ),
-        qemu=confirmer.provenance.qemu,
-        qemu_identity=confirmer.provenance.qemu_identity,
-        phantom_rule=confirmer.provenance.phantom_rule,
+        qemu=bench.tools.qemu.version,
+        qemu_identity=bench.tools.qemu.identity,
+        qemu_spec=bench.tools.qemu.spec,
+        phantom_rule=bench.tools.plugin.rule.value,
         fingerprint=kept.fingerprint,
     )
     shown = _columns(kept, finding, confirmer)
-    source = confirmer.source.read_bytes()
     files: dict[str, bytes | Path] = {
         **{name: kept.directory / name for name in (JOB, CONSOLE, *TRACE)},
         ARGV: portable_argv((kept.directory / ARGV).read_text(), kept.directory, bench).encode(),
         STEPVMM: bench.tools.stepvmm.program,
-        PAYLOAD_SOURCE: source,
+        PAYLOAD_SOURCE: sources.payload,
         PAYLOAD_BLOB: bench.payload.blob,
-        SCRIPT: confirmer.script,
+        SCRIPT: sources.script,
         COLUMNS_TEXT: ("\n".join(column_lines(shown)) + "\n").encode(),
-        **_included(source.decode(errors="replace"), confirmer.includes),
+        **{path.name: path for path in sources.includes},
         **patch_files,
         **fragment_files,
     }
@@ -370,17 +376,20 @@ def _copies(
     return tuple(stored), files
 
 
-def _included(source: str, folders: tuple[Path, ...]) -> dict[str, bytes | Path]:
-    """The files that an assembly source includes, and those that they include."""
-    files: dict[str, bytes | Path] = {}
-    left = _INCLUDE.findall(source)
+def included(source: Path, folders: Sequence[Path]) -> tuple[Path, ...]:
+    """The files that an assembly source includes, and those that they include.
+
+    :param folders: where they are looked up, in this order.
+    """
+    files: dict[str, Path] = {}
+    left = _INCLUDE.findall(source.read_text(errors="replace"))
     while left:
         name = left.pop()
         path = next((one / name for one in folders if (one / name).is_file()), None)
         if path is not None and name not in files:
             files[name] = path
             left += _INCLUDE.findall(path.read_text(errors="replace"))
-    return files
+    return tuple(files.values())
 
 
 def portable_argv(command: str, directory: Path, bench: Bench) -> str:
@@ -398,12 +407,12 @@ def portable_argv(command: str, directory: Path, bench: Bench) -> str:
 
 def _columns(kept: FreshBoot, finding: Finding, confirmer: Confirmer) -> Columns:
     """The pass as both kernels of the pair report it; the other one's takes a boot."""
-    bench, number = confirmer.bench, finding.pass_number
+    bench, number, sources = confirmer.bench, finding.pass_number, confirmer.sources
     program, listing = program_of(bench.payload), Listing(bench.payload)
     truth = pass_of_steps(kept.trace, program, number)
     reports = []
-    for name, build in confirmer.pair or ((confirmer.spec.name, bench.build),):
-        if name == confirmer.spec.name:
+    for name, build in sources.pair or ((sources.spec.name, bench.build),):
+        if name == sources.spec.name:
             reports.append((name, truth))
             continue
         job = recorded_job((kept.directory / JOB).read_bytes(), JOB)

@@ -32,6 +32,7 @@ from qemu_diff.model import (
     Finding,
     KernelSource,
     Payload,
+    QemuSpec,
     Signature,
 )
 
@@ -108,6 +109,7 @@ class FindingRecord:
     :param first_ns: see :class:`qemu_diff.model.SignatureGroup`; the whole cell's.
     :param payload: without its bytes, which are in ``payload.bin``.
     :param fingerprint: of the confirming boot: of its records, truth and timer log.
+    :param qemu_spec: what the campaign meant by its QEMU; None: the one on ``PATH``.
     """
 
     format_version: int
@@ -127,6 +129,7 @@ class FindingRecord:
     qemu_identity: str
     phantom_rule: str
     fingerprint: str
+    qemu_spec: QemuSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -196,8 +199,9 @@ def _fill(
     for name, content in files.items():
         assert _FILE_NAME.fullmatch(name), name
         (scratch / name).write_bytes(content.read_bytes() if isinstance(content, Path) else content)
-    without_bytes = replace(record, payload=replace(record.payload, blob=b""))
-    (scratch / FINDING).write_text(_json(_RECORD.dump_python(without_bytes, mode="json")))
+    # The bytes are in a file of their own, and where they were assembled says nothing elsewhere.
+    described = replace(record, payload=replace(record.payload, blob=b"", program=None))
+    (scratch / FINDING).write_text(_json(_RECORD.dump_python(described, mode="json")))
     (scratch / COLUMNS_JSON).write_text(_json(_COLUMNS.dump_python(shown, mode="json")))
     manifest = {path.name: _stored(path) for path in sorted(scratch.iterdir())}
     (scratch / MANIFEST).write_text(

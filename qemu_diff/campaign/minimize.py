@@ -471,10 +471,9 @@ def _source_text(record: FindingRecord) -> str:
 
 def _machine_text(machine: MachineSpec) -> str:
     parts: dict[str, object] = {"kvm_mode": machine.kvm_mode}
-    if machine.cpu != MachineSpec.cpu:
-        parts["cpu"] = machine.cpu
-    if machine.memory_mib != MachineSpec.memory_mib:
-        parts["memory_mib"] = machine.memory_mib
+    for key in ("cpu", "memory_mib", "cpus", "gic_version", "page_kib", "qemu"):
+        if (value := getattr(machine, key)) != getattr(MachineSpec, key):
+            parts[key] = value
     if machine.exception_order is not ExceptionOrder.TCG:
         parts["exception_order"] = machine.exception_order
         parts["pending"] = machine.pending

@@ -16,6 +16,14 @@ class ExitCode(IntEnum):
     LOST = 3
 
 
+MEANINGS = {
+    ExitCode.AS_EXPECTED: "everything as expected, expected failures seen included",
+    ExitCode.UNEXPECTED: "an unexpected finding, an expectation not met, or a regression",
+    ExitCode.USER_ERROR: "a mistake in what was asked for",
+    ExitCode.LOST: "nothing judged, or infrastructure lost",
+}
+
+
 def exit_code(result: CampaignResult) -> ExitCode:
     """A finding outweighs what was lost beside it; what was skipped changes nothing."""
     if unexpected_cells(result) or any(pair.alarming for pair in result.pairs):

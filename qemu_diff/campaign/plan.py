@@ -1,7 +1,8 @@
 """Campaign → matrix of cells, each with a stable id and seed. Pure.
 
 A cell's id says what the cell is, and nothing about the campaign around it: the parts
-``KERNEL.PAYLOAD.KVM_MODE.FLOOD``, and after them only what differs from the default.
+``KERNEL.PAYLOAD.KVM_MODE.FLOOD``, and after them only what differs from the default; last the
+seed, L0's QEMU and the driver, which the two sides of a pair may differ in.
 ``unpatched.trapped_sysreg.vhe.host_timer-sweep`` is a sweep of the whole step window at 1 ns,
 ``unpatched.hvc.vhe.job-kick.quiet`` runs another job, and
 ``unpatched.hvc.nvhe.quiet.cpu-cortex-a57`` has no flood and another CPU. Names hold no dots, and
@@ -11,6 +12,7 @@ each optional part begins in a way of its own, so different cells can't share an
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from hashlib import blake2b
 
 from qemu_diff.model import (
@@ -21,6 +23,7 @@ from qemu_diff.model import (
     Cell,
     Driver,
     ExceptionOrder,
+    Exclusion,
     Expectation,
     FloodSpec,
     MachineSpec,
@@ -50,12 +53,14 @@ def plan(campaign: Campaign) -> tuple[Cell, ...]:
             job=job,
             session=session,
             machine=machine,
+            seed=seed,
         )
         for scenario in campaign.scenarios
         for payload in scenario.payloads
         for job in scenario.jobs
         for session in scenario.sessions
         for machine in scenario.machines
+        for seed in scenario.seeds or (campaign.seed,)
         for kernel in campaign.kernels
         if not scenario.kernels or kernel.name in scenario.kernels
     )
@@ -79,10 +84,19 @@ def _counterpart(pair: PairSpec, baseline: Cell) -> str:
         if baseline.kernel != pair.baseline:
             return ""
         return f"{pair.candidate}.{baseline.id.removeprefix(f'{baseline.kernel}.')}"
+    by_driver = _driver_suffix(baseline.driver)
+    if pair.of is PairOf.QEMU:
+        if baseline.machine.qemu != pair.baseline:
+            return ""
+        point = baseline.id.removesuffix(_qemu_suffix(pair.baseline) + by_driver)
+        return f"{point}{_qemu_suffix(pair.candidate)}{by_driver}"
     if baseline.driver != pair.baseline:
         return ""
-    point = baseline.id.removesuffix(_driver_suffix(baseline.driver))
-    return f"{point}{_driver_suffix(Driver(pair.candidate))}"
+    return f"{baseline.id.removesuffix(by_driver)}{_driver_suffix(Driver(pair.candidate))}"
+
+
+def _qemu_suffix(name: str) -> str:
+    return f".l0-{name}" if name else ""
 
 
 def _driver_suffix(driver: Driver) -> str:
@@ -98,22 +112,31 @@ def _cell(
     job: str,
     session: str,
     machine: MachineSpec,
+    seed: int,
 ) -> Cell:
     does = f"session-{session}" if session else "" if job == DEFAULT_JOB else f"job-{job}"
     point = ".".join(_point_parts(payload, does, machine, scenario.flood))
+    drawn = "" if seed == campaign.seed else f".seed-{seed}"
+    id_ = f"{kernel}.{point}{drawn}{_qemu_suffix(machine.qemu)}{_driver_suffix(scenario.driver)}"
     return Cell(
-        id=f"{kernel}.{point}{_driver_suffix(scenario.driver)}",
+        id=id_,
         kernel=kernel,
         payload=payload,
         machine=machine,
         flood=scenario.flood,
         driver=scenario.driver,
-        # Without the driver: both sides of a pair of drivers are flooded alike.
-        seed=_seed(campaign.seed, point),
+        # Without QEMU and driver: both sides of a pair are flooded alike.
+        seed=_seed(seed, point),
         expected=_expected(scenario.expect, kernel, payload, session or job),
         job=job,
         session=session,
+        excluded=excluded(campaign.exclusions, id_),
     )
+
+
+def excluded(exclusions: Iterable[Exclusion], cell_id: str) -> str:
+    """Why a cell is left out, or nothing."""
+    return next((one.reason for one in exclusions if fnmatchcase(cell_id, one.cells)), "")
 
 
 def _point_parts(payload: str, does: str, machine: MachineSpec, flood: FloodSpec) -> Iterator[str]:
@@ -131,6 +154,10 @@ def _point_parts(payload: str, does: str, machine: MachineSpec, flood: FloodSpec
         yield f"cpus-{machine.cpus}"
     if machine.memory_mib != MachineSpec.memory_mib:
         yield f"mem-{machine.memory_mib}"
+    if machine.gic_version != MachineSpec.gic_version:
+        yield f"gic-{machine.gic_version}"
+    if machine.page_kib != MachineSpec.page_kib:
+        yield f"page-{machine.page_kib}k"
     if machine.nested_qemu:
         yield f"qemu-{machine.nested_qemu}"
     if machine.exception_order is not ExceptionOrder.TCG:

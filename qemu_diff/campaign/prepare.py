@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from qemu_diff.campaign.finding_directory import tool_version
 from qemu_diff.compare.decode import program_of
+from qemu_diff.compare.verdict import unjudged_cell
 from qemu_diff.drive.async_first import plan_of
 from qemu_diff.drive.debugged_job import check_debuggable
-from qemu_diff.drive.from_outside import FromOutside
 from qemu_diff.drive.in_guest import Tools
 from qemu_diff.drive.job import Routine, compiled
 from qemu_diff.drive.peer import PeerTools, prepare_peer
 from qemu_diff.drive.script import read_script, script_path
 from qemu_diff.drive.session import Session, read_session, session_path
-from qemu_diff.drive.stepper import InGuest, Stepper
 from qemu_diff.errors import (
     CompileError,
     InfrastructureError,
@@ -24,20 +24,25 @@ from qemu_diff.errors import (
     UserError,
 )
 from qemu_diff.guest.gdb import require_gdb
+from qemu_diff.guest.host_qemu import qemu_of
 from qemu_diff.guest.image import build_payload, build_stepvmm, payload_source
-from qemu_diff.guest.qemu import check_cpu, check_qtest, find_qemu
+from qemu_diff.guest.qemu import Qemu, check_cpu, check_qtest, find_qemu
 from qemu_diff.guest.qemu_bundle import QemuBundle, fetch_bundle
 from qemu_diff.kernels import build_kernel, pinned
+from qemu_diff.kernels.pages import with_pages
 from qemu_diff.kernels.selftest import NoSelftest, Selftest, build_selftest
 from qemu_diff.model import (
     FROM_OUTSIDE,
     Build,
     Campaign,
     Cell,
+    CellResult,
+    CellVerdict,
     Driver,
     FloodSource,
     KernelIdentity,
     KernelSpec,
+    MachineSpec,
     Payload,
     Provenance,
 )
@@ -67,14 +72,20 @@ class Kernels:
     """The kernels of a campaign, as far as they could be had.
 
     :param selftests: kernel → its own single-step test, where a cell asks for it.
-    :param broken: kernel → why it or its selftest could not be built.
-    :param left_out: optional kernel → why it can't be had here.
+    :param builds: by :func:`build_name`.
+    :param broken: likewise: why it or its selftest could not be built.
+    :param left_out: likewise: why an optional one can't be had here.
     """
 
     builds: dict[str, Build]
     selftests: dict[str, Selftest | NoSelftest]
     broken: dict[str, str]
     left_out: dict[str, str]
+
+
+def build_name(kernel: str, page_kib: int) -> str:
+    """What a kernel's build for a page size is called; names of kernels hold no dots."""
+    return kernel if page_kib == MachineSpec.page_kib else f"{kernel}.page-{page_kib}k"
 
 
 PayloadKey = tuple[str, bool]
@@ -96,6 +107,9 @@ class Prepared:
     :param bundles: suite → L1's QEMU, where a cell asks for it and it can be had.
     :param no_bundle: suite → why it can't.
     :param sessions: by name.
+    :param tools: with the QEMU on ``PATH``.
+    :param further_tools: the same with each further L0 QEMU, by its name.
+    :param no_qemu: optional L0 QEMU → why it can't be had here.
     """
 
     tools: Tools
@@ -106,6 +120,20 @@ class Prepared:
     bundles: dict[str, QemuBundle] = field(default_factory=dict)
     no_bundle: dict[str, str] = field(default_factory=dict)
     sessions: dict[str, Session] = field(default_factory=dict)
+    further_tools: dict[str, Tools] = field(default_factory=dict)
+    no_qemu: dict[str, str] = field(default_factory=dict)
+
+    def tools_of(self, cell: Cell) -> Tools:
+        """What the cell's boots need, its own L0 QEMU among it."""
+        return self.further_tools[cell.machine.qemu] if cell.machine.qemu else self.tools
+
+    def peer_of(self, cell: Cell) -> PeerTools:
+        """The same, where L1 runs somebody else's program."""
+        return replace(self.peer, qemu=self.tools_of(cell).qemu)
+
+    def build_of(self, cell: Cell) -> Build:
+        """The cell's kernel, with its page size."""
+        return self.kernels.builds[build_name(cell.kernel, cell.machine.page_kib)]
 
     def payload_of(self, cell: Cell) -> Payload:
         """What L2 runs."""
@@ -115,14 +143,20 @@ class Prepared:
         """The cell's job, for its payload."""
         return self.routines[cell.job, _key(cell, self.sessions)]
 
-    def stepper_of(self, cell: Cell) -> Stepper:
-        """Who steps the cell's L2."""
-        return InGuest(self.tools) if cell.driver is Driver.IN_GUEST else self.debugger_of(cell)
-
-    def debugger_of(self, cell: Cell) -> FromOutside:
-        """The same, of a driver from outside."""
-        bundle = self.bundles[cell.machine.nested_qemu]
-        return FromOutside(cell.driver, self.tools, bundle, self.peer.init)
+    def unjudged(self, cell: Cell) -> CellResult | None:
+        """The result of a cell that can't be run here; None of one that can."""
+        kernel = build_name(cell.kernel, cell.machine.page_kib)
+        if cell.excluded:
+            return unjudged_cell(cell, CellVerdict.SKIPPED, cell.excluded)
+        if kernel in self.kernels.broken:
+            return unjudged_cell(cell, CellVerdict.LOST, self.kernels.broken[kernel])
+        if kernel in self.kernels.left_out:
+            return unjudged_cell(cell, CellVerdict.SKIPPED, self.kernels.left_out[kernel])
+        if missing := self.no_qemu.get(cell.machine.qemu):
+            return unjudged_cell(cell, CellVerdict.SKIPPED, missing)
+        if missing := self.missing_for(cell):
+            return unjudged_cell(cell, CellVerdict.LOST, missing)
+        return None
 
     def missing_for(self, cell: Cell) -> str:
         """Why the cell can't be run here, or nothing."""
@@ -142,6 +176,11 @@ class Prepared:
             qemu_identity=self.tools.qemu.identity,
             phantom_rule=self.tools.plugin.rule.value,
             nested_qemu=tuple(f"{one.suite} {one.version}" for one in self.bundles.values()),
+            tool=tool_version(),
+            qemus=tuple((name, one.qemu.version) for name, one in self.further_tools.items()),
+            phantom_rules=tuple(
+                (name, one.plugin.rule.value) for name, one in self.further_tools.items()
+            ),
         )
 
 
@@ -151,20 +190,28 @@ def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepar
     :raises UserError: a tool is missing, a source, a patch or a job is wrong.
     :raises InfrastructureError: no truth plugin can be had.
     """
-    qemu = find_qemu()
+    cells = [cell for cell in cells if not cell.excluded]
+    qemus, no_qemu = _qemus(campaign, cells)
     for cell in cells:
+        if (qemu := qemus.get(cell.machine.qemu)) is None:
+            continue
         check_cpu(qemu, cell.machine.cpu)
         if FloodSource.DEVICE in cell.flood.sources:
             check_qtest(qemu)
     if any(cell.driver is Driver.GDB for cell in cells):
         require_gdb()
-    tools = Tools(
-        qemu,
-        prepare_plugin(qemu, places.guest_images, places.cache),
-        build_stepvmm(places.guest_images, places.cache),
-        places.guest_images,
-        places.cache,
-    )
+    stepvmm = build_stepvmm(places.guest_images, places.cache)
+    tools = {
+        name: Tools(
+            qemu,
+            prepare_plugin(qemu, places.guest_images, places.cache),
+            stepvmm,
+            places.guest_images,
+            places.cache,
+        )
+        for name, qemu in qemus.items()
+    }
+    stock = tools.pop("")
     ours = [cell for cell in cells if cell.driver is not Driver.SELFTEST]
     beside = campaign.path.parent
     sessions = _sessions(cells, places.guest_images, beside)
@@ -172,6 +219,9 @@ def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepar
     payloads = {key: _payload(key, beside, places) for key in sorted({*keys.values()})}
     for cell, key in keys.items():
         plan_of(cell.machine, payloads[key], places.guest_images, places.cache)
+        if cell.machine.gic_version == 2 and payloads[key].interrupts:
+            text = f"payload {cell.payload} takes interrupts, which needs machine.gic_version 3"
+            raise UserError(f"cell {cell.id}: {text}")
     routines = {
         (job, key): compiled(
             read_script(script_path(places.guest_images, job, beside)), payloads[key]
@@ -182,10 +232,19 @@ def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepar
     for cell in outside:
         check_debuggable(routines[cell.job, keys[cell]], cell.job)
     bundles, no_bundle = _bundles(sorted({cell.machine.nested_qemu for cell in outside}))
-    peer = prepare_peer(qemu, places.guest_images, places.cache)
+    peer = prepare_peer(stock.qemu, places.guest_images, places.cache)
     kernels = _kernels(campaign, cells)
     return Prepared(
-        tools, peer, payloads, routines, kernels, bundles, no_bundle=no_bundle, sessions=sessions
+        stock,
+        peer,
+        payloads,
+        routines,
+        kernels,
+        bundles,
+        no_bundle=no_bundle,
+        sessions=sessions,
+        further_tools=tools,
+        no_qemu=no_qemu,
     )
 
 
@@ -206,6 +265,26 @@ def _pinned(spec: KernelSpec) -> KernelSpec:
         if not spec.optional:
             raise
         return spec
+
+
+def _qemus(campaign: Campaign, cells: Sequence[Cell]) -> tuple[dict[str, Qemu], dict[str, str]]:
+    """Each L0 QEMU by name, the one on ``PATH`` first; of optional ones, why one can't be had.
+
+    :raises UserError: one that is not optional can't be had.
+    """
+    qemus = {"": find_qemu()}
+    missing: dict[str, str] = {}
+    needed = {cell.machine.qemu for cell in cells}
+    for spec in campaign.qemus:
+        if spec.name not in needed:
+            continue
+        try:
+            qemus[spec.name] = qemu_of(spec)
+        except UserError as error:
+            if not spec.optional:
+                raise UserError(f"qemu.{spec.name}: {error}") from error
+            missing[spec.name] = f"QEMU {spec.name}: {error}"
+    return qemus, missing
 
 
 def _bundles(suites: Sequence[str]) -> tuple[dict[str, QemuBundle], dict[str, str]]:
@@ -255,22 +334,24 @@ def _payload(key: PayloadKey, beside: Path, places: Places) -> Payload:
 
 def _kernels(campaign: Campaign, cells: Sequence[Cell]) -> Kernels:
     kernels = Kernels({}, {}, {}, {})
-    needed = {cell.kernel for cell in cells}
+    needed = sorted({(cell.kernel, cell.machine.page_kib) for cell in cells})
     tested = {cell.kernel for cell in cells if cell.driver is Driver.SELFTEST}
     for spec in campaign.kernels:
-        if spec.name in needed:
-            _add_kernel(kernels, spec, with_selftest=spec.name in tested)
+        for name, page_kib in needed:
+            if name == spec.name:
+                _add_kernel(kernels, spec, page_kib, with_selftest=name in tested)
     return kernels
 
 
-def _add_kernel(kernels: Kernels, spec: KernelSpec, *, with_selftest: bool) -> None:
+def _add_kernel(kernels: Kernels, spec: KernelSpec, page_kib: int, *, with_selftest: bool) -> None:
+    name = build_name(spec.name, page_kib)
     try:
-        kernels.builds[spec.name] = build_kernel(spec)
+        kernels.builds[name] = build_kernel(with_pages(spec, page_kib))
         if with_selftest:
             kernels.selftests[spec.name] = build_selftest(spec)
     except KernelBuildError as error:
-        kernels.broken[spec.name] = str(error)
+        kernels.broken[name] = str(error)
     except UnavailableSourceError as error:
         if not spec.optional:
             raise
-        kernels.left_out[spec.name] = str(error)
+        kernels.left_out[name] = str(error)

@@ -8,14 +8,16 @@ from enum import StrEnum
 from pathlib import Path
 
 from qemu_diff.campaign.confirm import portable_argv
-from qemu_diff.campaign.finding_directory import ARGV, StoredFinding
+from qemu_diff.campaign.finding_directory import ARGV, FindingRecord, StoredFinding
 from qemu_diff.campaign.fresh_boot import Bench, FreshBoot, fresh_boot
 from qemu_diff.compare.decode import program_of
 from qemu_diff.drive.async_first import plan_of
 from qemu_diff.drive.in_guest import Tools
-from qemu_diff.errors import CompileError, ResultsError, UserError
+from qemu_diff.errors import CompileError, InfrastructureError, ResultsError, UserError
+from qemu_diff.guest.host_qemu import qemu_of
+from qemu_diff.guest.host_qemu import source_words as qemu_words
 from qemu_diff.guest.image import read_stepvmm
-from qemu_diff.guest.qemu import check_cpu, find_qemu
+from qemu_diff.guest.qemu import Qemu, check_cpu, find_qemu
 from qemu_diff.kernels import build_kernel, cached_build, given_build, image_build
 from qemu_diff.model import Build, Finding, GitSource, ImageSource, KernelSpec, TreeSource
 from qemu_diff.truth.plugin import prepare_plugin
@@ -97,7 +99,7 @@ def bench_of(stored: StoredFinding, choice: KernelChoice, guest_images: Path, ca
     :raises ResultsError: its payload or its step VMM is none.
     """
     record = stored.record
-    qemu = find_qemu()
+    qemu, _ = _qemu(record)
     check_cpu(qemu, record.cell.machine.cpu)
     try:
         program_of(record.payload)
@@ -108,6 +110,18 @@ def bench_of(stored: StoredFinding, choice: KernelChoice, guest_images: Path, ca
     build = kernel_of(stored, choice)
     tools = Tools(qemu, prepare_plugin(qemu, guest_images, cache), stepvmm, guest_images, cache)
     return Bench(record.cell, build, record.payload, tools, record.budget_s, threading.Event())
+
+
+def _qemu(record: FindingRecord) -> tuple[Qemu, str]:
+    """The finding's QEMU; or the one on ``PATH``, and why it is not the finding's."""
+    spec = record.qemu_spec
+    if spec is None:
+        return find_qemu(), ""
+    try:
+        return qemu_of(spec), ""
+    except (UserError, InfrastructureError) as error:
+        where = f"QEMU {spec.name} ({qemu_words(spec)})"
+        return find_qemu(), f"{where} can't be had here: {error}"
 
 
 def kernel_of(stored: StoredFinding, choice: KernelChoice) -> Build:
@@ -169,6 +183,8 @@ def source_words(stored: StoredFinding) -> str:
 def _differences(stored: StoredFinding, bench: Bench, done: FreshBoot) -> tuple[str, ...]:
     record, tools = stored.record, bench.tools
     found = []
+    if missing := _qemu(record)[1]:
+        found.append(missing)
     if tools.qemu.identity != record.qemu_identity:
         found.append(f"QEMU is another binary: {tools.qemu.version}, was {record.qemu}")
     if bench.build.key != record.kernel.key:

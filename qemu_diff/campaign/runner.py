@@ -1,40 +1,28 @@
-"""Runs a campaign: kernels first, then its cells side by side, publishing after each."""
+"""Runs a campaign: hands its cells out, collects what comes of them, publishing after each."""
 
 from __future__ import annotations
 
 import shutil
-import threading
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
-from qemu_diff.campaign.cell import CellContext, read_boot, run_cell
-from qemu_diff.campaign.confirm import Confirmer, confirmed
-from qemu_diff.campaign.fresh_boot import Bench
-from qemu_diff.campaign.peer_cell import PeerContext, run_peer_cell
+from qemu_diff.campaign.cell import read_boot
+from qemu_diff.campaign.cell_task import cell_tasks
+from qemu_diff.campaign.executor import Executor
 from qemu_diff.campaign.plan import pairs
 from qemu_diff.campaign.prepare import Places, Prepared
-from qemu_diff.campaign.session_cell import SessionContext, run_session_cell
+from qemu_diff.campaign.resume import NOTHING_DONE, Start
 from qemu_diff.compare.decode import program_of
 from qemu_diff.compare.pair import pair_result, pass_of_steps, side_by_side
-from qemu_diff.compare.verdict import unjudged_cell
-from qemu_diff.drive.script import script_path
 from qemu_diff.errors import InfrastructureError
-from qemu_diff.events import Stage, stage
 from qemu_diff.guest.image import PAYLOADS, payload_source
-from qemu_diff.guest.process import Cancelled
 from qemu_diff.model import (
-    FROM_OUTSIDE,
     Campaign,
     CampaignResult,
     Cell,
     CellResult,
-    CellVerdict,
-    Driver,
-    FloodSource,
     PairResult,
     SideBySide,
 )
@@ -49,19 +37,21 @@ def run_campaign(
     places: Places,
     prepared: Prepared,
     *,
-    jobs: int,
+    executor: Executor,
     publish: Publish,
+    start: Start = NOTHING_DONE,
 ) -> CampaignResult:
     """Run the given cells of a campaign.
 
     :param prepared: what :func:`prepare` made for them.
-    :param jobs: boots side by side.
+    :param executor: where they are run.
     :param publish: called with what is known so far, after each cell.
+    :param start: what the run begins with: its cells that are finished are not run again.
     :returns: ``complete`` is False where the user called it off.
     :raises InfrastructureError: results can't be written.
     """
-    run = _Run(campaign, tuple(cells), places, prepared, publish)
-    return run.run(jobs)
+    run = _Run(campaign, tuple(cells), places, prepared, publish, start=start)
+    return run.run(executor)
 
 
 class _Run:
@@ -72,31 +62,38 @@ class _Run:
         places: Places,
         prepared: Prepared,
         publish: Publish,
+        *,
+        start: Start,
     ) -> None:
         self._campaign = campaign
         self._cells = cells
         self._places = places
         self._prepared = prepared
         self._publish = publish
-        self._cancel = threading.Event()
+        self._start = start
         self._done: dict[str, CellResult] = {}
         self._pairs: dict[tuple[str, str], PairResult] = {}
 
-    def run(self, jobs: int) -> CampaignResult:
+    def run(self, executor: Executor) -> CampaignResult:
         self._keep_payloads()
+        for finished in self._start.finished.values():
+            self._add(finished)
+        for cell in self._cells:
+            if unjudged := self._prepared.unjudged(cell):
+                self._add(unjudged)
         self._publish(self._result(complete=False))
+        tasks = cell_tasks(self._campaign, self._cells, self._prepared, self._places.guest_images)
         called_off = False
-        with ThreadPoolExecutor(max_workers=jobs) as pool:
-            futures = [pool.submit(self._run_cell, cell) for cell in self._cells]
-            try:
-                self._collect(futures)
-            except KeyboardInterrupt:
-                called_off = True
-            finally:
-                # The pool waits for its threads: they end as soon as they see this.
-                self._cancel.set()
-                for future in futures:
-                    future.cancel()
+        futures: list[Future[CellResult]] = []
+        try:
+            for cell in self._cells:
+                if cell.id not in self._done:
+                    futures.append(executor.submit(tasks[cell.id], self._places))
+            self._collect(futures)
+        except KeyboardInterrupt:
+            called_off = True
+        finally:
+            executor.cancel()
         if called_off:
             self._keep_finished(futures)
         result = self._result(complete=len(self._done) == len(self._cells))
@@ -122,96 +119,9 @@ class _Run:
             with suppress(BaseException):
                 self._add(future.result(timeout=0))
 
-    def _run_cell(self, cell: Cell) -> CellResult:
-        started = time.monotonic()
-        kernels = self._prepared.kernels
-        if cell.kernel in kernels.broken:
-            return unjudged_cell(cell, CellVerdict.LOST, kernels.broken[cell.kernel])
-        if cell.kernel in kernels.left_out:
-            return unjudged_cell(cell, CellVerdict.SKIPPED, kernels.left_out[cell.kernel])
-        if missing := self._prepared.missing_for(cell):
-            return unjudged_cell(cell, CellVerdict.LOST, missing)
-        with stage("cell", cell.id) as running:
-            if self._cancel.is_set():
-                raise Cancelled
-            directory = self._places.cells / cell.id
-            shutil.rmtree(directory, ignore_errors=True)
-            try:
-                result = self._driven(cell, directory, running)
-            except Cancelled:
-                # Half a boot proves nothing, and its files are large.
-                shutil.rmtree(directory, ignore_errors=True)
-                raise
-        return replace(result, duration_s=round(time.monotonic() - started, 3))
-
-    def _driven(self, cell: Cell, directory: Path, running: Stage) -> CellResult:
-        prepared = self._prepared
-        build = prepared.kernels.builds[cell.kernel]
-        budget_s = self._campaign.budget_s
-        if cell.driver is Driver.SELFTEST:
-            selftest = prepared.kernels.selftests[cell.kernel]
-            peer = PeerContext(build, selftest, prepared.peer, directory, budget_s, self._cancel)
-            return run_peer_cell(cell, peer)
-        if cell.session:
-            session = SessionContext(
-                build=build,
-                payload=prepared.payload_of(cell),
-                session=prepared.sessions[cell.session],
-                stepper=prepared.debugger_of(cell),
-                directory=directory,
-                budget_s=budget_s,
-                cancel=self._cancel,
-            )
-            return run_session_cell(cell, session, running)
-        context = CellContext(
-            build=build,
-            payload=prepared.payload_of(cell),
-            routine=prepared.routine_of(cell),
-            tools=prepared.tools,
-            stepper=prepared.stepper_of(cell),
-            directory=directory,
-            budget_s=budget_s,
-            cancel=self._cancel,
-            explain=self._campaign.findings,
-        )
-        result = run_cell(cell, context, running)
-        # What comes when the host says does not come again.
-        from_outside = FloodSource.DEVICE in cell.flood.sources or cell.driver in FROM_OUTSIDE
-        if from_outside or not (self._campaign.findings and result.breakdown):
-            return result
-        running.progress("confirming what was found")
-        return confirmed(result, self._confirmer(cell, context))
-
-    def _confirmer(self, cell: Cell, context: CellContext) -> Confirmer:
-        """What it takes to see a cell's findings again, from a fresh boot."""
-        beside, ours = self._campaign.path.parent, self._places.guest_images
-        source = payload_source(cell.payload, ours, beside)
-        builds = self._prepared.kernels.builds
-        names = next(
-            (
-                (baseline.kernel, candidate.kernel)
-                for baseline, candidate in pairs(self._campaign, self._cells)
-                if cell.id in (baseline.id, candidate.id)
-            ),
-            (),
-        )
-        return Confirmer(
-            bench=Bench(
-                cell, context.build, context.payload, context.tools, context.budget_s, self._cancel
-            ),
-            routine=context.routine,
-            boots=context.directory,
-            findings=self._places.findings,
-            source=source,
-            includes=(source.parent, ours / PAYLOADS),
-            script=script_path(ours, cell.job, beside),
-            spec=next(one for one in self._campaign.kernels if one.name == cell.kernel),
-            pair=tuple((name, builds[name]) for name in names if name in builds),
-            provenance=self._prepared.provenance,
-        )
-
     def _add(self, result: CellResult) -> None:
-        self._done[result.cell.id] = result
+        identity = self._start.identities.get(result.cell.id, "")
+        self._done[result.cell.id] = replace(result, identity=identity)
         for baseline, candidate in pairs(self._campaign, self._cells):
             key = baseline.id, candidate.id
             if key in self._pairs or not {*key} <= self._done.keys():
@@ -236,7 +146,8 @@ class _Run:
             passes = [
                 pass_of_steps(
                     read_boot(
-                        self._places.cells / one.cell.id / found[0].boot, self._prepared.tools
+                        self._places.cells / one.cell.id / found[0].boot,
+                        self._prepared.tools_of(one.cell),
                     ),
                     program,
                     found[0].pass_number,
@@ -255,5 +166,12 @@ class _Run:
             if (key := (baseline.id, candidate.id)) in self._pairs
         )
         return CampaignResult(
-            self._campaign.name, in_order, paired, complete, self._prepared.provenance
+            self._campaign.name,
+            in_order,
+            paired,
+            complete,
+            self._prepared.provenance,
+            run=self._start.run,
+            started=self._start.started,
+            only=self._start.only,
         )

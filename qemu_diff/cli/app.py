@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from cyclopts import App, Parameter
 
+from qemu_diff.campaign.outcome import MEANINGS
+
 app = App(
     name="qemu-diff",
     help="Judges KVM/arm64 guest single-step, kernel against kernel, and both against the truth.",
-    help_epilogue=(
-        "Exit status: 0 everything as expected, expected failures seen included; 1 an unexpected "
-        "finding, an expectation not met, or a regression; 2 a mistake in what was asked for; "
-        "3 nothing judged, or infrastructure lost."
-    ),
+    help_epilogue="Exit status: "
+    + "; ".join(f"{code:d} {meaning}" for code, meaning in MEANINGS.items())
+    + ".",
     version_flags=[],
     default_parameter=Parameter(negative=()),
 )

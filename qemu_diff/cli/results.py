@@ -10,11 +10,19 @@ from cyclopts import Parameter
 from qemu_diff.campaign.cell_sequence import cell_sequence
 from qemu_diff.campaign.outcome import ExitCode, exit_code
 from qemu_diff.cli.app import app
-from qemu_diff.cli.terminal import console_here, reader_may_leave
+from qemu_diff.cli.report_files import (
+    NO_FILES,
+    Files,
+    Told,
+    any_asked,
+    append_files,
+    check_files,
+    write_files,
+)
+from qemu_diff.cli.terminal import console_here, print_meaning, reader_may_leave
 from qemu_diff.config.project import project_root
 from qemu_diff.errors import UserError
 from qemu_diff.kernels import cache_directory
-from qemu_diff.report.html import html
 from qemu_diff.report.matrix import markdown, matrix
 from qemu_diff.report.picture import Picture, pictures, svg
 from qemu_diff.report.png import png
@@ -28,7 +36,6 @@ from qemu_diff.report.sequence import render
 from qemu_diff.report.terminal import print_matrix, print_result
 
 MarkdownFile = Annotated[Path | None, Parameter(name="--markdown")]
-HtmlFile = Annotated[Path | None, Parameter(name="--html")]
 SvgDirectory = Annotated[Path | None, Parameter(name="--svg")]
 PngDirectory = Annotated[Path | None, Parameter(name="--png")]
 
@@ -46,7 +53,9 @@ def show(results: Path, /, *, details: bool = False) -> int:
     """
     result = read_results(results)
     with reader_may_leave():
-        print_result(result, console_here(), details=details)
+        console = console_here()
+        print_result(result, console, details=details)
+        print_meaning(exit_code(result), console)
     return exit_code(result)
 
 
@@ -56,7 +65,7 @@ def report(
     /,
     *,
     markdown_file: MarkdownFile = None,
-    html_file: HtmlFile = None,
+    files: Files = NO_FILES,
     svg_directory: SvgDirectory = None,
     png_directory: PngDirectory = None,
 ) -> int:
@@ -68,21 +77,21 @@ def report(
         A results directory.
     markdown_file
         Write the table there, as Markdown.
-    html_file
-        Write the whole result there, as one page that needs no other file and no network.
     svg_directory
         Write a picture of each scenario there: what came of an interrupt at each ns of each
         instruction's step, kernel above kernel.
     png_directory
         The same as PNG.
     """
+    check_files(files)
     result = read_results(results)
     if markdown_file is not None:
         write_whole(markdown_file, markdown(matrix(result)))
-    if html_file is not None:
-        write_whole(html_file, html(result, stored_findings(results)))
+    told = Told(result, findings=stored_findings(results))
+    write_files(files, told)
+    append_files(files, told)
     _write_pictures(pictures(result), svg_directory, png_directory)
-    if not any((markdown_file, html_file, svg_directory, png_directory)):
+    if not any((markdown_file, svg_directory, png_directory, any_asked(files))):
         with reader_may_leave():
             print_matrix(matrix(result), result.name, console_here())
     return exit_code(result)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from fnmatch import fnmatch, fnmatchcase
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.table import Table
+from rich.text import Text
 
+from qemu_diff.campaign.estimate import Estimate
 from qemu_diff.campaign.plan import plan
+from qemu_diff.campaign.prepare import build_name
 from qemu_diff.cli.terminal import complaints_here, console_here
 from qemu_diff.config import load_campaign
 from qemu_diff.config.paths import is_url
 from qemu_diff.config.tree_option import read_tree_option
 from qemu_diff.errors import UserError
-from qemu_diff.kernels import uncommitted
+from qemu_diff.kernels import kernel_is_ready, uncommitted
+from qemu_diff.kernels.pages import with_pages
 from qemu_diff.model import Campaign, Cell
+from qemu_diff.report.history import estimate_sentence
 
 
 @dataclass(frozen=True)
@@ -68,10 +75,11 @@ def selected(
 ) -> tuple[Campaign, tuple[Cell, ...]]:
     """The cells that any of the globs matches; all where there is none.
 
-    :raises UserError: a glob matches nothing: it is misspelt.
+    :raises UserError: a glob matches nothing, or an exclusion's: it is misspelt.
     """
     loaded = loaded_with_trees(campaign, overrides, trees)
     cells = plan(loaded)
+    _check_exclusions(loaded, cells)
     globs = only or ["*"]
     for glob in globs:
         if not any(fnmatch(cell.id, glob) for cell in cells):
@@ -80,11 +88,57 @@ def selected(
     return loaded, tuple(chosen)
 
 
-def print_cells(cells: tuple[Cell, ...]) -> None:
+def _check_exclusions(campaign: Campaign, cells: tuple[Cell, ...]) -> None:
+    for one in campaign.exclusions:
+        if not any(fnmatchcase(cell.id, one.cells) for cell in cells):
+            raise UserError(
+                f"{one.written_at}: exclude: no cell matches {one.cells!r}; see qemu-diff list"
+            )
+
+
+def print_cells(campaign: Campaign, cells: tuple[Cell, ...], estimated: Estimate) -> None:
+    """The cells, what is expected of each, and how long all of it will take."""
     table = Table()
     table.add_column("cell", overflow="fold")
-    table.add_column("expected", no_wrap=True)
+    table.add_column("expected", overflow="fold")
     table.add_column("seed", no_wrap=True)
+    table.add_column("s", no_wrap=True, justify="right")
     for cell in cells:
-        table.add_row(cell.id, ", ".join(cell.expected), str(cell.seed))
-    console_here().print(table)
+        expected = f"excluded: {cell.excluded}" if cell.excluded else ", ".join(cell.expected)
+        seconds = estimated.cells.get(cell.id)
+        shown = "" if seconds is None else f"{seconds:.1f}"
+        table.add_row(Text(cell.id), Text(expected), str(cell.seed), shown)
+    console = console_here()
+    console.print(table)
+    sentences = (*counted(cells), estimate_sentence(estimated), *_kernel_sentences(campaign, cells))
+    for line in sentences:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _kernel_sentences(campaign: Campaign, cells: tuple[Cell, ...]) -> Iterator[str]:
+    """Which kernels have to be built first."""
+    needed = {(cell.kernel, cell.machine.page_kib) for cell in cells if not cell.excluded}
+    specs = {one.name: one for one in campaign.kernels}
+    ready = {
+        build_name(name, page_kib): kernel_is_ready(with_pages(specs[name], page_kib))
+        for name, page_kib in sorted(needed)
+    }
+    if build := [name for name, there in ready.items() if there is False]:
+        yield f"Kernels to be built: {', '.join(build)}"
+    if unknown := [name for name, there in ready.items() if there is None]:
+        yield f"Kernels of which only their source will tell: {', '.join(unknown)}"
+
+
+def counted(cells: Sequence[Cell]) -> Iterator[str]:
+    """How many cells there are, of which kernels, and why some are left out."""
+    kernels = Counter(cell.kernel for cell in cells)
+    points = len({cell.id.removeprefix(f"{cell.kernel}.") for cell in cells})
+    each = ", ".join(f"{kernel} {number}" for kernel, number in kernels.items())
+    yield f"{_number(len(cells), 'cell')} of {_number(points, 'point')}: {each}"
+    reasons = Counter(cell.excluded for cell in cells if cell.excluded)
+    for reason, number in reasons.items():
+        yield f"{_number(number, 'cell')} excluded: {reason}"
+
+
+def _number(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+from qemu_diff.campaign.capacity import usable_cpus
+from qemu_diff.campaign.outcome import MEANINGS, ExitCode
 from qemu_diff.errors import UserError
 
 
@@ -22,14 +24,22 @@ def reader_may_leave() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def at_once_of(jobs: int | None) -> int:
-    """How many boots, or compilers, run side by side.
+def checked_jobs(jobs: int | None) -> int | None:
+    """``--jobs``, as it was given.
 
     :raises UserError: fewer than one was asked for.
     """
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs {jobs}: at least one at a time")
-    return jobs or os.cpu_count() or 1
+    return jobs
+
+
+def at_once_of(jobs: int | None) -> int:
+    """How many compilers, or at most how many boots, run side by side.
+
+    :raises UserError: fewer than one was asked for.
+    """
+    return checked_jobs(jobs) or usable_cpus()
 
 
 def console_here() -> Console:
@@ -42,3 +52,14 @@ def console_here() -> Console:
 def complaints_here() -> Console:
     """Where commands complain."""
     return Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+
+
+def warn(line: str) -> None:
+    """Say something that changes no verdict."""
+    complaints_here().print(f"qemu-diff: {line}")
+
+
+def print_meaning(code: ExitCode, console: Console) -> None:
+    """What an exit status that is not 0 means."""
+    if code:
+        console.print(f"Exit status {code:d}: {MEANINGS[code]}", markup=False, soft_wrap=True)

@@ -117,15 +117,24 @@ def pair_result(
     :param cost_change: see :attr:`~qemu_diff.model.Campaign.cost_change`.
     """
     outcome = pair_outcome(baseline.verdict, candidate.verdict)
-    if baseline.cell.driver is not candidate.cell.driver:
-        outcome = _of_drivers(outcome, baseline, candidate)
+    if baseline.cell.kernel == candidate.cell.kernel:
+        outcome = _on_one_kernel(outcome, baseline, candidate)
     costs = cost_changes(baseline, candidate, cost_change)
     unsaid = PairResult(baseline.cell, candidate.cell, outcome, "", rows, costs)
-    words = "; ".join([_words(unsaid, baseline, candidate), *_cost_words(unsaid)])
-    return replace(unsaid, message=words)
+    words = [_words(unsaid, baseline, candidate), *_cost_words(unsaid)]
+    if outcome in (PairOutcome.DIFFERENT, PairOutcome.ONE_FAILS) and _differs_in_qemu(unsaid):
+        words.append("QEMU differs here, and not the kernel")
+    return replace(unsaid, message="; ".join(words))
 
 
-def _of_drivers(outcome: PairOutcome, baseline: CellResult, candidate: CellResult) -> PairOutcome:
+def _differs_in_qemu(pair: PairResult) -> bool:
+    return pair.baseline.machine.qemu != pair.candidate.machine.qemu
+
+
+def _on_one_kernel(
+    outcome: PairOutcome, baseline: CellResult, candidate: CellResult
+) -> PairOutcome:
+    """Of two drivers, or two QEMUs."""
     if outcome in (PairOutcome.FIXED, PairOutcome.REGRESSED):
         return PairOutcome.ONE_FAILS
     # What interrupts L2 decides which steps end at a vector; quiet steps are the same for all.

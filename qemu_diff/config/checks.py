@@ -5,7 +5,7 @@ Each check yields :class:`Problem` values, and is pure but for looking whether n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -30,12 +30,14 @@ from qemu_diff.model import (
     FROM_OUTSIDE,
     INTO_GUEST,
     SELFTEST_PAYLOAD,
+    STOCK_QEMU,
     DebianSource,
     Driver,
     ExceptionOrder,
     Expectation,
     FloodSource,
     FloodSpec,
+    KvmMode,
     MachineSpec,
     PairOf,
     Pending,
@@ -68,8 +70,18 @@ def meaning_problems(file: CampaignFile, around: Surroundings) -> Iterator[Probl
     for name, kernel in file.kernels.items():
         yield from _kernel_problems(("kernels", name), kernel, around.paths)
     yield from range_problems(file)
-    kernels = tuple(expanded(file).kernels)
-    yield from _pair_problems(file.pair, kernels, tuple(one.value for one in Driver))
+    kernels = expanded(file).kernels
+    qemus: tuple[str, ...] = (STOCK_QEMU, *file.qemu)
+    if STOCK_QEMU in file.qemu:
+        stock = ("qemu", STOCK_QEMU)
+        text = f"{label(stock)}: {STOCK_QEMU} is the QEMU on PATH"
+        yield Problem(stock, text, "give it another name")
+    sides: dict[PairOf, tuple[str, ...]] = {
+        PairOf.KERNEL: tuple(kernels),
+        PairOf.DRIVER: tuple(one.value for one in Driver),
+        PairOf.QEMU: qemus,
+    }
+    yield from _pair_problems(file.pair, sides)
     for index, scenario in enumerate(file.scenario):
         path = ("scenario", index)
         if Driver.SELFTEST in scenario.driver:
@@ -88,19 +100,22 @@ def meaning_problems(file: CampaignFile, around: Surroundings) -> Iterator[Probl
             text = f"{label(at)}: L1 has a QEMU where a debugger drives L2 only"
             yield Problem(at, text, f"remove it, or set driver to {listing(sorted(FROM_OUTSIDE))}")
         for number, wanted in enumerate(scenario.kernels):
-            yield from _unknown_kernel((*path, "kernels", number), wanted, kernels)
-        yield from _expect_problems(path, scenario, kernels, payloads)
+            yield from _unknown_kernel((*path, "kernels", number), wanted, tuple(kernels))
+        yield from _expect_problems(path, scenario, tuple(kernels), payloads)
         yield from _flood_problems((*path, "flood"), scenario.flood)
         yield from _machine_problems((*path, "machine"), scenario)
-    yield from _duplicate_cells(file.scenario, kernels)
+        yield from _gic_problems((*path, "machine"), scenario)
+        yield from _page_problems((*path, "machine", "page_kib"), scenario, kernels)
+        for number, name in enumerate(scenario.machine.qemu):
+            yield from _unknown((*path, "machine", "qemu", number), name, PairOf.QEMU, qemus)
+    yield from _duplicate_cells(file, tuple(kernels))
 
 
 # --- kernels -------------------------------------------------------------------------------------
 
 
 def _kernel_problems(path: KeyPath, kernel: KernelTable, paths: SearchPath) -> Iterator[Problem]:
-    source = kernel.source
-    table = SourceTable(debian=source.package) if isinstance(source, DebianSource) else source
+    table = _source_table(kernel)
     yield from _source_problems((*path, "source"), table, paths)
     if table.image is not None or _is_image_package(table):
         yield from _image_is_final(path, kernel)
@@ -117,6 +132,11 @@ def _kernel_problems(path: KeyPath, kernel: KernelTable, paths: SearchPath) -> I
             yield from _path_problems((*path, "patches", index), patch, paths)
     for index, fragment in enumerate(kernel.kconfig):
         yield from _path_problems((*path, "kconfig", index), fragment, paths)
+
+
+def _source_table(kernel: KernelTable) -> SourceTable:
+    source = kernel.source
+    return SourceTable(debian=source.package) if isinstance(source, DebianSource) else source
 
 
 def _source_problems(path: KeyPath, source: SourceTable, paths: SearchPath) -> Iterator[Problem]:
@@ -168,31 +188,38 @@ def _path_problems(
 
 
 def _pair_problems(
-    pairs: Sequence[PairTable], kernels: tuple[str, ...], drivers: tuple[str, ...]
+    pairs: Sequence[PairTable], sides: Mapping[PairOf, tuple[str, ...]]
 ) -> Iterator[Problem]:
     seen: dict[PairTable, int] = {}
     for index, pair in enumerate(pairs):
         path: KeyPath = ("pair", index)
         for key, name in (("baseline", pair.baseline), ("candidate", pair.candidate)):
-            if pair.of is PairOf.KERNEL:
-                yield from _unknown_kernel((*path, key), name, kernels)
-            elif name not in drivers:
-                text = f"{label((*path, key))}: no driver is named {name!r}"
-                yield Problem((*path, key), text, _which_of(name, drivers))
+            yield from _unknown((*path, key), name, pair.of, sides[pair.of])
         if pair.baseline == pair.candidate:
             text = f"{label(path)}: baseline and candidate are both {pair.baseline!r}"
-            yield Problem(path, text, f"a pair holds two {pair.of}s against each other")
+            what = _WORDS.get(pair.of, pair.of.value)
+            yield Problem(path, text, f"a pair holds two {what}s against each other")
         if (first := seen.setdefault(pair, index)) != index:
             yield Problem(path, f"{label(path)}: the same pair as pair.{first}", "remove one")
 
 
-def _unknown_kernel(path: KeyPath, name: str, kernels: tuple[str, ...]) -> Iterator[Problem]:
-    if f"{name}{BASE}" in kernels and name not in kernels:
+def _unknown(path: KeyPath, name: str, what: PairOf, there: tuple[str, ...]) -> Iterator[Problem]:
+    if name in there:
+        return
+    if what is PairOf.KERNEL and f"{name}{BASE}" in there:
         text = f"{label(path)}: the kernel {name!r} is a range, and so it is two"
         yield Problem(path, text, f"name {name}{BASE} or {name}{HEAD}")
-    elif name not in kernels:
-        remedy = suggestion(name, kernels) or f"the kernels here are {listing(kernels) or 'none'}"
-        yield Problem(path, f"{label(path)}: no kernel is named {name!r}", remedy)
+        return
+    word = _WORDS.get(what, what.value)
+    remedy = suggestion(name, there) or f"the {word}s here are {listing(there) or 'none'}"
+    yield Problem(path, f"{label(path)}: no {word} is named {name!r}", remedy)
+
+
+def _unknown_kernel(path: KeyPath, name: str, kernels: tuple[str, ...]) -> Iterator[Problem]:
+    return _unknown(path, name, PairOf.KERNEL, kernels)
+
+
+_WORDS = {PairOf.QEMU: "QEMU"}
 
 
 # --- scenarios -----------------------------------------------------------------------------------
@@ -235,7 +262,7 @@ def _session_problems(
     if "job" in scenario.model_fields_set:
         yield Problem(at, f"{label(at)}: a session takes the place of a job", "remove one of them")
     at = (*path, "flood", "source")
-    for source in (*scenario.flood.source, *(scenario.flood.each_of or ())):
+    for source in _sources(scenario.flood):
         if source in INTO_GUEST:
             text = f"{label(at)}: nobody raises {source} between the commands of a session"
             yield Problem(at, text, f"there are {listing(_BESIDE_SESSIONS)}")
@@ -338,7 +365,7 @@ def _outside_problems(path: KeyPath, scenario: ScenarioTable) -> Iterator[Proble
     if FloodSource.HOST_TIMER in sources and flood.last_ns is None:
         text = f"{label(at)}: the flood of a debugger's L2 needs last_ns"
         yield Problem(at, text, "an interrupt comes first_ns to last_ns after another")
-    if scenario.machine.cpus > 1:
+    if max(scenario.machine.cpus) > 1:
         at = (*path, "machine", "cpus")
         yield Problem(at, f"{label(at)}: the drivers from outside have one L1 CPU", "remove cpus")
 
@@ -506,14 +533,11 @@ _FROM_OUTSIDE = (Pending.SPI, Pending.PPI)
 
 def _machine_problems(path: KeyPath, scenario: ScenarioTable) -> Iterator[Problem]:
     machine = scenario.machine
-    if machine.cpus > 1 and scenario.flood.placement is Placement.PERIODIC:
+    if max(machine.cpus) > 1 and scenario.flood.placement is Placement.PERIODIC:
         # QEMU's log tells whose timer fired from its period alone, and not on which CPU.
         text = f"{label((*path, 'cpus'))}: placement periodic is of one CPU"
         yield Problem((*path, "cpus"), text, "remove cpus, or set placement to random or burst")
-    if machine.cpus > 1 and FloodSource.DEVICE in (
-        *scenario.flood.source,
-        *(scenario.flood.each_of or ()),
-    ):
+    if max(machine.cpus) > 1 and FloodSource.DEVICE in _sources(scenario.flood):
         # Linux routes an SPI to its first CPU (drivers/irqchip/irq-gic-v3.c, gic_dist_init()).
         text = f"{label((*path, 'cpus'))}: a device interrupts the first CPU, and L2 has the last"
         yield Problem((*path, "cpus"), text, "remove cpus, or the source device")
@@ -526,6 +550,50 @@ def _machine_problems(path: KeyPath, scenario: ScenarioTable) -> Iterator[Proble
     for pending in machine.pending:
         if text := _pending_problem(pending, machine, scenario.flood):
             yield Problem((*path, "pending"), f"{label((*path, 'pending'))}: {pending} {text}")
+
+
+def _gic_problems(path: KeyPath, scenario: ScenarioTable) -> Iterator[Problem]:
+    """What needs the GICv3: L2's handlers use its system registers, and so does the stub of
+    ``async_first`` for its SGI."""
+    machine = scenario.machine
+    if 2 not in machine.gic_version:
+        return
+    at, remedy = (*path, "gic_version"), "make it a scenario of its own, of gic_version 3"
+    if KvmMode.PROTECTED in machine.kvm_mode:
+        # Linux arch/arm64/kvm/vgic/vgic-v2.c, vgic_v2_probe().
+        yield Problem(at, f"{label(at)}: a protected KVM has no vgic for a GICv2", remedy)
+    for source in _sources(scenario.flood):
+        if source in INTO_GUEST:
+            yield Problem(at, f"{label(at)}: {source} into L2 needs gic_version 3", remedy)
+    if ExceptionOrder.ASYNC_FIRST in machine.exception_order and Pending.SGI in machine.pending:
+        text = f"{label(at)}: async_first with pending sgi needs gic_version 3"
+        yield Problem(at, text, "set pending to spurious or flood")
+    if max(machine.cpus) > 1 and {*_FROM_OUTSIDE} & {*machine.pending}:
+        # QEMU asks which CPU it is that writes, and dies where it is a debugger (hw/intc/arm_gic.c,
+        # gic_get_current_cpu()).
+        text = f"{label(at)}: a GICv2 of several CPUs takes no spi or ppi from outside"
+        yield Problem(at, text, "remove cpus, or set gic_version to 3")
+
+
+def _page_problems(
+    path: KeyPath, scenario: ScenarioTable, kernels: Mapping[str, KernelTable]
+) -> Iterator[Problem]:
+    """A page size is chosen when a kernel is built."""
+    if {*scenario.machine.page_kib} == {MachineSpec.page_kib}:
+        return
+    for name in scenario.kernels or kernels:
+        if name in kernels and _is_ready(kernels[name]):
+            text = f"{label(path)}: kernel {name!r} is built already, with the pages that it has"
+            yield Problem(path, text, f"leave {name!r} out by kernels = […], or set page_kib to 4")
+
+
+def _is_ready(kernel: KernelTable) -> bool:
+    source = _source_table(kernel)
+    return source.image is not None or _is_image_package(source)
+
+
+def _sources(flood: FloodTable) -> Sequence[FloodSource]:
+    return flood.each_of or flood.source
 
 
 def _pending_problem(pending: Pending, machine: MachineTable, flood: FloodTable) -> str:
@@ -551,31 +619,33 @@ def _too_coarse(flood: FloodTable) -> str:
 
 # --- the matrix ----------------------------------------------------------------------------------
 
-_Point = tuple[str, str, MachineSpec, FloodSpec, Driver]
+_Point = tuple[str, str, MachineSpec, FloodSpec, Driver, int]
 
 
-def _duplicate_cells(
-    scenarios: Sequence[ScenarioTable], kernels: tuple[str, ...]
-) -> Iterator[Problem]:
-    seen: set[tuple[str, _Point]] = set()
-    for index, scenario in enumerate(scenarios):
+def _duplicate_cells(file: CampaignFile, kernels: tuple[str, ...]) -> Iterator[Problem]:
+    first: dict[tuple[str, _Point], int] = {}
+    for index, scenario in enumerate(file.scenario):
         path: KeyPath = ("scenario", index)
-        repeated: dict[str, dict[str, None]] = {}
-        for cell in product(scenario.kernels or kernels, _points(scenario)):
-            if cell in seen:
-                repeated.setdefault(cell[1][0], {})[cell[0]] = None
-            seen.add(cell)
-        for payload, of in repeated.items():
+        repeated: dict[tuple[str, int], dict[str, None]] = {}
+        points = _points(scenario, file.campaign.seed)
+        for cell in product(scenario.kernels or kernels, points):
+            kernel, (payload, *_) = cell
+            if cell in first:
+                repeated.setdefault((payload, first[cell]), {})[kernel] = None
+            first.setdefault(cell, index)
+        for (payload, other), of in repeated.items():
             text = (
                 f"{payload!r} is here twice for {listing(tuple(of))} with the same job, machine, "
-                "flood and driver"
+                "flood, driver and seed"
             )
-            yield Problem(path, f"{label(path)}: {text}", "remove one, or make them differ")
+            elsewhere: KeyPath = () if other == index else ("scenario", other)
+            remedy = "remove one, or make them differ"
+            yield Problem(path, f"{label(path)}: {text}", remedy, elsewhere)
 
 
-def _points(scenario: ScenarioTable) -> Iterator[_Point]:
+def _points(scenario: ScenarioTable, seed: int) -> Iterator[_Point]:
     for spec in scenario_specs(scenario):
-        for payload, job, session, machine in product(
-            spec.payloads, spec.jobs, spec.sessions, spec.machines
+        for payload, job, session, machine, drawn in product(
+            spec.payloads, spec.jobs, spec.sessions, spec.machines, spec.seeds or (seed,)
         ):
-            yield payload, session or job, machine, spec.flood, spec.driver
+            yield payload, session or job, machine, spec.flood, spec.driver, drawn

@@ -10,8 +10,11 @@ import re
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import tomli
+
+Where = TypeVar("Where")
 
 KeyPath = tuple[str | int, ...]
 """Keys, and positions in arrays from 0: ``("scenario", 0, "payload")``."""
@@ -51,7 +54,7 @@ def locate(text: str) -> Mapping[KeyPath, Position]:
     return scanner.positions()
 
 
-def closest(positions: Mapping[KeyPath, Position], path: KeyPath) -> Position | None:
+def closest(positions: Mapping[KeyPath, Where], path: KeyPath) -> Where | None:
     """Position of ``path``, else of the nearest enclosing key that has one."""
     for length in range(len(path), 0, -1):
         if found := positions.get(path[:length]):

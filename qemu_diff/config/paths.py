@@ -17,10 +17,12 @@ class SearchPath:
 
     :param campaign: directory of the campaign file.
     :param project: the project's root directory.
+    :param included: directories of the files that the campaign file includes.
     """
 
     campaign: Path
     project: Path
+    included: tuple[Path, ...] = ()
 
     def resolve(self, named: str) -> Path:
         """The absolute path that a campaign means: the first that exists, else the first."""
@@ -34,7 +36,7 @@ class SearchPath:
         return " or ".join(str(directory) for directory in self._directories())
 
     def _directories(self) -> tuple[Path, ...]:
-        return tuple(dict.fromkeys((self.campaign, self.project)))
+        return tuple(dict.fromkeys((self.campaign, *self.included, self.project)))
 
 
 def mode(path: Path) -> int | None:

@@ -24,11 +24,13 @@ class Problem:
     :param path: the key that it is about.
     :param text: what is wrong.
     :param remedy: what would be right; may be empty.
+    :param elsewhere: another key that it is about.
     """
 
     path: KeyPath
     text: str
     remedy: str = ""
+    elsewhere: KeyPath = ()
 
 
 def shape_problems(error: ValidationError, document: dict[str, Any]) -> tuple[Problem, ...]:
@@ -106,7 +108,7 @@ def _as_written(path: KeyPath, document: dict[str, Any]) -> KeyPath:
 
 def _wrong_type(path: KeyPath, expected: str, value: object) -> Problem:
     remedy = ""
-    if path in (("pair",), ("scenario",)) and isinstance(value, dict):
+    if path in (("pair",), ("scenario",), ("exclude",)) and isinstance(value, dict):
         remedy = f"write [[{path[0]}]]"
     return Problem(path, f"{label(path)}: expected {expected}, got {shown(value)}", remedy)
 
@@ -128,6 +130,8 @@ def _not_a_choice(path: KeyPath, value: object, context: dict[str, Any]) -> Prob
 
 
 def _name_pattern(path: KeyPath, value: object, _context: dict[str, Any]) -> Problem:
+    if path[-1] == "reason":
+        return Problem(path, f"{label(path)}: expected one line that says why, got {shown(value)}")
     return _bad_name(path, shown(value), of=path)
 
 
@@ -145,6 +149,10 @@ def _out_of_range(word: str, bound: str) -> Callable[[KeyPath, object, dict[str,
 
 def _empty_array(path: KeyPath, _value: object, _context: dict[str, Any]) -> Problem:
     return Problem(path, f"{label(path)}: the array is empty", "name at least one")
+
+
+def _empty_string(path: KeyPath, _value: object, _context: dict[str, Any]) -> Problem:
+    return Problem(path, f"{label(path)}: the string is empty")
 
 
 def _not_finite(path: KeyPath, value: object, _context: dict[str, Any]) -> Problem:
@@ -199,6 +207,11 @@ def _source_debian(path: KeyPath, _value: object, _context: dict[str, Any]) -> P
     )
 
 
+def _qemu_source(path: KeyPath, _value: object, _context: dict[str, Any]) -> Problem:
+    text = f"{label(path)}: a QEMU is a program that is here, or one of a Debian suite"
+    return Problem(path, text, "write either program = PATH, or suite = SUITE")
+
+
 def _debian_word(path: KeyPath, value: object, _context: dict[str, Any]) -> Problem:
     what = "a Debian suite" if path[-1] == "suite" else "a Debian package"
     return Problem(path, f"{label(path)}: {shown(value)} is no name of {what}")
@@ -240,4 +253,6 @@ _WORDED: dict[str, Callable[[KeyPath, object, dict[str, Any]], Problem]] = {
     "source_rev": _source_rev,
     "source_debian": _source_debian,
     "debian_word": _debian_word,
+    "qemu_source": _qemu_source,
+    "string_too_short": _empty_string,
 }

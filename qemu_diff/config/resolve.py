@@ -14,15 +14,19 @@ from qemu_diff.config.schema import (
     FloodTable,
     KernelTable,
     MachineTable,
+    PairTable,
+    QemuTable,
     ScenarioTable,
 )
 from qemu_diff.model import (
     ADAPTIVE_PROBES,
     ADAPTIVE_STEP_NS,
+    STOCK_QEMU,
     Campaign,
     DebianSource,
     Driver,
     ExceptionOrder,
+    Exclusion,
     FloodSource,
     FloodSpec,
     GitSource,
@@ -30,8 +34,10 @@ from qemu_diff.model import (
     KernelSource,
     KernelSpec,
     MachineSpec,
+    PairOf,
     PairSpec,
     Placement,
+    QemuSpec,
     ScenarioSpec,
     TreeSource,
 )
@@ -49,10 +55,32 @@ def resolved(file: CampaignFile, path: Path, paths: SearchPath) -> Campaign:
         seed=file.campaign.seed,
         budget_s=file.campaign.budget_s,
         kernels=tuple(_kernel(name, table, paths) for name, table in file.kernels.items()),
-        pairs=tuple(PairSpec(pair.baseline, pair.candidate, pair.of) for pair in file.pair),
+        pairs=tuple(map(_pair, file.pair)),
         scenarios=tuple(spec for table in file.scenario for spec in scenario_specs(table)),
         findings=file.campaign.findings,
+        qemus=tuple(_qemu(name, table, paths) for name, table in file.qemu.items()),
+        exclusions=tuple(Exclusion(one.cells, one.reason) for one in file.exclude),
+        cost_change=file.campaign.cost_change,
     )
+
+
+def qemu_name(written: str) -> str:
+    """What the model calls a QEMU of the file's: the one on ``PATH`` has no name."""
+    return "" if written == STOCK_QEMU else written
+
+
+def _pair(table: PairTable) -> PairSpec:
+    if table.of is not PairOf.QEMU:
+        return PairSpec(table.baseline, table.candidate, table.of)
+    return PairSpec(qemu_name(table.baseline), qemu_name(table.candidate), table.of)
+
+
+def _qemu(name: str, table: QemuTable, paths: SearchPath) -> QemuSpec:
+    program = table.program or ""
+    # As in a shell: what has a slash is a path, anything else a name on PATH.
+    if "/" in program:
+        program = str(paths.resolve(program))
+    return QemuSpec(name, program, table.suite or "", table.optional)
 
 
 def scenario_specs(table: ScenarioTable) -> Iterator[ScenarioSpec]:
@@ -76,14 +104,33 @@ def _scenario(table: ScenarioTable, flood: FloodSpec, driver: Driver) -> Scenari
         jobs=tuple(table.job),
         kernels=tuple(table.kernels),
         sessions=tuple(table.session),
+        seeds=tuple(table.seeds),
     )
 
 
 def _machines(table: MachineTable) -> Iterator[MachineSpec]:
-    for mode, cpu, qemu, order in product(
-        table.kvm_mode, table.cpu, table.nested_qemu, table.exception_order
+    for mode, cpu, memory_mib, cpus, gic_version, page_kib, qemu, nested_qemu, order in product(
+        table.kvm_mode,
+        table.cpu,
+        table.memory_mib,
+        table.cpus,
+        table.gic_version,
+        table.page_kib,
+        table.qemu,
+        table.nested_qemu,
+        table.exception_order,
     ):
-        machine = MachineSpec(mode, cpu, table.memory_mib, table.cpus, order, nested_qemu=qemu)
+        machine = MachineSpec(
+            kvm_mode=mode,
+            cpu=cpu,
+            memory_mib=memory_mib,
+            cpus=cpus,
+            exception_order=order,
+            nested_qemu=nested_qemu,
+            gic_version=gic_version,
+            page_kib=page_kib,
+            qemu=qemu_name(qemu),
+        )
         if order is ExceptionOrder.TCG:
             yield machine
             continue

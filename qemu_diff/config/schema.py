@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Annotated, get_args, get_origin
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,6 +26,7 @@ from pydantic_core import PydanticCustomError
 
 from qemu_diff.model import (
     DEFAULT_JOB,
+    STOCK_QEMU,
     DebianSource,
     Driver,
     ExceptionOrder,
@@ -35,6 +37,11 @@ from qemu_diff.model import (
     Pending,
     Placement,
 )
+
+GIC_VERSIONS = (2, 3)
+
+PAGE_SIZES_KIB = (4, 16, 64)
+"""The translation granules (DDI 0487, D8.1.8)."""
 
 NAME_CHARACTERS = "A-Z a-z 0-9 _ -"
 NAME_LENGTH = 64
@@ -59,6 +66,9 @@ MOST_BURST = 8
 MOST_REDIRECTS = 1000
 """More than any case needs: a correct kernel makes no progress while its step is redirected."""
 
+MOST_COST_CHANGE = 10.0
+"""Eleven times the cost: no limit at all."""
+
 _DEBIAN = re.compile(r"debian:(?P<package>[a-z0-9][a-z0-9.+-]+)")
 
 _DEBIAN_WORD = re.compile(r"[a-z0-9][a-z0-9.+-]+")
@@ -75,6 +85,15 @@ def _choice(options: type[StrEnum]) -> BeforeValidator:
     return BeforeValidator(chosen)
 
 
+def _one_of(numbers: tuple[int, ...]) -> AfterValidator:
+    def chosen(value: int) -> int:
+        if value in numbers:
+            return value
+        raise PydanticCustomError("choice", "not a choice", {"options": numbers})
+
+    return AfterValidator(chosen)
+
+
 def _one_or_many(value: object) -> object:
     return value if isinstance(value, list) else [value]
 
@@ -85,8 +104,19 @@ PendingName = Annotated[Pending, _choice(Pending)]
 FloodSourceName = Annotated[FloodSource, _choice(FloodSource)]
 DriverName = Annotated[Driver, _choice(Driver)]
 ExpectationName = Annotated[Expectation, _choice(Expectation)]
+MemoryMib = Annotated[int, Field(ge=64, le=65_536)]
+CpuCount = Annotated[int, Field(ge=1, le=MOST_CPUS)]
+GicVersion = Annotated[int, _one_of(GIC_VERSIONS)]
+PageKib = Annotated[int, _one_of(PAGE_SIZES_KIB)]
+Seed = Annotated[int, Field(ge=0)]
 OneOrMany = BeforeValidator(_one_or_many)
 ExpectationNames = Annotated[list[ExpectationName], Field(min_length=1), OneOrMany]
+
+
+def _debian_word(value: str | None) -> str | None:
+    if value is not None and not _DEBIAN_WORD.fullmatch(value):
+        raise PydanticCustomError("debian_word", "no name of a package or suite")
+    return value
 
 
 class Table(BaseModel):
@@ -101,12 +131,14 @@ class CampaignTable(Table):
     :param seed: all random placements derive from it.
     :param budget_s: wall-clock seconds that one boot may take.
     :param findings: whether what is found is confirmed from a fresh boot, and kept to be replayed.
+    :param cost_change: by how much of its baseline's cost per step a candidate's may differ.
     """
 
     name: Name
-    seed: Annotated[int, Field(ge=0)] = 1
+    seed: Seed = 1
     budget_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 120.0
     findings: bool = True
+    cost_change: Annotated[float, Field(gt=0, le=MOST_COST_CHANGE)] | None = None
 
 
 class SourceTable(Table):
@@ -123,10 +155,8 @@ class SourceTable(Table):
 
     @field_validator("debian", "suite")
     @classmethod
-    def _debian_word(cls, value: str | None) -> str | None:
-        if value is not None and not _DEBIAN_WORD.fullmatch(value):
-            raise PydanticCustomError("debian_word", "no name of a package or suite")
-        return value
+    def _word(cls, value: str | None) -> str | None:
+        return _debian_word(value)
 
     @model_validator(mode="after")
     def _exactly_one(self) -> SourceTable:
@@ -172,8 +202,42 @@ class KernelTable(Table):
         raise PydanticCustomError("source_form", "neither a Debian package nor a table")
 
 
+class QemuTable(Table):
+    """``[qemu.NAME]``: an L0 QEMU beside the one on ``PATH``.
+
+    :param program: a path, or a name on ``PATH``.
+    :param suite: instead: the Debian suite whose QEMU is fetched into the cache.
+    :param optional: where it can't be had, its cells are skipped.
+    """
+
+    program: Annotated[str, Field(min_length=1)] | None = None
+    suite: str | None = None
+    optional: bool = False
+
+    @field_validator("suite")
+    @classmethod
+    def _suite(cls, value: str | None) -> str | None:
+        return _debian_word(value)
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> QemuTable:
+        if (self.program is None) == (self.suite is None):
+            raise PydanticCustomError("qemu_source", "not one of program and suite")
+        return self
+
+
+class ExcludeTable(Table):
+    """``[[exclude]]``: cells that are not run.
+
+    :param cells: a glob over their ids.
+    """
+
+    cells: Annotated[str, Field(min_length=1)]
+    reason: Annotated[str, StringConstraints(pattern=r"\A[^\r\n]*[^\s][^\r\n]*\z")]
+
+
 class PairTable(Table):
-    """``[[pair]]``: two kernels by name, or two drivers."""
+    """``[[pair]]``: two kernels by name, two drivers, or two L0 QEMUs."""
 
     baseline: str
     candidate: str
@@ -203,8 +267,11 @@ class MachineTable(Table):
 
     kvm_mode: Annotated[list[KvmModeName], Field(min_length=1), OneOrMany] = [KvmMode.VHE]
     cpu: Annotated[list[Name], Field(min_length=1), OneOrMany] = ["max"]
-    memory_mib: Annotated[int, Field(ge=64, le=65_536)] = 256
-    cpus: Annotated[int, Field(ge=1, le=MOST_CPUS)] = 1
+    memory_mib: Annotated[list[MemoryMib], Field(min_length=1), OneOrMany] = [256]
+    cpus: Annotated[list[CpuCount], Field(min_length=1), OneOrMany] = [1]
+    gic_version: Annotated[list[GicVersion], Field(min_length=1), OneOrMany] = [3]
+    page_kib: Annotated[list[PageKib], Field(min_length=1), OneOrMany] = [4]
+    qemu: Annotated[list[Name], Field(min_length=1), OneOrMany] = [STOCK_QEMU]
     exception_order: Annotated[list[ExceptionOrderName], Field(min_length=1), OneOrMany] = [
         ExceptionOrder.TCG
     ]
@@ -223,6 +290,7 @@ class ScenarioTable(Table):
     :param expect: kernel → payload, or ``payload/job`` → what must be seen; everything else must
         pass.
     :param kernels: those that it is for; all where the key is not there.
+    :param seeds: each makes cells of its own; the campaign's alone where the key is not there.
     """
 
     payload: Annotated[list[str], Field(min_length=1), OneOrMany]
@@ -233,15 +301,33 @@ class ScenarioTable(Table):
     driver: Annotated[list[DriverName], Field(min_length=1), OneOrMany] = [Driver.IN_GUEST]
     kernels: Annotated[list[str], Field(min_length=1), OneOrMany] = []
     expect: dict[str, dict[str, ExpectationNames]] = {}
+    seeds: Annotated[list[Seed], Field(min_length=1), OneOrMany] = []
+
+
+class DefaultsTable(Table):
+    """``[defaults]``: what scenarios have that don't say otherwise themselves. Of ``machine`` and
+    ``flood`` each key is a default of its own."""
+
+    machine: MachineTable = MachineTable()
+    flood: FloodTable = FloodTable()
+    driver: Annotated[list[DriverName], Field(min_length=1), OneOrMany] = [Driver.IN_GUEST]
+    kernels: Annotated[list[str], Field(min_length=1), OneOrMany] = []
 
 
 class CampaignFile(Table):
-    """A whole campaign file."""
+    """A whole campaign file.
+
+    :param include: other campaign files, which this one begins with.
+    """
 
     campaign: CampaignTable
+    include: list[str] = []
+    defaults: DefaultsTable = DefaultsTable()
     kernels: dict[Name, KernelTable] = {}
+    qemu: dict[Name, QemuTable] = {}
     pair: list[PairTable] = []
     scenario: list[ScenarioTable] = []
+    exclude: list[ExcludeTable] = []
 
 
 def keys_of(table: tuple[str | int, ...]) -> tuple[str, ...]:

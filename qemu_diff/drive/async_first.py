@@ -65,6 +65,9 @@ GIC_WRITES = {
 """Physical address and value that make an interrupt pending (QEMU hw/arm/virt.c, ``base_memmap``;
 GICv3 architecture, IHI 0069, 12.9 and 12.11)."""
 
+GICV2_WRITES = {**GIC_WRITES, Pending.PPI: (0x0800_0200, 1 << 23)}  # GICD_ISPENDR0, banked
+"""The same of a GICv2 (IHI 0048, 4.3.7)."""
+
 PC_RELATIVE = (
     (0x7C00_0000, 0x1400_0000),  # B, BL
     (0xFF00_0000, 0x5400_0000),  # B.cond
@@ -129,6 +132,7 @@ class Plan:
 
     :param entry: L2's first instruction.
     :param chosen: the instructions whose steps are redirected; empty: all.
+    :param write: physical address and value that make the interrupt pending; None: none is.
     """
 
     pending: Pending
@@ -137,6 +141,7 @@ class Plan:
     chosen: tuple[int, ...]
     guest_images: Path
     cache: Path
+    write: tuple[int, int] | None = None
 
 
 def plan_of(machine: MachineSpec, payload: Payload, guest_images: Path, cache: Path) -> Plan | None:
@@ -161,7 +166,9 @@ def plan_at(machine: MachineSpec, entry: int, guest_images: Path, cache: Path) -
     """The plan for L2 code that begins at ``entry``, or None where the CPU is as it is."""
     if machine.exception_order is ExceptionOrder.TCG:
         return None
-    return Plan(machine.pending, machine.redirects, entry, (), guest_images, cache)
+    writes = GICV2_WRITES if machine.gic_version == 2 else GIC_WRITES
+    write = writes.get(machine.pending)
+    return Plan(machine.pending, machine.redirects, entry, (), guest_images, cache, write)
 
 
 class Redirector:
@@ -269,7 +276,7 @@ def redirect_next_step(gdb: GdbStub, vectors: int, plan: Plan) -> bool:
         if not _stop_at_step_exception(gdb, vectors):
             return False
         # Not earlier: an interrupt that is pending before the instruction is taken before it.
-        _make_pending(gdb, plan.pending)
+        _make_pending(gdb, plan.write)
         gdb.write_register(PC_REGISTER, vectors + IRQ_SLOT)
     return True
 
@@ -286,10 +293,10 @@ def _stop_at_step_exception(gdb: GdbStub, vectors: int) -> bool:
     return False
 
 
-def _make_pending(gdb: GdbStub, pending: Pending) -> None:
-    if pending not in GIC_WRITES:
+def _make_pending(gdb: GdbStub, write: tuple[int, int] | None) -> None:
+    if write is None:
         return
-    address, value = GIC_WRITES[pending]
+    address, value = write
     with gdb.physical_memory():
         gdb.write_memory(address, value.to_bytes(4, "little"))
 

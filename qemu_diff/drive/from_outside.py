@@ -223,6 +223,7 @@ class FromOutside:
             vcpus=errand.session.vcpus if errand.session else 1,
             stub=self.driver is not Driver.MONITOR,
             qtest=errand.flood.into_guest,
+            gic_version=errand.machine.gic_version,
         )
         plan = plan_of(errand.machine, errand.payload, self.tools.guest_images, self.tools.cache)
         redirector = Redirector(plan, qmp_socket.with_name("gdb"), errand.budget_s, cancel)

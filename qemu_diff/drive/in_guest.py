@@ -35,6 +35,7 @@ from qemu_diff.truth.reader import trim_truth, truth_bytes
 RECORDS = "records.bin"
 TRUTH = "truth.bin"
 TIMER_LOG = "timer.log"
+CONSOLE = "console.log"
 INITRAMFS = "initramfs"
 
 TRUTH_RECORDS_PER_RUN = 10
@@ -195,7 +196,7 @@ def boot(
                     pender.stepping()
                 progress(pulse.heartbeat)
 
-        console = directory / "console.log"
+        console = directory / CONSOLE
         redirector.start()
         pender.start()
         ended = run_guest(

@@ -56,6 +56,7 @@ _MODE = re.compile(r"^peer: kernel kvm \[\d+\]: (?P<mode>.*) mode initialized su
 _MODE_NAMES = {
     KvmMode.VHE: re.compile(r"VHE(\+\w+)?"),
     KvmMode.NVHE: re.compile(r"Hyp( nVHE)?"),
+    KvmMode.PROTECTED: re.compile(r"Protected [hn]VHE"),
 }
 
 GUEST_ENTRY = "guest_code_ss"

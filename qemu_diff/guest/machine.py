@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,13 @@ COUNTER_HZ = 1_000_000_000
 KVM_MODE_ARGUMENTS = {
     KvmMode.VHE: "",
     KvmMode.NVHE: "kvm-arm.mode=nvhe",
-    KvmMode.PROTECTED: "kvm-arm.mode=protected",
+    # The kernel says at KERN_INFO whether it came up; elsewhere its vectors tell the mode.
+    KvmMode.PROTECTED: "kvm-arm.mode=protected loglevel=7",
 }
+
+_PROTECTED = re.compile(r"Protected [hn]VHE mode initialized successfully")
+_UNPROTECTED = "Failed to finalize Hyp protection"
+"""Linux arch/arm64/kvm/arm.c, ``kvm_arm_init()``, and pkvm.c, ``finalize_pkvm()``."""
 
 KERNEL_ARGUMENTS = (
     "console=ttyAMA0",
@@ -93,6 +99,14 @@ def kernel_command_line(machine: MachineSpec, *arguments: str) -> str:
     return " ".join(filter(None, (*KERNEL_ARGUMENTS, mode, *arguments)))
 
 
+def came_up_protected(console: str) -> bool:
+    """Whether L1's kernel says that its KVM is a protected one.
+
+    :param console: what L1 printed.
+    """
+    return bool(_PROTECTED.search(console)) and _UNPROTECTED not in console
+
+
 def cpu_option(cpu: str) -> str:
     """QEMU's ``-cpu`` argument for a CPU model."""
     # Without pauth-impdef=on TCG computes QARMA for each PAC instruction, several times slower
@@ -122,8 +136,8 @@ def argv(qemu: Qemu, machine: MachineSpec, files: MachineFiles, seed: int) -> li
     """
     return [
         str(qemu.program),
-        # --- the machine: EL2 for L1's KVM, a GICv3 for its vgic v3, no random DTB properties
-        *("-M", "virt,virtualization=on,gic-version=3,dtb-randomness=off"),
+        # --- the machine: EL2 for L1's KVM, a GIC for its vgic, no random DTB properties
+        *("-M", f"virt,virtualization=on,gic-version={machine.gic_version},dtb-randomness=off"),
         *("-cpu", cpu_option(machine.cpu)),
         *("-m", str(machine.memory_mib), "-smp", str(machine.cpus)),
         # --- nothing that was not asked for: no network device, no ROM, no display, no TCP port

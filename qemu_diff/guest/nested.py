@@ -33,11 +33,13 @@ class Nested:
     :param vcpus: of L2.
     :param stub: whether its gdbstub is there from the beginning; else the monitor starts it.
     :param qtest: whether its interrupt lines are in reach.
+    :param gic_version: L1's: KVM offers what that can virtualise.
     """
 
     vcpus: int = 1
     stub: bool = True
     qtest: bool = False
+    gic_version: int = 3
 
     @property
     def ports(self) -> int:
@@ -57,7 +59,7 @@ def nested_argv(nested: Nested, payload: str) -> tuple[str, ...]:
     """
     return (
         PROGRAM,
-        *("-M", "virt,gic-version=3,its=on,memory-backend=ram", "-accel", "kvm", "-cpu", "host"),
+        *("-M", f"virt,{_gic(nested)},memory-backend=ram", "-accel", "kvm", "-cpu", "host"),
         *("-smp", str(nested.vcpus)),
         # Sparse: L1 has less memory than L2 seems to, and its kernel refuses to promise that much.
         *("-object", f"memory-backend-file,id=ram,mem-path=/ram,size={_RAM_MIB}M,share=on"),
@@ -71,6 +73,10 @@ def nested_argv(nested: Nested, payload: str) -> tuple[str, ...]:
         *("-mon", "chardev=qmp,mode=control"),
         *_qtest(nested.qtest),
     )
+
+
+def _gic(nested: Nested) -> str:
+    return "gic-version=2" if nested.gic_version == 2 else "gic-version=3,its=on"
 
 
 def _chardev(name: str, port: int) -> Sequence[str]:

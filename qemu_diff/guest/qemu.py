@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from qemu_diff.errors import MissingToolError, UserError
+from qemu_diff.model import QemuSpec
 
 QEMU_PROGRAM = "qemu-system-aarch64"
 QEMU_APT = "qemu-system-arm"
@@ -31,6 +32,7 @@ class Qemu:
     :param sandbox: whether it has ``-sandbox``.
     :param cpus: the CPU models of its ``virt`` machine.
     :param qtest: whether it has ``-qtest``.
+    :param spec: what the campaign means by it; None: the one on ``PATH``.
     """
 
     program: Path
@@ -39,6 +41,7 @@ class Qemu:
     sandbox: bool
     cpus: tuple[str, ...]
     qtest: bool = True
+    spec: QemuSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,14 @@ def find_qemu() -> Qemu:
     :raises MissingToolError: it is not there, has no TCG plugins, or can't log its timers.
     :raises UserError: it is no QEMU.
     """
-    wanted = os.environ.get("QEMU_DIFF_QEMU") or QEMU_PROGRAM
+    return named_qemu(os.environ.get("QEMU_DIFF_QEMU") or QEMU_PROGRAM)
+
+
+def named_qemu(wanted: str) -> Qemu:
+    """A QEMU by its path, or by its name on ``PATH``.
+
+    :raises MissingToolError: see :func:`find_qemu`; so with the others.
+    """
     found = shutil.which(wanted)
     if found is None:
         raise MissingToolError(wanted, apt=QEMU_APT, dnf=QEMU_DNF)

@@ -8,39 +8,23 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from filelock import Timeout
-
 from qemu_diff.events import Stage, stage
 from qemu_diff.guest.initramfs import pack
-from qemu_diff.guest.runtime_closure import runtime_closure
+from qemu_diff.guest.qemu_packages import PACKAGE, PROGRAM, cache_lock, staging_directory, unpacked
+from qemu_diff.guest.runtime_closure import LIBRARIES
 from qemu_diff.kernels import apt, cache
-
-PACKAGE = "qemu-system-arm"
-
-PROGRAM = "usr/bin/qemu-system-aarch64"
-"""Its path in L1, without leading slash."""
 
 LAYOUT = 1
 """Version of what an entry holds; an entry of another version is made anew."""
-
-# `-M virt -nodefaults` needs no ROM, no keymap, no display and no sound: these packages have
-# nothing else, and with what only they need they are 14 of 38 MB (bookworm).
-_BACKENDS = "qemu-system-"
-
-# glibc loads it itself when a thread is cancelled or calls pthread_exit(3), and aborts without it.
-_LOADED_BY_GLIBC = ("libgcc_s.so.1",)
 
 # Not compressed: gzip makes a third of it (55 → 17 MB), but under TCG a boot with the one takes
 # 1.7 s, with the other 1.15 s.
 _ARCHIVE = "bundle.cpio"
 _METADATA = "bundle.json"
-_BACKPORTS = "-backports"
 
 
 @dataclass(frozen=True)
@@ -86,7 +70,7 @@ def fetch_bundle(suite: str = "") -> QemuBundle:
         apt.require_apt(
             PACKAGE, "get it on one that has, and use that one's cache (QEMU_DIFF_CACHE)"
         )
-        with cache.disk_errors(), _locked(suite, running):
+        with cache.disk_errors(), cache_lock(f"bundle-{suite}", running):
             return cached_bundle(suite) or _fetch(suite, running)
 
 
@@ -103,48 +87,21 @@ def cached_bundle(suite: str = "") -> QemuBundle | None:
     return None
 
 
-@contextmanager
-def _locked(suite: str, running: Stage) -> Iterator[None]:
-    lock = cache.lineage_lock(f"bundle-{suite}")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        running.progress("another process fetches it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _fetch(suite: str, running: Stage) -> QemuBundle:
     bundles = cache.cache_directory(f"bundles/{suite}")
-    for abandoned in bundles.glob(".staging-*"):  # by a process that was killed: the lock is ours
-        shutil.rmtree(abandoned, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=".staging-", dir=bundles) as name:
-        staging = Path(name)
-        running.progress("getting the suite's lists")
-        base = suite.removesuffix(_BACKPORTS) if suite.endswith(_BACKPORTS) else ""
-        source = apt.private_apt(suite, staging / "apt", base)
-        wanted = source.closure(PACKAGE, _BACKENDS)
-        size = sum(package.size for package in wanted)
-        running.progress(f"downloading {len(wanted)} packages, {size / 1e6:.0f} MB")
-        package_files = source.download_all(wanted, staging / "packages")
-        running.progress("packing")
-        for package_file in package_files:
-            apt.unpack(package_file, staging / "root")
-        closure = runtime_closure(staging / "root", PROGRAM, _LOADED_BY_GLIBC)
-        archive = _write_archive(closure, staging / "entry")
+    with staging_directory(bundles) as staging:
+        qemu = unpacked(suite, apt.GUEST_ARCHITECTURE, LIBRARIES, staging, running)
+        archive = _write_archive(qemu.closure, staging / "entry")
         digest = cache.digest_file(archive)
         bundle = QemuBundle(
             suite=suite,
-            version=wanted[0].version,
+            version=qemu.version,
             archive=archive,
             program=PROGRAM,
-            files=len(closure),
-            unpacked=sum(file.stat().st_size for file in closure.values()),
-            packages=len(wanted),
-            downloaded=size,
+            files=len(qemu.closure),
+            unpacked=sum(file.stat().st_size for file in qemu.closure.values()),
+            packages=qemu.packages,
+            downloaded=qemu.downloaded,
             sha256=digest.sha256,
         )
         return _publish(bundle, bundles / bundle.version)

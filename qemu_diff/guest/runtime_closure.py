@@ -1,4 +1,4 @@
-"""What an arm64 program needs to run, where its loader looks for it: ld.so(8), done on files.
+"""What a program needs to run, where its loader looks for it: ld.so(8), done on files.
 
 Modules that a program loads by itself are not seen: it names them as it likes.
 """
@@ -19,9 +19,8 @@ from elftools.elf.segments import InterpSegment
 from qemu_diff.errors import InfrastructureError
 
 LIBRARIES = "lib/aarch64-linux-gnu"
-"""Where Debian's loader looks first (glibc's ``--list-diagnostics``: ``path.system_dirs``)."""
-
-_SYSTEM_DIRECTORIES = (LIBRARIES, f"usr/{LIBRARIES}", "lib", "usr/lib")
+"""Where Debian's loader for arm64 looks first (glibc's ``--list-diagnostics``:
+``path.system_dirs``)."""
 
 _MOST_LINKS = 40
 """As many symbolic links as Linux follows (path_resolution(7))."""
@@ -39,14 +38,17 @@ class _Wants:
     libraries: tuple[str, ...]
 
 
-def runtime_closure(root: Path, program: str, loaded: Sequence[str] = ()) -> Mapping[str, Path]:
+def runtime_closure(
+    root: Path, program: str, loaded: Sequence[str] = (), libraries: str = LIBRARIES
+) -> Mapping[str, Path]:
     """The files of a program and of all libraries that it needs, and they in turn.
 
     :param root: a directory with unpacked packages.
     :param program: its path in there.
     :param loaded: sonames of libraries that nothing is linked with, but that are loaded.
+    :param libraries: where the architecture has its libraries, without leading slash.
     :returns: path at run time, without leading slash → file. A library has its soname in
-        :data:`LIBRARIES`, the loader the path that the program names.
+        ``libraries``, the loader the path that the program names.
     :raises InfrastructureError: a file is missing, or is no ELF file.
     """
     start = _file_at(root, program)
@@ -66,8 +68,9 @@ def runtime_closure(root: Path, program: str, loaded: Sequence[str] = ()) -> Map
         if soname in seen:
             continue
         seen.add(soname)
-        places = [f"{directory}/{soname}" for directory in _SYSTEM_DIRECTORIES]
-        library = found[f"{LIBRARIES}/{soname}"] = _found(root, places, asker)
+        directories = (libraries, f"usr/{libraries}", "lib", "usr/lib")
+        places = [f"{directory}/{soname}" for directory in directories]
+        library = found[f"{libraries}/{soname}"] = _found(root, places, asker)
         pending += [(needed, soname) for needed in _wants(library).libraries]
     return found
 

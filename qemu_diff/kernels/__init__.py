@@ -20,6 +20,7 @@ from .build import build_kernel, kernel_key
 from .by_key import cached_build, given_build, image_build
 from .cache import CachedKernel, PruneReport, cache_directory, cache_root, cached_kernels, prune
 from .fetch import fetch_source
+from .ready import kernel_is_ready
 from .repository import Repository, open_repository, uncommitted
 from .series import read_patches
 from .source import pinned
@@ -42,6 +43,7 @@ __all__ = [
     "fetch_source",
     "given_build",
     "image_build",
+    "kernel_is_ready",
     "kernel_key",
     "kernel_requirements",
     "open_repository",

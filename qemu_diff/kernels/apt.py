@@ -1,8 +1,9 @@
 """apt and dpkg-deb, used without being root and without changing what the machine has installed.
 
 Two apts. The machine's own offers what its sources and its architecture offer. A *private* one has
-a root of its own in our cache, and offers arm64 packages of another suite from the same mirrors:
-nothing is installed by it, no maintainer script runs, and the machine's lists stay as they are.
+a root of its own in our cache, and offers packages of another suite and perhaps of another
+architecture from the same mirrors: nothing is installed by it, no maintainer script runs, and the
+machine's lists stay as they are.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from . import cache
 #: What a private apt demands of a source: to be signed by Debian (package debian-archive-keyring).
 TRUST = "signed-by=/usr/share/keyrings/debian-archive-keyring.gpg"
 
-ARCHITECTURE = "arm64"
+GUEST_ARCHITECTURE = "arm64"
 
 # As `apt-get update --print-uris` words each source, in whatever format it was configured.
 _RELEASE = re.compile(r"^'(?P<archive>[^']+)/dists/(?P<suite>[^/']+)/InRelease' ", re.MULTILINE)
@@ -41,10 +42,10 @@ _CLASSES = {"stable", "oldstable", "oldoldstable", "testing", "unstable", "sid"}
 
 _SECURITY = "-security"
 
-_CONFIGURATION = f"""\
+_CONFIGURATION = """\
 #clear APT::Architectures;
-APT::Architecture "{ARCHITECTURE}";
-APT::Architectures {{ "{ARCHITECTURE}"; }};
+APT::Architecture "{architecture}";
+APT::Architectures {{ "{architecture}"; }};
 // The machine's hooks are about the machine's own lists, and most need root.
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
@@ -188,13 +189,27 @@ def own_suite() -> str:
     return suite
 
 
-def private_apt(suite: str, directory: Path, base: str = "") -> Apt:
-    """An apt for arm64 packages of one suite, from the machine's own mirrors of Debian.
+def own_architecture() -> str:
+    """What Debian calls this machine's architecture: ``amd64``.
+
+    :raise InfrastructureError: dpkg does not say.
+    """
+    result = run(["dpkg", "--print-architecture"])
+    if result.returncode:
+        raise InfrastructureError("dpkg --print-architecture fails")
+    return result.stdout.strip()
+
+
+def private_apt(
+    suite: str, directory: Path, base: str = "", architecture: str = GUEST_ARCHITECTURE
+) -> Apt:
+    """An apt for packages of one suite, from the machine's own mirrors of Debian.
 
     :param suite: ``bullseye``, ``bullseye-security``, …
     :param directory: gets its root; an empty directory.
     :param base: a suite that has what packages of the first depend on and it has not itself, as
         ``bookworm`` for ``bookworm-backports``; or nothing.
+    :param architecture: of the packages; by default L1's.
     :raise UnavailableSourceError: the machine has no apt, or no mirror that could have the suite.
     :raise InfrastructureError: no space is left.
     """
@@ -203,8 +218,8 @@ def private_apt(suite: str, directory: Path, base: str = "") -> Apt:
     (directory / "lists/partial").mkdir(parents=True)
     (directory / "archives/partial").mkdir(parents=True)
     (directory / "status").touch()
-    (directory / "apt.conf").write_text(_CONFIGURATION)
-    source = f"deb [arch={ARCHITECTURE} lang=none target=Packages {TRUST}]"
+    (directory / "apt.conf").write_text(_CONFIGURATION.format(architecture=architecture))
+    source = f"deb [arch={architecture} lang=none target=Packages {TRUST}]"
     lines = [f"{source} {archive} {one} main\n" for archive, one in places]
     (directory / "sources.list").write_text("".join(lines))
     options = _private_options(directory)

@@ -39,9 +39,10 @@ _TYPICAL_STEPS = 705
 #: Of what the compiler says, so many lines are told: what follows is mostly of the same cause.
 _MOST_LINES = 3
 
-# What is wrong, as gcc, ld and make word it: of these only the first that says anything counts.
+# What is wrong, as gcc, Kconfig, ld and make word it: only the first that says anything counts.
 _ERRORS = (
     re.compile(r"^.*\b(?:fatal )?error: .*$", re.MULTILINE),
+    re.compile(r"^\S*Kconfig\S*:\d+: .*$", re.MULTILINE),
     re.compile(r"^.*(?:undefined reference to|multiple definition of).*$", re.MULTILINE),
     re.compile(r"^make.*\*\*\* (?!\[.*Error|Waiting).*$", re.MULTILINE),
     re.compile(r"^make.*\*\*\* .*$", re.MULTILINE),

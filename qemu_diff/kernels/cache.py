@@ -9,6 +9,7 @@
       downloads/                                                     source tarballs
       downloads/<suite>/                  source tarballs and images of another Debian suite
       bundles/<suite>/<version>/          arm64 QEMUs for L1, packed
+      content/<sha256>/<name>             what a worker was sent (qemu_diff/campaign/content.py)
       failed/<key>.log                                               logs of builds that failed
       locks/<lineage>.lock
       ccache/
@@ -378,7 +379,7 @@ def _prune_trees(wanted: set[str]) -> tuple[tuple[str, ...], tuple[str, ...], in
 def _remove_shared() -> int:
     """Remove what all trees use; the next build gets it again."""
     root = cache_root()
-    shared = ("downloads", "repositories", "bundles", "failed", "ccache", "guest")
+    shared = ("downloads", "repositories", "bundles", "content", "failed", "ccache", "guest")
     leftovers = [root / name for name in shared]
     leftovers += (root / "kernels").glob(".staging-*")
     return sum(_remove_tree(path) for path in leftovers if path.exists())

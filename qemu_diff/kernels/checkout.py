@@ -22,10 +22,7 @@ from typing import NamedTuple
 
 from ..errors import SourceError
 from . import cache
-from .tree import FileState, IsolatedTree, read_state, walk
-
-#: What makes a directory a Linux tree that arm64 can be built from.
-_LANDMARKS = ("Makefile", "Kbuild", "Kconfig", "arch/arm64")
+from .tree import LANDMARKS, FileState, IsolatedTree, read_state, walk
 
 # Linux's Makefile, target outputmakefile: with one of these in the source tree Kbuild refuses to
 # build in another directory.
@@ -69,16 +66,17 @@ def lineage(path: Path) -> str:
 
 
 def check(path: Path) -> None:
-    """Check that a directory is a Linux tree.
+    """Check that a directory is a Linux tree with KVM for arm64.
 
     :raise SourceError: it is not; says what is missing.
     :raise UserError: the cache lies in it, which would have us write to it.
     """
     if not path.is_dir():
         raise SourceError(f"{path}: no such directory")
-    missing = [name for name in _LANDMARKS if not (path / name).exists()]
+    missing = [name for name in LANDMARKS if not (path / name).exists()]
     if missing:
-        raise SourceError(f"{path}: not a Linux source tree for arm64: no {', '.join(missing)}")
+        what = f"no {', '.join(missing)}"
+        raise SourceError(f"{path}: not a Linux source tree with KVM for arm64: {what}")
     cache.refuse_inside(path)
 
 

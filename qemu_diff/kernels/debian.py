@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from ..errors import InfrastructureError, SourceError, UnavailableSourceError
@@ -62,16 +63,38 @@ def locate(source: DebianSource, *, newer: bool = False) -> Tarball:
         )
     if not suite and (installed := _installed(package)) is not None:
         return installed
-    downloads = cache.cache_directory(f"downloads/{suite}" if suite else "downloads")
+    downloads = _downloads(suite)
     found = None if newer else cache.newest_download(downloads, package, _SUFFIX)
     return _tarball(found[1] if found else _download(package, suite, downloads))
+
+
+def at_hand(source: DebianSource) -> bool:
+    """Whether nothing has to be fetched."""
+    if not source.suite and _installed(source.package) is not None:
+        return True
+    return cache.newest_download(_downloads(source.suite), source.package, _SUFFIX) is not None
+
+
+def _downloads(suite: str) -> Path:
+    return cache.cache_directory(f"downloads/{suite}" if suite else "downloads")
 
 
 def _tarball(path: Path) -> Tarball:
     """A tarball in the cache, where a package that only depends on it is a link to it."""
     path = path.resolve()
     package, _, version = path.name.removesuffix(_SUFFIX).partition("_")
-    return Tarball(package, version, path, cache.digest_file(path).sha256)
+    return Tarball(package, version, path, _digest(path))
+
+
+def _digest(path: Path) -> str:
+    found = path.stat()
+    return _digest_as_of(path, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache
+def _digest_as_of(path: Path, _size: int, _mtime_ns: int) -> str:
+    """A campaign's kernels often share a tarball, of 140 MB."""
+    return cache.digest_file(path).sha256
 
 
 def unpack(tarball: Tarball, tree: IsolatedTree) -> None:
@@ -109,7 +132,7 @@ def _installed(package: str) -> Tarball | None:
         return None
     path = _SOURCES / f"{package}{_SUFFIX}"
     if path.is_file():
-        return Tarball(package, version, path, cache.digest_file(path).sha256)
+        return Tarball(package, version, path, _digest(path))
     named = _newest_of(depends)
     return _installed(named) if named else None
 

@@ -21,9 +21,7 @@ from ..config.paths import is_url
 from ..errors import NotLinuxError, SourceError, UnavailableSourceError
 from . import cache
 from .git import complaint, run_git
-
-#: What makes a tree a Linux tree with KVM that arm64 can be built from.
-_LANDMARKS = ("Makefile", "Kbuild", "Kconfig", "arch/arm64", "arch/arm64/kvm")
+from .tree import LANDMARKS
 
 _OBJECT_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -87,7 +85,7 @@ class Repository:
         """
         tree = self.git("rev-parse", "--verify", f"{sha}^{{tree}}").strip()
         # One at a time: of a directory and another in it, git lists the inner one only.
-        listed = {name: self.git("ls-tree", "--name-only", tree, name) for name in _LANDMARKS}
+        listed = {name: self.git("ls-tree", "--name-only", tree, name) for name in LANDMARKS}
         if missing := [name for name, found in listed.items() if not found]:
             what = f"no {', '.join(missing)}"
             raise NotLinuxError(

@@ -24,6 +24,9 @@ from pathlib import Path, PurePosixPath
 
 from . import cache
 
+#: What makes a tree a Linux tree with KVM that arm64 can be built from.
+LANDMARKS = ("Makefile", "Kbuild", "Kconfig", "arch/arm64", "arch/arm64/kvm")
+
 
 @dataclass(frozen=True)
 class FileState:

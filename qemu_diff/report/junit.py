@@ -1,98 +1,114 @@
-"""JUnit: one testcase per cell and per pair. What was lost is an error, never a failure."""
+"""JUnit: a suite for each kernel and one for the pairs, a testcase for each cell and each pair.
+
+What was lost is an error, never a failure. Tries that came out otherwise than the last are told as
+Maven's Surefire does: ``flaky…`` where the testcase passes after all, ``rerun…`` where it does not.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator
 
-from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
-
-from qemu_diff.model import CampaignResult, CellResult, CellVerdict, PairOutcome, PairResult
-from qemu_diff.report.words import (
-    cell_sentences,
-    expectation_sentence,
-    finding_lines,
-    side_by_side_lines,
+from junitparser import Error, Failure, Skipped
+from junitparser.xunit2 import (
+    FlakyError,
+    FlakyFailure,
+    InterimResult,
+    JUnitXml,
+    RerunError,
+    RerunFailure,
+    TestCase,
+    TestSuite,
 )
+
+from qemu_diff.model import CampaignResult, Cell, Nights
+from qemu_diff.report.cases import FIRST_NIGHT, Case, Group, Outcome, grouped, started_at
 
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What no XML document may hold (XML 1.0, production 2, "Char"), and a kernel's console may."""
 
+_ELEMENTS = {Outcome.FAILURE: Failure, Outcome.ERROR: Error, Outcome.SKIPPED: Skipped}
 
-def junit(result: CampaignResult) -> str:
+
+def junit(result: CampaignResult, nights: Nights = FIRST_NIGHT) -> str:
     """The result as a JUnit XML document."""
-    suite = TestSuite(_xml(f"qemu-diff.{result.name}"))
-    verdicts = {cell.cell.id: cell.verdict for cell in result.cells}
-    cases = [_cell_case(result.name, cell) for cell in result.cells]
-    for pair in result.pairs:
-        cases.append(_pair_case(result.name, pair, skipped=_half_skipped(pair, verdicts)))
-    # One by one, each would make it count all again.
-    suite.add_testcases(cases)
-    document = JUnitXml("qemu-diff")
-    document.add_testsuite(suite)
+    document = JUnitXml(_xml(f"qemu-diff.{result.name}"))
+    for group in grouped(result, nights):
+        document.add_testsuite(_suite(result, group))
     document.update_statistics()  # type: ignore[no-untyped-call]
     text: bytes = document.tostring()  # type: ignore[no-untyped-call]
     return text.decode()
 
 
-def _cell_case(campaign: str, result: CellResult) -> TestCase:
-    name, classname = _xml(result.cell.id), _xml(f"{campaign}.{result.cell.kernel}")
-    case = TestCase(name, classname, result.duration_s)
-    body = "\n".join([*cell_sentences(result), *_findings(result)])
-    if result.verdict is CellVerdict.SKIPPED:
-        case.result = [_outcome(Skipped, result.reason, "skipped", "")]
-    elif result.verdict is CellVerdict.LOST:
-        case.result = [_outcome(Error, expectation_sentence(result), "lost", body)]
-    elif not result.as_expected:
-        case.result = [_outcome(Failure, expectation_sentence(result), result.verdict.value, body)]
-    else:
-        case.system_out = _xml(body)
-    return case
+def _suite(result: CampaignResult, group: Group) -> TestSuite:
+    name = _xml(f"{result.name}.{group.name}")
+    suite = TestSuite(name)  # type: ignore[no-untyped-call]
+    started = started_at(result)
+    if started:
+        # Ant's format has no zone; the others read one, and assume UTC without.
+        suite.timestamp = started.strftime("%Y-%m-%dT%H:%M:%S")
+    for key, value in _properties(result, group.kernel):
+        if value:
+            suite.add_property(_xml(key), _xml(value))
+    # One by one, each would make it count all again.
+    suite.add_testcases([_case(name, case) for case in group.cases])
+    return suite
 
 
-def _half_skipped(pair: PairResult, verdicts: Mapping[str, CellVerdict]) -> bool:
-    """Whether a pair has nothing to say only because a kernel of it is left out here.
-
-    :param verdicts: by cell id.
-    """
-    sides = {verdicts.get(pair.baseline.id), verdicts.get(pair.candidate.id)}
-    return CellVerdict.SKIPPED in sides and CellVerdict.LOST not in sides
-
-
-def _pair_case(campaign: str, pair: PairResult, *, skipped: bool) -> TestCase:
-    name = f"{_baseline_name(pair)}..{pair.candidate.id}"
-    case = TestCase(_xml(name), _xml(f"{campaign}.pairs"), 0.0)
-    lines = [f"{pair.outcome}: {pair.message}"]
-    if pair.side_by_side:
-        lines.extend(side_by_side_lines(pair.side_by_side, *pair.sides))
-    body = "\n".join(lines)
-    if pair.alarming:
-        case.result = [_outcome(Failure, lines[0], pair.outcome.value, body)]
-    elif skipped:
-        case.result = [_outcome(Skipped, pair.message, pair.outcome.value, "")]
-    elif pair.outcome is PairOutcome.INCONCLUSIVE:
-        case.result = [_outcome(Error, lines[0], pair.outcome.value, body)]
-    else:
-        case.system_out = _xml(body)
-    return case
+def _properties(result: CampaignResult, kernel: str) -> Iterator[tuple[str, str]]:
+    provenance = result.provenance
+    yield "qemu-diff", provenance.tool
+    yield "run", result.run
+    yield "complete", "yes" if result.complete else "no"
+    yield "qemu", provenance.qemu
+    yield from ((f"qemu.{name}", version) for name, version in provenance.qemus)
+    yield "nested_qemu", ", ".join(provenance.nested_qemu)
+    for one in provenance.kernels:
+        prefix = "kernel" if kernel else f"kernel.{one.name}"
+        if kernel in ("", one.name):
+            yield f"{prefix}.release", one.release
+            yield f"{prefix}.key", one.key
+            yield f"{prefix}.source", one.source
+    for cell in (one.cell for one in result.cells if one.cell.kernel == kernel):
+        yield f"cell.{cell.id}", _described(cell)
 
 
-def _baseline_name(pair: PairResult) -> str:
-    """Enough to tell the baseline, beside the candidate's id."""
-    same_kernel = pair.baseline.kernel == pair.candidate.kernel
-    return pair.baseline.driver if same_kernel else pair.baseline.kernel
+def _described(cell: Cell) -> str:
+    """What a testcase's name leaves out; the schema has no properties for a testcase."""
+    machine = cell.machine
+    parts = {
+        "seed": str(cell.seed),
+        "expected": ",".join(cell.expected),
+        "driver": cell.driver,
+        "job": cell.session or cell.job,
+        "flood": f"{cell.flood.source or 'none'} {cell.flood.placement}",
+        "machine": f"{machine.kvm_mode} {machine.cpu} gic{machine.gic_version} "
+        f"{machine.page_kib}k cpus={machine.cpus} {machine.exception_order}",
+    }
+    return "; ".join(f"{key}={value}" for key, value in parts.items())
 
 
-def _findings(result: CellResult) -> list[str]:
-    return [line for finding in result.findings for line in ("", *finding_lines(finding))]
+def _case(classname: str, case: Case) -> TestCase:
+    made = TestCase(_xml(case.name), classname, case.duration_s)
+    body = _xml("\n".join(case.lines))
+    if case.outcome is not Outcome.PASS:
+        element = _ELEMENTS[case.outcome](_xml(case.message), case.kind)
+        element.text = "" if case.outcome is Outcome.SKIPPED else body
+        made.result = [element]
+    for other in _other_tries(case):
+        made.add_interim_result(other)
+    if case.outcome is Outcome.PASS:
+        made.system_out = body
+    return made
 
 
-def _outcome(
-    kind: type[Failure | Error | Skipped], message: str, name: str, body: str
-) -> Failure | Error | Skipped:
-    outcome = kind(_xml(message), name)
-    outcome.text = _xml(body)
-    return outcome
+def _other_tries(case: Case) -> Iterator[InterimResult]:
+    passed = case.outcome is Outcome.PASS
+    error, failure = (FlakyError, FlakyFailure) if passed else (RerunError, RerunFailure)
+    for _ in range(case.lost_boots):
+        yield error("a boot was lost, and started again", "lost")
+    for sentence in case.flaky:
+        yield failure(_xml(sentence), "flaky")
 
 
 def _xml(text: str) -> str:

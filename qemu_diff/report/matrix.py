@@ -38,10 +38,12 @@ class Entry:
 
     :param lines: verdict first; then counts and windows.
     :param as_expected: whether the campaign expects it.
+    :param id: the cell's.
     """
 
     lines: tuple[str, ...]
     as_expected: bool
+    id: str
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,14 @@ class Matrix:
 def matrix(result: CampaignResult) -> Matrix:
     """The campaign's table; rows in the order of its cells."""
     kernels = tuple(dict.fromkeys(one.cell.kernel for one in result.cells))
-    rows: dict[_Point, dict[str, Entry]] = {}
+    rows: dict[tuple[str, _Point], dict[str, Entry]] = {}
     for one in result.cells:
-        rows.setdefault(_point(one.cell), {})[one.cell.kernel] = _entry(one)
-    alike = Counter(_names(point, "") for point in rows)
-    named = {point: _names(point, _details(point)) for point in rows}
+        # Cells that differ in what has no column are rows of their own: ids tell them apart.
+        name = one.cell.id.removeprefix(f"{one.cell.kernel}.")
+        rows.setdefault((name, _point(one.cell)), {})[one.cell.kernel] = _entry(one)
+    points = [point for _, point in rows]
+    alike = Counter(_names(point, "") for point in points)
+    named = {point: _names(point, _details(point)) for point in points}
     return Matrix(
         kernels,
         tuple(
@@ -83,7 +88,7 @@ def matrix(result: CampaignResult) -> Matrix:
                 *(named[point] if alike[_names(point, "")] > 1 else _names(point, "")),
                 tuple(entries.get(kernel) for kernel in kernels),
             )
-            for point, entries in rows.items()
+            for (_, point), entries in rows.items()
         ),
     )
 
@@ -110,12 +115,13 @@ def _marked(entry: Entry | None) -> str:
     return "<br>".join([f"**{first}**{mark}", *others])
 
 
-_Point = tuple[str, str, FloodSpec, MachineSpec, Driver]
-"""Payload, job or session, flood, machine, driver: a cell without its kernel."""
+_Point = tuple[str, str, FloodSpec, MachineSpec, Driver, int]
+"""Payload, job or session, flood, machine, driver, seed: a cell without its kernel."""
 
 
 def _point(cell: Cell) -> _Point:
-    return cell.payload, cell.session or cell.job, cell.flood, cell.machine, cell.driver
+    does = cell.session or cell.job
+    return cell.payload, does, cell.flood, cell.machine, cell.driver, cell.seed
 
 
 def _names(point: _Point, details: str) -> tuple[str, str, str]:
@@ -123,7 +129,7 @@ def _names(point: _Point, details: str) -> tuple[str, str, str]:
 
     :param details: what sets the point apart from others of the same names.
     """
-    payload, job, flood, machine, driver = point
+    payload, job, flood, machine, driver, _ = point
     flooded = "" if not flood.sources else f" · {flood.source} {flood.placement}"
     done = "" if job == DEFAULT_JOB else f" · {job}"
     by = f" by {driver}" if driver in FROM_OUTSIDE else ""
@@ -131,18 +137,22 @@ def _names(point: _Point, details: str) -> tuple[str, str, str]:
 
 
 def _details(point: _Point) -> str:
-    _, _, flood, machine, driver = point
+    _, _, flood, machine, driver, seed = point
     last = "end" if flood.last_ns is None else f"{flood.last_ns:,}"
     interval = f"{flood.first_ns:,} to {last} by {flood.step_ns:,} ns"
-    parts = [f"{driver}", f"x{flood.count:,}", interval, f"{machine.memory_mib} MiB"]
+    memory = f"{machine.memory_mib} MiB"
+    parts = [f"{driver}", f"x{flood.count:,}", interval, memory, f"seed {seed}"]
     return f" ({', '.join(parts)})"
 
 
 def _machine(machine: MachineSpec) -> str:
     cpu = "" if machine.cpu == MachineSpec.cpu else f" {machine.cpu}"
     cpus = "" if machine.cpus == MachineSpec.cpus else f" x{machine.cpus}"
-    qemu = f" {machine.nested_qemu}" if machine.nested_qemu else ""
-    return f"{machine.kvm_mode}{cpu}{cpus}{qemu}"
+    gic = "" if machine.gic_version == MachineSpec.gic_version else f" GICv{machine.gic_version}"
+    pages = "" if machine.page_kib == MachineSpec.page_kib else f" {machine.page_kib}K pages"
+    nested_qemu = f" {machine.nested_qemu}" if machine.nested_qemu else ""
+    qemu = f" QEMU {machine.qemu}" if machine.qemu else ""
+    return f"{machine.kvm_mode}{cpu}{cpus}{gic}{pages}{nested_qemu}{qemu}"
 
 
 def _order(machine: MachineSpec) -> str:
@@ -159,7 +169,7 @@ def _order(machine: MachineSpec) -> str:
 
 
 def _entry(one: CellResult) -> Entry:
-    return Entry(tuple(_lines(one)), one.as_expected)
+    return Entry(tuple(_lines(one)), one.as_expected, one.cell.id)
 
 
 def _lines(one: CellResult) -> list[str]:

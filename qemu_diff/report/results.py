@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -54,11 +54,12 @@ def check_results(directory: Path) -> None:
 
 
 @contextmanager
-def open_results(directory: Path) -> Iterator[None]:
+def open_results(directory: Path, *, resume: bool = False) -> Iterator[None]:
     """Own a results directory; results that are there are kept in ``DIRECTORY.previous``.
 
     Only our own files are moved or removed, whatever else lies there.
 
+    :param resume: results that are there stay; see :func:`set_aside`.
     :raises ResultsError: another run owns it, or it can't be written.
     """
     lock = FileLock(directory / LOCK)
@@ -70,7 +71,8 @@ def open_results(directory: Path) -> Iterator[None]:
         raise ResultsError(f"{directory}: {error.strerror}; name another with --out") from error
     with lock:
         try:
-            _keep_previous(directory)
+            if not resume:
+                _keep_previous(directory)
         except OSError as error:
             raise ResultsError(f"{directory}: {error.strerror}; name another with --out") from error
         yield
@@ -79,12 +81,43 @@ def open_results(directory: Path) -> Iterator[None]:
 def _keep_previous(directory: Path) -> None:
     if not (directory / VERDICTS).exists():
         return
+    previous = _emptied_previous(directory)
+    for name in OWN_NAMES:
+        if (directory / name).exists():
+            (directory / name).rename(previous / name)
+
+
+def _emptied_previous(directory: Path) -> Path:
     previous = directory.with_name(directory.name + ".previous")
     previous.mkdir(exist_ok=True)
     for name in OWN_NAMES:
         _remove(previous / name)
-        if (directory / name).exists():
-            (directory / name).rename(previous / name)
+    return previous
+
+
+def set_aside(
+    directory: Path, cells: Collection[str], findings: Collection[str], *, keep: bool
+) -> None:
+    """Leave nothing in a results directory but these cells and findings, and ``verdicts.json``.
+
+    :param keep: whether the others were judged: they are then kept in ``DIRECTORY.previous``,
+        beside a copy of the verdicts. What a cut left of a cell is no result.
+    :raises ResultsError: it can't be written.
+    """
+    try:
+        previous = _emptied_previous(directory) if keep else None
+        if previous:
+            shutil.copyfile(directory / VERDICTS, previous / VERDICTS)
+        for folder, stay in ((CELLS, cells), (FINDINGS, findings)):
+            others = [one for one in sorted((directory / folder).glob("*")) if one.name not in stay]
+            for one in others:
+                if previous:
+                    (previous / folder).mkdir(exist_ok=True)
+                    one.rename(previous / folder / one.name)
+                else:
+                    _remove(one)
+    except OSError as error:
+        raise ResultsError(f"{directory}: {error.strerror}; name another with --out") from error
 
 
 def write_results(result: CampaignResult, directory: Path) -> None:
@@ -101,7 +134,7 @@ class VerdictsFile:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / VERDICTS
-        self._texts: dict[int, tuple[object, str]] = {}
+        self._texts: dict[int, tuple[object, bytes]] = {}
 
     def write(self, result: CampaignResult) -> None:
         """Write all that is known; at any moment the file is whole.
@@ -112,18 +145,21 @@ class VerdictsFile:
             "schema_version": SCHEMA_VERSION,
             "campaign": result.name,
             "complete": result.complete,
+            "run": result.run,
+            "started": result.started,
+            "only": result.only,
             "provenance": _PROVENANCE.dump_python(result.provenance, mode="json"),
         }
-        cells = ",\n".join(self._text(cell, _cell_to_json) for cell in result.cells)
-        pairs = ",\n".join(self._text(pair, _pair_to_json) for pair in result.pairs)
-        begin = json.dumps(head).removesuffix("}")
-        text = f'{begin},\n"cells": [\n{cells}\n],\n"pairs": [\n{pairs}\n]}}\n'
-        write_whole(self._path, text)
+        cells = b",\n".join(self._text(cell, _cell_to_json) for cell in result.cells)
+        pairs = b",\n".join(self._text(pair, _pair_to_json) for pair in result.pairs)
+        begin = json.dumps(head).removesuffix("}").encode()
+        parts = (begin, b',\n"cells": [\n', cells, b'\n],\n"pairs": [\n', pairs, b"\n]}\n")
+        write_whole(self._path, b"".join(parts))
 
-    def _text(self, one: _One, to_json: Callable[[_One], dict[str, Any]]) -> str:
+    def _text(self, one: _One, to_json: Callable[[_One], dict[str, Any]]) -> bytes:
         # Kept beside its text, an object's id stays its own.
         if id(one) not in self._texts:
-            self._texts[id(one)] = one, json.dumps(to_json(one))
+            self._texts[id(one)] = one, json.dumps(to_json(one)).encode()
         return self._texts[id(one)][1]
 
 
@@ -166,6 +202,11 @@ def stored_findings(directory: Path) -> tuple[str, ...]:
         return ()
 
 
+def holds_results(directory: Path) -> bool:
+    """Whether a run has left verdicts there, readable or not."""
+    return os.path.lexists(directory / VERDICTS)
+
+
 def read_results(directory: Path) -> CampaignResult:
     """Read ``verdicts.json`` back.
 
@@ -190,6 +231,9 @@ def read_results(directory: Path) -> CampaignResult:
                 "cells": [cell["result"] for cell in document["cells"]],
                 "pairs": [pair["result"] for pair in document["pairs"]],
                 "complete": document["complete"],
+                "run": document["run"],
+                "started": document["started"],
+                "only": document["only"],
                 "provenance": document["provenance"],
             }
         )

@@ -11,6 +11,7 @@ from qemu_diff.model import (
     CellResult,
     CellVerdict,
     Confirmation,
+    CostChange,
     Coverage,
     Driver,
     Expectation,
@@ -19,6 +20,7 @@ from qemu_diff.model import (
     Instruction,
     Method,
     PairOutcome,
+    PairResult,
     SideBySide,
     Signature,
     Symptom,
@@ -345,6 +347,26 @@ def side_by_side_lines(rows: SideBySide, baseline: str, candidate: str) -> list[
         name = f"{instruction.label}: {instruction.text}"
         lines.append(f"  {name:<46} {cells[0]:<{width}}  {cells[1]:<{width}}".rstrip())
     return lines
+
+
+def cost_sentences(result: CellResult) -> list[str]:
+    """What a step costs L1, class by class."""
+    costs = ", ".join(f"{one.instruction} {one.median:,}" for one in result.costs)
+    return [f"{result.cell.kernel}: L1 instructions per step: {costs}"] if costs else []
+
+
+def cost_change_sentences(pair: PairResult) -> list[str]:
+    """``L1 instructions per step, unpatched → patched: hvc 4,460 → 4,712 (+5.7 %)``."""
+    costs = ", ".join(
+        f"{one.instruction} {one.baseline:,} → {one.candidate:,} ({ratio_words(one)})"
+        for one in pair.costs
+    )
+    return [f"L1 instructions per step, {' → '.join(pair.sides)}: {costs}"] if costs else []
+
+
+def ratio_words(one: CostChange) -> str:
+    """``+5.7 %``."""
+    return f"{(one.ratio - 1) * 100:+.1f} %" if one.candidate != one.baseline else "the same"
 
 
 def closing_sentence(result: CampaignResult) -> str:

@@ -41,7 +41,8 @@ class Repository:
     def add(self, suite: str, fields: str, files: Mapping[str, bytes]) -> None:
         """Put a package into a suite."""
         package = self._package(fields, files)
-        index = self.directory / f"dists/{suite}/main/binary-arm64/Packages"
+        architecture = fields.partition("Architecture: ")[2].partition("\n")[0]
+        index = self.directory / f"dists/{suite}/main/binary-{architecture}/Packages"
         index.parent.mkdir(parents=True, exist_ok=True)
         content = package.read_bytes()
         with index.open("a") as stream:
@@ -49,15 +50,20 @@ class Repository:
                 f"{fields}Filename: pool/{package.name}\nSize: {len(content)}\n"
                 f"SHA256: {hashlib.sha256(content).hexdigest()}\n\n"
             )
-        listed = index.read_bytes()
+        indices = sorted(index.parents[1].glob("binary-*/Packages"))
+        names = " ".join(one.parent.name.removeprefix("binary-") for one in indices)
+        sums = "".join(
+            f" {hashlib.sha256(one.read_bytes()).hexdigest()} {one.stat().st_size} "
+            f"main/{one.parent.name}/Packages\n"
+            for one in indices
+        )
         backports = "NotAutomatic: yes\nButAutomaticUpgrades: yes\n"
         (self.directory / f"dists/{suite}/Release").write_text(
-            f"Suite: {suite}\nArchitectures: arm64\nComponents: main\n"
+            f"Suite: {suite}\nArchitectures: {names}\nComponents: main\n"
             f"{backports if suite.endswith('-backports') else ''}"
             # No suite that is out of maintenance is refused for it.
             "Date: Sat, 10 Aug 2024 00:00:00 UTC\nValid-Until: Sat, 17 Aug 2024 00:00:00 UTC\n"
-            f"SHA256:\n {hashlib.sha256(listed).hexdigest()} {len(listed)} "
-            "main/binary-arm64/Packages\n"
+            f"SHA256:\n{sums}"
         )
 
     def _package(self, fields: str, files: Mapping[str, bytes]) -> Path:

@@ -51,19 +51,16 @@ def digest(directory: Path) -> str:
 
 
 def compiled(build: Build) -> set[str]:
-    """The objects below arch/arm64/kvm that a build has made."""
+    """The objects that a build has made."""
     assert build.log is not None
     lines = [line.split() for line in build.log.read_text().splitlines()]
-    made = {words[1] for words in lines if len(words) == 2 and words[0] == "CC"}
-    assert len(made) <= 12, "of a whole kernel hundreds would be made"
-    return {name for name in made if name.startswith(KVM)}
+    return {words[1] for words in lines if len(words) == 2 and words[0] == "CC"}
 
 
-def test_two_commits_are_built_one_after_the_other(
+def test_of_a_commit_only_what_it_changes_is_compiled(
     history: LinuxHistory, built: list[Build]
 ) -> None:
-    source = GitSource(str(history.path), BASE)
-    assert build_kernel(KernelSpec("base", source)).release.startswith("6.1.")
+    """The first build may be the first of all in this tree, and then takes minutes."""
     salt = str(uuid.uuid4())
     first = history.touched("refs/heads/first", BASE, f"{KVM}/pvtime.c", salt)
     second = history.touched("refs/heads/second", first, f"{KVM}/debug.c", salt)
@@ -71,8 +68,10 @@ def test_two_commits_are_built_one_after_the_other(
     for rev in (first, "second"):
         built.append(build_kernel(KernelSpec("k", GitSource(str(history.path), rev))))
     assert digest(history.path) == before
-    assert f"{KVM}/pvtime.o" in compiled(built[0])
-    assert compiled(built[1]) == {f"{KVM}/debug.o"}
+    assert built[0].release.startswith("6.1.")
+    made = compiled(built[1])
+    assert {name for name in made if name.startswith(KVM)} == {f"{KVM}/debug.o"}
+    assert len(made) <= 10
     assert built[1].source == f"git {second[:12]} ({second[:12]})"
 
 

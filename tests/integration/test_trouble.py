@@ -41,6 +41,12 @@ LONG = (
     '[[scenario]]\npayload = "trapped_sysreg"\n'
     'flood = { source = "host_timer", placement = "sweep", first_ns = 2000, last_ns = 60000 }\n'
 )
+SWEEP = """
+[[scenario]]
+payload = "trapped_sysreg"
+flood = { source = "host_timer", placement = "sweep", first_ns = 2800, last_ns = 4000, step_ns = 8 }
+expect = { one = { trapped_sysreg = "lost-step" } }
+"""
 GUEST_IMAGES = ROOT / "guest_images"
 PATCHES = Path(__file__).parent / "patches"
 
@@ -125,7 +131,7 @@ def test_no_room_on_the_disk(campaign_of, tmp_path: Path) -> None:
                 path.mkdir(),
                 (path / "verdicts.json").write_text('{"schema_version":9}'),
             ),
-            "results of schema version 9, this qemu-diff reads 4",
+            "results of schema version 9, this qemu-diff reads 5",
         ),
     ],
 )
@@ -456,3 +462,27 @@ def test_killed_qemu_is_lost_and_retried(long_run) -> None:
     assert lost["verdict"] == "lost"
     assert "QEMU died (signal 9)" in lost["result"]["reason"]
     assert lost["result"]["attempts"] == 2
+
+
+def test_a_qemu_that_is_killed_once_changes_nothing(campaign_of, tmp_path: Path) -> None:
+    campaign = campaign_of({"one": "unpatched"}, SWEEP)
+    process = subprocess.Popen(
+        command("run", campaign, "--out", tmp_path / "disturbed", "--jobs", "1"),
+        env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    boots = tmp_path / "disturbed" / "cells"
+    wait_for(lambda: list(boots.glob("*/sweep-0/console.log")) and qemus_of(process.pid), 30)
+    os.kill(qemus_of(process.pid)[0], signal.SIGKILL)
+    assert process.wait(timeout=120) == 0
+    assert list(boots.glob("*/sweep-0.try-1"))
+    assert run_campaign(campaign, tmp_path / "undisturbed").status == 0
+
+    def result(out: str) -> dict[str, object]:
+        return json.loads((tmp_path / out / "verdicts.json").read_text())["cells"][0]["result"]
+
+    disturbed, undisturbed = result("disturbed"), result("undisturbed")
+    assert (disturbed.pop("attempts"), undisturbed.pop("attempts")) == (2, 1)
+    for one in (disturbed, undisturbed):
+        del one["duration_s"], one["stepping_s"]
+    assert disturbed["verdict"] == "fail"
+    assert disturbed == undisturbed

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,6 +19,7 @@ from qemu_diff.model import (
     Campaign,
     DebianSource,
     Driver,
+    Exclusion,
     Expectation,
     FloodSource,
     FloodSpec,
@@ -109,6 +113,18 @@ def test_ids_of_floods_name_their_sources_periods_bursts_and_the_machine_s_cpus(
         assert only_id(scenario(flood=flood)) == f"unpatched.hvc.vhe.{name}"
     two = MachineSpec(cpus=2)
     assert only_id(scenario(machine=two)) == "unpatched.hvc.vhe.quiet.cpus-2"
+
+
+def test_ids_name_gic_pages_qemu_and_seed_where_they_are_not_the_usual_ones() -> None:
+    other = MachineSpec(KvmMode.PROTECTED, gic_version=2, page_kib=64, qemu="new")
+    assert only_id(scenario(machine=other)) == (
+        "unpatched.hvc.protected.quiet.gic-2.page-64k.l0-new"
+    )
+    seeded = replace(scenario(machine=other), seeds=(3,), driver=Driver.GDB)
+    assert only_id(seeded) == (
+        "unpatched.hvc.protected.quiet.gic-2.page-64k.seed-3.l0-new.driver-gdb"
+    )
+    assert only_id(replace(scenario(), seeds=(1,))) == "unpatched.hvc.vhe.quiet"
 
 
 def test_cells_come_in_the_order_of_the_file_with_kernels_together() -> None:
@@ -213,6 +229,50 @@ def test_a_pair_needs_both_of_its_cells() -> None:
     assert pairs(whole, [patched]) == ()
 
 
+# --- seeds, QEMUs, exclusions ---
+
+
+def test_each_seed_has_cells_of_its_own_and_the_campaign_s_are_the_usual_ones() -> None:
+    seeded = replace(scenario("hvc", RANDOM), seeds=(1, 2), kernels=("patched",))
+    usual, other = plan(campaign(seeded))
+    assert usual in plan(campaign(scenario("hvc", RANDOM)))
+    assert other.id == f"{usual.id}.seed-2"
+    assert other.seed == plan(campaign(scenario("hvc", RANDOM), seed=2))[0].seed != usual.seed
+
+
+def test_two_qemus_are_held_against_each_other_with_the_same_seed() -> None:
+    machines = tuple(MachineSpec(qemu=name) for name in ("", "new", "old"))
+    drivers = (Driver.IN_GUEST, Driver.RSP)
+    scenarios = (
+        replace(scenario("hvc", RANDOM), machines=machines, driver=driver) for driver in drivers
+    )
+    of = (PairSpec("", "new", PairOf.QEMU), PairSpec("new", "old", PairOf.QEMU))
+    whole = replace(campaign(*scenarios), pairs=of)
+    both = pairs(whole, plan(whole))
+    assert [(left.id, right.id) for left, right in both if left.kernel == "patched"] == [
+        ("patched.hvc.vhe.host_timer-random.x200", "patched.hvc.vhe.host_timer-random.x200.l0-new"),
+        (
+            "patched.hvc.vhe.host_timer-random.x200.driver-rsp",
+            "patched.hvc.vhe.host_timer-random.x200.l0-new.driver-rsp",
+        ),
+        (
+            "patched.hvc.vhe.host_timer-random.x200.l0-new",
+            "patched.hvc.vhe.host_timer-random.x200.l0-old",
+        ),
+        (
+            "patched.hvc.vhe.host_timer-random.x200.l0-new.driver-rsp",
+            "patched.hvc.vhe.host_timer-random.x200.l0-old.driver-rsp",
+        ),
+    ]
+    assert all(left.seed == right.seed for left, right in both)
+
+
+def test_the_first_exclusion_that_matches_gives_the_reason() -> None:
+    exclusions = (Exclusion("unpatched.*", "known"), Exclusion("*.hvc.*", "too slow"))
+    whole = replace(campaign(scenario("hvc"), scenario("mixed")), exclusions=exclusions)
+    assert [cell.excluded for cell in plan(whole)] == ["known", "too slow", "known", ""]
+
+
 # --- drivers and sessions ---
 
 
@@ -286,12 +346,18 @@ def test_a_pair_of_kernels_is_of_one_driver() -> None:
     ]
 
 
+Point = tuple[str, MachineSpec, FloodSpec, str, Driver, int]
+
 names = st.text("ab-_x0", min_size=1, max_size=3)
 machines = st.builds(
     MachineSpec,
     kvm_mode=st.sampled_from(KvmMode),
     cpu=st.sampled_from(["max", "mem-512", "cortex-a57", "cpu-", "x1"]),
     memory_mib=st.sampled_from([256, 512]),
+    cpus=st.sampled_from([1, 2]),
+    gic_version=st.sampled_from([2, 3]),
+    page_kib=st.sampled_from([4, 16, 64]),
+    qemu=st.sampled_from(["", "seed-2", "l0-new", "driver-gdb", "new"]),
 )
 grids = {
     "first_ns": st.integers(0, 2),
@@ -320,24 +386,59 @@ floods = (
     )
 )
 jobs = st.sampled_from(["step", "quiet", "kick", "host_timer-sweep"])
-points = st.lists(st.tuples(names, machines, floods, jobs), min_size=1, max_size=30, unique=True)
+drivers = st.sampled_from([Driver.IN_GUEST, Driver.GDB, Driver.RSP])
+points = st.lists(
+    st.tuples(names, machines, floods, jobs, drivers, st.integers(0, 3)),
+    min_size=1,
+    max_size=30,
+    unique=True,
+)
+
+
+def scenarios_of(drawn: Iterable[Point]) -> tuple[ScenarioSpec, ...]:
+    return tuple(
+        replace(scenario(payload, flood, machine, jobs=(job,)), driver=driver, seeds=(seed,))
+        for payload, machine, flood, job, driver, seed in drawn
+    )
 
 
 # Time says nothing here: kernels may be building beside the tests.
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(points, st.lists(names, min_size=1, max_size=4, unique=True))
 def test_different_cells_have_different_filesystem_safe_ids(
-    drawn: list[tuple[str, MachineSpec, FloodSpec, str]], kernels: list[str]
+    drawn: list[Point], kernels: list[str]
 ) -> None:
     whole = replace(
-        campaign(
-            *(
-                scenario(payload, flood, machine, jobs=(job,))
-                for payload, machine, flood, job in drawn
-            )
-        ),
+        campaign(*scenarios_of(drawn)),
         kernels=tuple(KernelSpec(name, DebianSource("linux-source-6.1")) for name in kernels),
     )
     ids = [cell.id for cell in plan(whole)]
     assert len(set(ids)) == len(ids) == len(drawn) * len(kernels)
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]{1,255}", name) for name in ids)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(points, st.randoms(use_true_random=False))
+def test_cells_are_the_same_in_whatever_order_a_campaign_names_them(
+    drawn: list[Point], order: Random
+) -> None:
+    shuffled = list(drawn)
+    order.shuffle(shuffled)
+    usual = campaign(*scenarios_of(drawn))
+    other = replace(campaign(*scenarios_of(shuffled)), kernels=usual.kernels[::-1])
+    assert {*plan(usual)} == {*plan(other)}
+
+
+def test_five_hundred_cells_are_planned_in_no_time() -> None:
+    machines = tuple(
+        MachineSpec(mode, gic_version=gic, page_kib=pages)
+        for mode in KvmMode
+        for gic in (2, 3)
+        for pages in (4, 16, 64)
+    )
+    one = replace(scenario("hvc", RANDOM), machines=machines, seeds=tuple(range(14)))
+    began = time.process_time()
+    cells = plan(replace(campaign(one), exclusions=(Exclusion("*.nvhe.*", "why"),) * 20))
+    took = time.process_time() - began
+    assert len(cells) == 504
+    assert took < 0.5

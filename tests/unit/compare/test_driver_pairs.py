@@ -193,3 +193,47 @@ def test_the_words_of_a_pair_of_drivers_name_both(candidate: CellResult, words: 
 def test_where_both_fail_the_baseline_comes_first() -> None:
     left, right = (result(one, FAIL, reason=f"r-{one}") for one in (Driver.RSP, Driver.GDB))
     assert pair_result(left, right).message == "mine by rsp: r-rsp; mine by gdb: r-gdb"
+
+
+# --- QEMUs ---
+
+
+def on(
+    qemu: str, verdict: CellVerdict = PASS, step_pcs: str = "aa", reason: str = ""
+) -> CellResult:
+    usual = result(Driver.IN_GUEST, verdict, step_pcs, reason)
+    return replace(usual, cell=replace(usual.cell, machine=MachineSpec(qemu=qemu)))
+
+
+@pytest.mark.parametrize(
+    ("candidate", "outcome", "words"),
+    [
+        (
+            on("new"),
+            PairOutcome.SAME,
+            "mine on QEMU stock and mine on QEMU new both keep the step contract",
+        ),
+        (
+            on("new", step_pcs="bb"),
+            PairOutcome.DIFFERENT,
+            "mine on QEMU stock and mine on QEMU new report different PCs for the same steps; QEMU"
+            " differs here, and not the kernel",
+        ),
+        (
+            on("new", FAIL, reason="2 lost-step in 90 steps"),
+            PairOutcome.ONE_FAILS,
+            "mine on QEMU new: 2 lost-step in 90 steps; mine on QEMU stock: none in 90 steps; QEMU"
+            " differs here, and not the kernel",
+        ),
+        (
+            on("new", LOST, reason="it went away"),
+            PairOutcome.INCONCLUSIVE,
+            "nothing was learnt from mine on QEMU new (it went away)",
+        ),
+    ],
+)
+def test_a_pair_of_qemus_is_about_qemu(
+    candidate: CellResult, outcome: PairOutcome, words: str
+) -> None:
+    pair = pair_result(on(""), candidate)
+    assert (pair.outcome, pair.message) == (outcome, words)

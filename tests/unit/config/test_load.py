@@ -313,7 +313,7 @@ WRONG = {
     "unknown key like no other": (
         GOOD + "zzz = 1\n",
         "10:1: unknown key 'zzz'; the keys here are payload, job, flood, machine, session, driver, "
-        "kernels, expect",
+        "kernels, expect, seeds",
     ),
     "unknown key in an inline table": (
         GOOD + 'flood = { source = "none", step = 1 }\n',
@@ -610,7 +610,7 @@ WRONG = {
     "job twice": (
         GOOD + 'job = ["kick", "kick"]\n',
         "8:3: scenario.0: 'hvc' is here twice for unpatched, patched with the same job, machine,"
-        " flood and driver; remove one, or make them differ",
+        " flood, driver and seed; remove one, or make them differ",
     ),
     "expectation of another scenario's job": (
         GOOD + 'expect = { patched = { "hvc/kick" = "pass" } }\n',
@@ -813,7 +813,7 @@ WRONG = {
     "driver twice": (
         GOOD + 'driver = ["gdb", "gdb"]\n',
         "8:3: scenario.0: 'hvc' is here twice for unpatched, patched with the same job,"
-        " machine, flood and driver; remove one, or make them differ",
+        " machine, flood, driver and seed; remove one, or make them differ",
     ),
     "unknown driver among others": (
         GOOD + 'driver = ["gdb", "rps"]\n',
@@ -876,7 +876,7 @@ WRONG = {
     "the same session twice": (
         GOOD + 'driver = "gdb"\nsession = ["walk", "walk"]\n',
         "8:3: scenario.0: 'hvc' is here twice for unpatched, patched with the same job, machine,"
-        " flood and driver; remove one, or make them differ",
+        " flood, driver and seed; remove one, or make them differ",
     ),
     "expectation of a job beside a session": (
         GOOD + 'driver = "gdb"\nsession = "walk"\nexpect.patched."hvc/step" = "pass"\n',
@@ -918,10 +918,9 @@ WRONG = {
     ),
     "pair of a driver that is none": (
         GOOD + '[[pair]]\nof = "driver"\nbaseline = "unpatched"\ncandidate = "rps"\n',
-        "12:1: pair.0.baseline: no driver is named 'unpatched'; there are in_guest, gdb, rsp,"
-        " monitor, selftest",
-        "13:1: pair.0.candidate: no driver is named 'rps'; did you mean 'rsp'? there are"
+        "12:1: pair.0.baseline: no driver is named 'unpatched'; the drivers here are"
         " in_guest, gdb, rsp, monitor, selftest",
+        "13:1: pair.0.candidate: no driver is named 'rps'; did you mean 'rsp'?",
     ),
     "pair of a driver with itself": (
         GOOD + '[[pair]]\nof = "driver"\nbaseline = "gdb"\ncandidate = "gdb"\n',
@@ -940,12 +939,13 @@ WRONG = {
     "payload twice": (
         GOOD.replace('"hvc"', '["hvc", "hvc"]'),
         "8:3: scenario.0: 'hvc' is here twice for unpatched, patched with the same job, machine,"
-        " flood and driver; remove one, or make them differ",
+        " flood, driver and seed; remove one, or make them differ",
     ),
     "scenario twice": (
         GOOD + SCENARIO,
         "10:3: scenario.1: 'hvc' is here twice for unpatched, patched with the same job, machine,"
-        " flood and driver; remove one, or make them differ",
+        " flood, driver and seed; the other is at ROOT/configs/c.toml:8:3; remove one, or make them"
+        " differ",
     ),
 }
 

@@ -60,7 +60,8 @@ def mistakes(root: Path, text: str, *overrides: str) -> list[str]:
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
         load_campaign(path, overrides, root=root)
-    return [line.removeprefix(f"{path}:") for line in str(caught.value).splitlines()]
+    lines = str(caught.value).splitlines()
+    return [line.removeprefix(f"{path}:").replace(str(path), "FILE") for line in lines]
 
 
 # --- right ones ----------------------------------------------------------------------------------
@@ -296,17 +297,17 @@ WRONG = {
     "the same cell for a kernel and for all": (
         OURS + '[[scenario]]\npayload = "hvc"\nkernels = ["patched"]\n',
         "9:3: scenario.1: 'hvc' is here twice for patched with the same job, machine,"
-        " flood and driver; remove one, or make them differ",
+        " flood, driver and seed; the other is at FILE:7:3; remove one, or make them differ",
     ),
     "a kernel twice": (
         OURS + 'kernels = ["patched", "patched"]\n',
         "7:3: scenario.0: 'hvc' is here twice for patched with the same job, machine,"
-        " flood and driver; remove one, or make them differ",
+        " flood, driver and seed; remove one, or make them differ",
     ),
     "the same machine twice": (
         OURS + f'machine = {{ {ASYNC_FIRST}, pending = ["sgi", "sgi"] }}\n',
         "7:3: scenario.0: 'hvc' is here twice for unpatched, patched with the same job, machine,"
-        " flood and driver; remove one, or make them differ",
+        " flood, driver and seed; remove one, or make them differ",
     ),
     "kernels that are no names": (
         OURS + "kernels = [1]\n",

@@ -21,6 +21,7 @@ from qemu_diff.drive.async_first import (
     build_stub,
     install,
     is_pc_relative,
+    plan_at,
     plan_of,
     redirect_next_step,
 )
@@ -36,7 +37,8 @@ STEP, HVC = 0x32 << 26, 0x16 << 26
 
 
 def plan(pending: Pending, directory: Path, chosen: tuple[int, ...] = ()) -> Plan:
-    return Plan(pending, 1, ENTRY, chosen, GUEST_IMAGES, directory)
+    write = GIC_WRITES.get(pending)
+    return Plan(pending, 1, ENTRY, chosen, GUEST_IMAGES, directory, write)
 
 
 def machine(first_word: int) -> FakeMachine:
@@ -166,3 +168,16 @@ def test_labels_that_a_payload_lacks_are_the_users_mistake(tmp_path: Path) -> No
     )
     with pytest.raises(UserError, match=r"no label 'frist_hvc'; it has first_hvc"):
         plan_of(spec, payload, GUEST_IMAGES, tmp_path)
+
+
+@pytest.mark.parametrize("gic_version", [2, 3])
+def test_each_gic_has_its_own_register_for_a_ppi(gic_version: int, tmp_path: Path) -> None:
+    machine = MachineSpec(
+        exception_order=ExceptionOrder.ASYNC_FIRST,
+        pending=Pending.PPI,
+        redirect_at=("entry",),
+        gic_version=gic_version,
+    )
+    plan = plan_at(machine, ENTRY, GUEST_IMAGES, tmp_path)
+    assert plan is not None
+    assert plan.write == ({2: 0x0800_0200, 3: 0x080B_0200}[gic_version], 1 << 23)

@@ -11,46 +11,23 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from fakes.debian_archive import Repository, control, served_repository
+from fakes.debian_archive import Repository, control
+from fakes.qemu_package import Target, served_qemu
 
 from qemu_diff.errors import InfrastructureError, UnavailableSourceError
 from qemu_diff.events import Event, subscribe
 from qemu_diff.guest.qemu_bundle import PROGRAM, QemuBundle, cached_bundle, fetch_bundle
 from qemu_diff.guest.toolchain import CROSS_COMPILER
-from qemu_diff.kernels import apt
 
 LIBRARIES = "lib/aarch64-linux-gnu"
 LOADER = "lib/ld-linux-aarch64.so.1"
-
-
-def linked(directory: Path, name: str, *options: str) -> bytes:
-    """An ELF file without code."""
-    (directory / "empty.c").write_text("void _start(void) {}\n")
-    command = [CROSS_COMPILER, "-nostdlib", "-Wl,--no-as-needed", *options, "-o", name, "empty.c"]
-    subprocess.run(command, check=True, cwd=directory)
-    return (directory / name).read_bytes()
+TARGET = Target(CROSS_COMPILER, "arm64", LOADER, LIBRARIES)
 
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
-    """``old`` has a QEMU that needs libone; of its modules and ROMs nothing is wanted."""
-    monkeypatch.setenv("QEMU_DIFF_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(apt, "TRUST", "trusted=yes")
-    files = tmp_path / "files"
-    files.mkdir()
-    loader = linked(files, "ld-linux-aarch64.so.1", "-shared")
-    one = linked(files, "libone.so.1", "-shared", "-Wl,-soname,libone.so.1")
-    gcc = linked(files, "libgcc_s.so.1", "-shared", "-Wl,-soname,libgcc_s.so.1")
-    qemu = linked(files, "qemu", f"-Wl,--dynamic-linker=/{LOADER}", "libone.so.1")
-    found = served_repository(tmp_path, monkeypatch)
-    depends = "libone1 (>= 1), qemu-system-common (>> 1:7.2), libc6"
-    fields = control("qemu-system-arm", "1:7.2-1", "arm64", depends)
-    found.add("old", fields, {PROGRAM: qemu, "usr/share/doc/qemu": b"words"})
-    found.add("old", control("libone1", "1", "arm64"), {f"usr/{LIBRARIES}/libone.so.1": one})
-    found.add("old", control("libc6", "2", "arm64", "libgcc-s1"), {LOADER: loader})
-    found.add("old", control("libgcc-s1", "3", "arm64"), {f"{LIBRARIES}/libgcc_s.so.1": gcc})
-    found.add("old", control("qemu-system-common", "1:7.2-1", "arm64", "libgtk"), {})
-    return found
+    """``old`` has a QEMU for arm64."""
+    return served_qemu(tmp_path, monkeypatch, TARGET, "1:7.2-1")
 
 
 def listed(bundle: QemuBundle) -> list[str]:
@@ -90,7 +67,7 @@ def test_what_is_downloaded_is_said_before(tmp_path: Path) -> None:
         ("started", ""),
         ("progress", "getting the suite's lists"),
         ("progress", "downloading 4 packages, 0 MB"),
-        ("progress", "packing"),
+        ("progress", "unpacking"),
         ("finished", ""),
     ]
     assert list((tmp_path / "apt").rglob("*.deb")) == []
@@ -141,7 +118,7 @@ def test_several_at_once_fetch_it_once() -> None:
     with subscribe(seen.append), ThreadPoolExecutor(3) as pool:
         found = set(pool.map(fetch_bundle, ["old"] * 3))
     assert len(found) == 1
-    assert [event.text for event in seen].count("packing") == 1
+    assert [event.text for event in seen].count("unpacking") == 1
 
 
 @pytest.mark.usefixtures("repository")

@@ -10,7 +10,7 @@ import pytest
 from fakes.history import History
 
 from qemu_diff.errors import NotLinuxError, PatchError, RevertError, SourceError, UserError
-from qemu_diff.kernels import build_kernel, kernel_key
+from qemu_diff.kernels import build_kernel, kernel_is_ready, kernel_key, pinned
 from qemu_diff.model import Build, GitSource, KernelSpec, TreeSource
 
 
@@ -58,6 +58,26 @@ def test_the_same_content_is_found_without_a_tree(history: History, cache_direct
     assert again.cached
     assert again.key == build.key == kernel_key(spec(history))
     assert not tree.exists()
+
+
+def test_what_was_built_is_ready(history: History) -> None:
+    assert kernel_is_ready(spec(history)) is False
+    build_kernel(spec(history))
+    assert kernel_is_ready(spec(history)) is True
+    assert kernel_is_ready(spec(history, "v6.1")) is False
+    assert kernel_is_ready(spec(history, "nowhere")) is None
+    elsewhere = KernelSpec("k", GitSource("https://example.invalid/linux.git", "v6.1"))
+    assert kernel_is_ready(elsewhere) is None
+
+
+def test_a_pinned_kernel_stays_what_it_is(history: History) -> None:
+    kernel = pinned(spec(history, "main", "main~1"))
+    head, fork = history.git("rev-parse", "main"), history.git("rev-parse", "main~1")
+    history.commit("later", {"kernel/fork.c": "int x;\n"})
+    assert kernel == spec(history, head, fork)
+    assert kernel_key(kernel) == kernel_key(spec(history, head, fork))
+    tree = KernelSpec("k", TreeSource(history.path))
+    assert pinned(tree) == tree
 
 
 def test_what_it_is_in_words(history: History, write_patch: Callable[[str, str], Path]) -> None:

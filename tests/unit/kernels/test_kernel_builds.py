@@ -251,6 +251,15 @@ def test_the_first_compile_errors_are_told(fakelinux: Path) -> None:
     assert "; ".join(caught.value.lines) in str(caught.value)
 
 
+def test_what_kconfig_refuses_is_told(fakelinux: Path) -> None:
+    words = 'lib/Kconfig.debug:1766: can\'t open file "samples/Kconfig"'
+    script = fakelinux / "scripts/allnoconfig.sh"
+    script.write_text(f"echo '{words}' >&2\nexit 1\n".replace("can't", "can'\\''t"))
+    with pytest.raises(KernelBuildError) as caught:
+        build_kernel(spec(fakelinux))
+    assert caught.value.lines == (words,)
+
+
 def test_a_link_error_is_told(fakelinux: Path) -> None:
     (fakelinux / "kernel/fork.c").write_text("int none(void);\nint fork(void){return none();}\n")
     with pytest.raises(KernelBuildError, match="undefined reference to `none'"):

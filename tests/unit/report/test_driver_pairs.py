@@ -45,8 +45,8 @@ def campaign(outcome: PairOutcome, message: str = "they say different things") -
 
 
 def case(outcome: PairOutcome) -> ET.Element:
-    (suite,) = ET.fromstring(junit(campaign(outcome)).encode())
-    (found,) = (one for one in suite.iter("testcase") if one.get("classname") == "c.pairs")
+    document = ET.fromstring(junit(campaign(outcome)).encode())
+    (found,) = (one for one in document.iter("testcase") if one.get("classname") == "c.pairs")
     return found
 
 

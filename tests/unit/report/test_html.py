@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import replace
 from typing import Any
 
 import html5lib
 import pytest
+from judged import EVERYTHING, FINDING_ID, NIGHTS
 from placed import BROKEN, HOSTILE, LOST, PATH, QUICKSTART, READ, compared, placed
 
 from qemu_diff.model import (
@@ -15,6 +17,7 @@ from qemu_diff.model import (
     CellVerdict,
     Finding,
     Instruction,
+    Nights,
     PairOutcome,
     PlacementMap,
     Provenance,
@@ -73,7 +76,7 @@ def hostile(text: str) -> CampaignResult:
 def test_it_is_html5_and_says_what_is_to_be_said() -> None:
     said = words(html(QUICKSTART))
     assert "Everything is as expected, the bugs that must be seen included." in said
-    for part in ("Pictures", "Windows", "Pairs", "Table", "Provenance"):
+    for part in ("Pictures", "Windows", "Pairs", "Grid", "Cells", "Provenance"):
         assert part in said
     assert "Not as expected" not in said
 
@@ -153,6 +156,69 @@ def test_texts_are_text_and_nothing_else(text: str) -> None:
     assert "49" not in words(page).split()
 
 
+def test_what_changed_since_the_last_night_comes_first() -> None:
+    said = words(html(EVERYTHING, (FINDING_ID,), NIGHTS))
+    parts = [
+        "Since 2026-11-21 02:00 UTC: 1 broke, 1 gone",
+        "regressing.hvc.vhe.quiet: broke: pass → fail (lost-step)",
+        "3 of 6 judged cells are not as expected",
+        "Not as expected",
+        "✓ as expected (dashed",
+        "regressed ✗ hvc.vhe.quiet unpatched → regressing",
+        "Cost of a step L1's instructions",
+        "+32.3 % ✗ too much",
+        f"Again: qemu-diff replay RESULTS/findings/{FINDING_ID}",
+        "patched.hvc.vhe.quiet: flaky: 3 of 17 runs",
+    ]
+    places = [said.find(part) for part in parts]
+    assert -1 not in places
+    assert places == sorted(places)
+    same = words(html(QUICKSTART, (), Nights(since=NIGHTS.since)))
+    assert "Since 2026-11-21 02:00 UTC: nothing changed" in same
+    assert "Since" not in words(html(QUICKSTART))
+
+
+LOOKS = {
+    "patched.hvc.vhe.quiet": "good ✓ pass",
+    "unpatched.hvc.vhe.quiet": "control ✓ lost-step",
+    "regressing.hvc.vhe.quiet": "bad ✗ lost-step",
+    "k.hvc.vhe.quiet": "bad ✗ hang",
+    "broken.hvc.vhe.quiet": "none ? lost",
+    "witness.hvc.vhe.quiet": "none ○ skipped",
+}
+
+
+def test_the_grid_says_each_verdict_without_its_colour_and_leads_to_the_cell() -> None:
+    document = parsed(html(EVERYTHING))
+    grid = document.find(".//section[@id='grid']")
+    entries = {one.get("href"): one for one in grid.iter("a")}
+    assert len(entries) == len(EVERYTHING.cells)
+    cells = {f"#{one.get('id')}": one for one in document.iter("details") if one.get("id")}
+    assert entries.keys() == cells.keys()
+    seen = {
+        cells[href].find("summary/strong").text: f"{one.get('class')} {one.find('strong').text}"
+        for href, one in entries.items()
+    }
+    assert {name: seen[name] for name in LOOKS} == LOOKS
+
+
+def test_parts_are_tagged_for_the_filters() -> None:
+    document = parsed(html(EVERYTHING))
+    tagged = {
+        one.find("summary/strong").text: (one.get("data-kernel"), one.get("data-verdict"))
+        for one in document.iter("details")
+        if one.get("data-cell") is not None
+    }
+    assert tagged["patched.hvc.vhe.quiet"] == ("patched", "pass")
+    assert tagged["regressing.hvc.vhe.quiet"] == ("regressing", "fail unexpected")
+    assert tagged["witness.hvc.vhe.quiet"] == ("witness", "skipped")
+    buttons = {one.get("data-choice"): "".join(one.itertext()) for one in document.iter("button")}
+    assert buttons["unexpected"].strip() == "not as expected (5)"
+    assert buttons["k"].strip() == "k (2)"
+    (form,) = document.iter("form")
+    assert form.get("hidden") is not None  # until there is a script to filter with
+
+
 def test_a_page_of_500_cells_can_be_mailed() -> None:
     """34 instructions a cell, each with as many spans and landmarks as a real one, and findings."""
     maps = tuple(
@@ -167,7 +233,9 @@ def test_a_page_of_500_cells_can_be_mailed() -> None:
         for number in range(250)
         for kernel in ("unpatched", "patched")
     )
+    began = time.monotonic()
     page = html(compared(*cells))
+    assert time.monotonic() - began < 5
     assert len(page.encode()) < LIMIT
     parsed(page)
     said = words(page)

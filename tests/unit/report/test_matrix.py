@@ -162,7 +162,9 @@ def test_a_row_says_the_order_and_what_is_not_its_default(machine: MachineSpec, 
 
 
 def test_a_pass_says_how_much_was_stepped() -> None:
-    assert only_entry(passed(cell(), 12_345)) == Entry(("pass", "12,345 steps"), as_expected=True)
+    assert only_entry(passed(cell(), 12_345)) == Entry(
+        ("pass", "12,345 steps"), as_expected=True, id="unpatched.hvc"
+    )
 
 
 def test_a_failure_says_how_and_how_often() -> None:
@@ -226,7 +228,7 @@ def test_a_peer_is_quoted(verdict: CellVerdict, reason: str) -> None:
     expected = Expectation.FAIL if verdict is CellVerdict.FAIL else Expectation.PASS
     peer = cell(payload=SELFTEST_PAYLOAD, driver=Driver.SELFTEST, expected=expected)
     assert only_entry(CellResult(peer, verdict, reason=reason)) == Entry(
-        (verdict.value, reason), as_expected=True
+        (verdict.value, reason), as_expected=True, id=peer.id
     )
 
 

@@ -158,7 +158,16 @@ pairs = st.builds(
     candidate=cells,
     side_by_side=st.none() | st.builds(SideBySide, rows),
 )
-campaigns = st.builds(CampaignResult, words, up_to_two(results), up_to_two(pairs), st.booleans())
+campaigns = st.builds(
+    CampaignResult,
+    words,
+    up_to_two(results),
+    up_to_two(pairs),
+    st.booleans(),
+    run=words,
+    started=words,
+    only=up_to_two(words),
+)
 
 
 @settings(

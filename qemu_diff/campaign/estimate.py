@@ -1,0 +1,49 @@
+"""How long a campaign will take, as far as past nights tell. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from qemu_diff.campaign.ledger import PastDuration, workload
+from qemu_diff.model import Cell
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What cells will take, in wall-clock seconds.
+
+    :param cells: id → seconds; a cell that nothing is known of is not there.
+    :param unknown: how many such cells there are.
+    :param at_once: boots side by side.
+    """
+
+    cells: Mapping[str, float]
+    unknown: int
+    at_once: int
+
+    @property
+    def duration_s(self) -> float:
+        """Of all that is known of, side by side: the longest cell is not made shorter by that."""
+        longest = max(self.cells.values(), default=0.0)
+        return max(sum(self.cells.values()) / self.at_once, longest)
+
+
+def estimate(cells: Sequence[Cell], past: Iterable[PastDuration], at_once: int) -> Estimate:
+    """A cell takes what it took, else what cells with the same work took: the median of each.
+
+    :param cells: those that the campaign excludes take no time.
+    """
+    same: dict[str, list[float]] = {}
+    alike: dict[str, list[float]] = {}
+    for one in past:
+        same.setdefault(one.id, []).append(one.duration_s)
+        alike.setdefault(one.workload, []).append(one.duration_s)
+    run = [cell for cell in cells if not cell.excluded]
+    known = {
+        cell.id: median(found)
+        for cell in run
+        if (found := same.get(cell.id) or alike.get(workload(cell)))
+    }
+    return Estimate(known, len(run) - len(known), at_once)

@@ -1,0 +1,83 @@
+"""How long it will take: a cell's own past first, then that of cells with the same work."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from qemu_diff.campaign.estimate import estimate
+from qemu_diff.campaign.ledger import PastDuration, workload
+from qemu_diff.model import Driver, Expectation, FloodSpec, MachineSpec
+from qemu_diff.report.history import estimate_sentence
+
+from .past import cell
+
+A, B, C = cell("a"), cell("b"), cell("c")
+
+
+def took(name: str, *seconds: float) -> list[PastDuration]:
+    one = cell(name)
+    return [PastDuration(one.id, workload(one), each) for each in seconds]
+
+
+def test_a_cell_takes_the_median_of_its_past() -> None:
+    assert estimate([A], took("a", 2.0, 900.0, 3.0), 1).cells == {"k.a": 3.0}
+
+
+def test_a_new_cell_takes_what_the_same_work_took() -> None:
+    new = replace(A, id="other.a", kernel="other", machine=MachineSpec(cpu="cortex-a57"))
+    assert estimate([new], took("a", 2.0, 4.0), 1).cells == {"other.a": 3.0}
+    assert estimate([new, A], [*took("a", 2.0), *took("b", 9.0)], 1).unknown == 0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(A, payload="x"),
+        replace(A, job="x"),
+        replace(A, session="x"),
+        replace(A, driver=Driver.RSP),
+        replace(A, flood=FloodSpec(count=2)),
+    ],
+)
+def test_other_work_tells_nothing(other: object) -> None:
+    new = replace(other, id="new")  # type: ignore[type-var]
+    assert estimate([new], took("a", 2.0), 1).unknown == 1
+
+
+def test_what_is_expected_makes_no_work() -> None:
+    assert workload(replace(A, expected=(Expectation.HANG,), seed=9)) == workload(A)
+
+
+def test_side_by_side() -> None:
+    past = [*took("a", 10.0), *took("b", 20.0), *took("c", 30.0)]
+    assert estimate([A, B, C], past, 1).duration_s == 60.0
+    assert estimate([A, B, C], past, 2).duration_s == 30.0
+    assert estimate([A, B, C], past, 64).duration_s == 30.0  # of the longest
+    assert estimate([], past, 2).duration_s == 0.0
+
+
+def test_what_is_excluded_takes_no_time() -> None:
+    found = estimate([A, replace(B, excluded="slow")], took("a", 10.0), 1)
+    assert (found.cells, found.unknown) == ({"k.a": 10.0}, 0)
+
+
+@pytest.mark.parametrize(
+    ("past", "sentence"),
+    [
+        ([], "No past run tells how long 3 cells will take"),
+        (took("a", 40.0), "About 40 s with 1 boot at once, as past runs tell; 2 of 3 cells have "
+         "no past"),
+        (
+            [*took("a", 400.0), *took("b", 400.0), *took("c", 400.0)],
+            "About 20 min with 1 boot at once, as past runs tell",
+        ),
+        (
+            [*took("a", 4000.0), *took("b", 4000.0), *took("c", 1000.0)],
+            "About 2.5 h with 1 boot at once, as past runs tell",
+        ),
+    ],
+)  # fmt: skip
+def test_the_sentence(past: list[PastDuration], sentence: str) -> None:
+    assert estimate_sentence(estimate([A, B, C], past, 1)) == sentence
