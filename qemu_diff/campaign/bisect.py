@@ -33,6 +33,7 @@ from qemu_diff.model import (
     Bisection,
     BisectionEnding,
     BisectionStep,
+    CellVerdict,
     Commit,
     CommitVerdict,
     Symptom,
@@ -175,12 +176,15 @@ class _Course:
     def _not_bad(self, sha: str, tried: TriedCommit) -> Bisection:
         if tried.trouble:
             return self._untestable("bad", sha, tried, tried.trouble)
-        if unjudged := [one for one in tried.shown if not one.result.verdict.judged]:
-            first = unjudged[0].result
-            return self._untestable(
-                "bad", sha, tried, f"{first.cell.id}: {first.verdict}: {first.reason}"
-            )
-        number = len(tried.shown)
+        judged = [one.result for one in tried.shown if one.result.verdict.judged]
+        unjudged = [one.result for one in tried.shown if not one.result.verdict.judged]
+        # What a campaign skips, it skips at each commit.
+        lost = [one for one in unjudged if one.verdict is CellVerdict.LOST]
+        if lost or not judged:
+            one = (lost or unjudged)[0]
+            why = f"{one.cell.id}: {one.verdict}: {one.reason}"
+            return self._untestable("bad", sha, tried, why)
+        number = len(judged)
         cells = "its only cell is" if number == 1 else f"all its {number} cells are"
         return self._ended(
             BisectionEnding.WRONG_ENDS,

@@ -98,7 +98,7 @@ def bisect_command(
     check_ends(repository, *ends)
     loaded, cells = selected(campaign, only, set_, TreeChoice([f"{tree}@{ends[0]}"]))
     spec = pinned(_kernel_of(loaded, option.kernel, GitSource(option.repository, ends[0])))
-    chosen = tuple(cell for cell in cells if cell.kernel == spec.name)
+    chosen = tuple(one for one in cells if one.kernel == spec.name and not one.excluded)
     if not chosen:
         raise UserError(f"--only: no cell of kernel {spec.name} matches; see qemu-diff list")
     directory = (out or Path("results") / f"{loaded.name}-bisect").absolute()

@@ -53,6 +53,7 @@ class BugHistory:
 
     def make(self) -> None:
         self.commits["base"] = self.linux.git("rev-parse", BASE).decode().strip()
+        self.linux.git("update-ref", self.ref("base"), BASE)
         harmless = iter(HARMLESS)
         for number in range(1, 4):
             self._touch(f"c{number}", next(harmless))
@@ -97,3 +98,7 @@ def bug_history() -> BugHistory:
     history = BugHistory(linux_history())
     history.make()
     return history
+
+
+if __name__ == "__main__":
+    print(bug_history().linux.path)

@@ -11,19 +11,11 @@ from pathlib import Path
 
 import pytest
 from integration.bug_history import BugHistory, bug_history
-from integration.cli_run import CliRun, command, environment, qemu_diff
+from integration.cli_run import ROOT, CliRun, command, environment, qemu_diff
 
 pytestmark = pytest.mark.integration
 
-CAMPAIGN = """
-[campaign]
-name = "hvc"
-[kernels.candidate]
-source = "debian:linux-source-6.1"
-[[scenario]]
-payload = ["hvc", "straightline"]
-flood = { source = "none", count = 2 }
-"""
+CAMPAIGN = ROOT / "configs" / "bisect.toml"
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +24,9 @@ def history() -> BugHistory:
 
 
 def arguments(history: BugHistory, out: Path, *more: str) -> list[str]:
-    campaign = out.with_name("campaign.toml")
-    campaign.write_text(CAMPAIGN)
-    ends = ["--good", "base", "--bad", history.ref("c16")]
+    ends = ["--good", "bug-history/base", "--bad", "bug-history/c16"]
     where = ["--tree", str(history.linux.path), "--out", str(out)]
-    return ["bisect", str(campaign), *ends, *where, "--confirm", "1", *more]
+    return ["bisect", str(CAMPAIGN), *ends, *where, "--confirm", "1", *more]
 
 
 @pytest.fixture(scope="module")
@@ -125,33 +115,43 @@ def test_a_mistake_ends_git_bisect_run(arguments: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("ends", "complaint"),
     [
-        (("--good", "base", "--bad", "bug-history/c99"), "no commit is named 'bug-history/c99'"),
+        (
+            ("--good", "bug-history/base", "--bad", "bug-history/c99"),
+            "no commit is named 'bug-history/c99'",
+        ),
         (("--good", "no-such", "--bad", "bug-history/c16"), "no commit is named 'no-such'"),
-        (("--good", "bug-history/c16", "--bad", "base"), "is it the other way round?"),
+        (("--good", "bug-history/c16", "--bad", "bug-history/base"), "is it the other way round?"),
         (
             ("--good", "bug-history/c1", "--bad", "bug-history/c1"),
             "good and bad are the same commit",
         ),
-        (("--good", "base", "--bad", "bug-history/c16", "--resume"), "no bisection was begun here"),
         (
-            ("--good", "base", "--bad", "bug-history/c16", "--replay", "no.log"),
+            ("--good", "bug-history/base", "--bad", "bug-history/c16", "--resume"),
+            "no bisection was begun here",
+        ),
+        (
+            ("--good", "bug-history/base", "--bad", "bug-history/c16", "--replay", "no.log"),
             "no.log: No such file",
         ),
         (
-            ("--good", "base", "--bad", "bug-history/c16", "--confirm", "0"),
+            ("--good", "bug-history/base", "--bad", "bug-history/c16", "--confirm", "0"),
             "--confirm 0: at least once",
         ),
-        (("--good", "base", "--bad", "bug-history/c16", "--only", "*.smc.*"), "no cell of"),
-        (("--good", "base", "--bad", "bug-history/c16", "--tree", "/"), "/: not a git repository"),
+        (
+            ("--good", "bug-history/base", "--bad", "bug-history/c16", "--only", "*.smc.*"),
+            "no cell of",
+        ),
+        (
+            ("--good", "bug-history/base", "--bad", "bug-history/c16", "--tree", "/"),
+            "/: not a git repository",
+        ),
     ],
 )
 def test_what_can_not_be_bisected(
     history: BugHistory, tmp_path: Path, ends: tuple[str, ...], complaint: str
 ) -> None:
-    campaign = tmp_path / "campaign.toml"
-    campaign.write_text(CAMPAIGN)
     where = () if "--tree" in ends else ("--tree", str(history.linux.path))
-    done = qemu_diff("bisect", campaign, *where, "--out", tmp_path / "out", *ends)
+    done = qemu_diff("bisect", CAMPAIGN, *where, "--out", tmp_path / "out", *ends)
     assert done.status == 2, done.said
     assert complaint in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -72,7 +72,7 @@ def test_of_a_commit_only_what_it_changes_is_compiled(
     made = compiled(built[1])
     assert {name for name in made if name.startswith(KVM)} == {f"{KVM}/debug.o"}
     assert len(made) <= 10
-    assert built[1].source == f"git {second[:12]} ({second[:12]})"
+    assert built[1].source == f"git {second} ({second[:12]})"
 
 
 def test_what_a_user_may_get_wrong(history: LinuxHistory, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -220,6 +220,29 @@ def test_bad_is_not_bad(line: Line) -> None:
         f"bad is not bad: at {shas[-1][:12]} (5) all its 3 cells are as expected"
     )
     assert bisection_exit_code(result.ending) == 1
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "ending"),
+    [
+        ((CellVerdict.PASS, CellVerdict.LOST), BisectionEnding.UNTESTABLE),
+        ((CellVerdict.SKIPPED, CellVerdict.SKIPPED), BisectionEnding.UNTESTABLE),
+        ((CellVerdict.PASS, CellVerdict.SKIPPED), BisectionEnding.WRONG_ENDS),
+    ],
+)
+def test_a_bad_end_of_which_something_was_not_judged(
+    line: Line, verdicts: tuple[CellVerdict, ...], ending: BisectionEnding
+) -> None:
+    def judged(_sha: str, _cells: tuple[str, ...], _directory: Path) -> TriedCommit:
+        cells = (shown("hvc"), shown("plain"))
+        return TriedCommit(
+            tuple(
+                Shown(replace(one.result, verdict=verdict), frozenset())
+                for one, verdict in zip(cells, verdicts, strict=True)
+            )
+        )
+
+    assert bisect(line[1], BisectionLog(), judged).ending is ending
 
 
 def test_good_is_not_good(line: Line) -> None:
