@@ -1003,7 +1003,7 @@ class KernelIdentity:
     """Which kernel a name stood for.
 
     :param key: its content's key in the cache.
-    :param source: what it was made from, in words: ``git 0f1a6c5c9784 (v6.1-rc3-12-g0f1a6c5)``.
+    :param source: what it was made from, in words: ``git SHA (v6.1-rc3-12-g0f1a6c5c9784)``.
     """
 
     name: str

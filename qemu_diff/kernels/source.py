@@ -100,7 +100,7 @@ def _resolve_git(source: GitSource, reverts: tuple[str, ...]) -> ResolvedSource:
     repository = open_repository(source.repository)
     commit = repository.commit(source.rev)
     wanted = repository.tree(commit)
-    words = f"git {commit[:12]} ({repository.describe(commit)})"
+    words = f"git {commit} ({repository.describe(commit)})"
     taken_out = [repository.commit(rev) for rev in reverts]
     words += "".join(f" without {one[:12]}" for one in taken_out)
     overlay = reverted(repository, wanted, taken_out)

@@ -175,4 +175,4 @@ def _baseline_name(pair: PairResult) -> str:
     one, other = pair.baseline, pair.candidate
     if one.kernel != other.kernel:
         return one.kernel
-    return one.driver if one.driver != other.driver else one.machine.qemu or "qemu"
+    return one.driver if one.driver != other.driver else one.machine.qemu or "path"

@@ -164,13 +164,18 @@ class VerdictsFile:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader sees the old or the new content, never a part.
+    """Write a file so that a reader sees the old or the new content, never a part; also after the
+    machine has lost power.
 
     :raises InfrastructureError: it can't be written.
     """
     scratch = path.with_name(path.name + ".new")
     try:
-        scratch.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with scratch.open("wb") as stream:
+            stream.write(content if isinstance(content, bytes) else content.encode())
+            stream.flush()
+            # A rename may reach the disk before what was written (fsync(2), rename(2)).
+            os.fsync(stream.fileno())
         scratch.replace(path)
     except OSError as error:
         raise InfrastructureError(f"{path}: {error.strerror}") from error

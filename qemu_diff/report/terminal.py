@@ -60,6 +60,10 @@ def print_result(result: CampaignResult, console: Console, *, details: bool = Fa
     for cell in result.cells:
         if sentence := expectation_sentence(cell):
             console.print(Text(f"✗ {printable(sentence)}", style="bold red"))
+    for kernel in result.provenance.kernels:
+        if kernel.source:
+            words = f"kernel {kernel.name}: {kernel.release}, {kernel.source}"
+            console.print(Text(printable(words), style="dim"))
     console.print()
     console.print(Text(closing_sentence(result), style=f"bold {_closing_colour(result)}"))
 

@@ -39,7 +39,6 @@ from qemu_diff.model import (
     KernelSpec,
     MachineSpec,
     Payload,
-    Provenance,
 )
 from qemu_diff.truth.phantom import PhantomRule
 from qemu_diff.truth.plugin import TruthPlugin
@@ -151,7 +150,6 @@ def full_task(here: Path) -> CellTask:
             spec=spec,
             patches=(),
             pair=(("k", build), ("l", other)),
-            provenance=Provenance(),
         ),
     )
 

@@ -82,14 +82,14 @@ def test_a_pinned_kernel_stays_what_it_is(history: History) -> None:
 
 def test_what_it_is_in_words(history: History, write_patch: Callable[[str, str], Path]) -> None:
     head, fork = history.git("rev-parse", "HEAD"), history.git("rev-parse", "HEAD~1")
-    assert build_kernel(spec(history)).source == f"git {head[:12]} (v6.1-2-g{head[:12]})"
+    assert build_kernel(spec(history)).source == f"git {head} (v6.1-2-g{head[:12]})"
     fix = write_patch(
         "fix.patch",
         "--- a/Kbuild\n+++ b/Kbuild\n@@ -1 +1,2 @@\n # Kbuild of "
         "the fake tree: there because a Linux tree has one.\n+# More.\n",
     )
     words = build_kernel(spec(history, "HEAD", fork, patches=(fix,))).source
-    assert words == f"git {head[:12]} (v6.1-2-g{head[:12]}) without {fork[:12]} + 1 patch"
+    assert words == f"git {head} (v6.1-2-g{head[:12]}) without {fork[:12]} + 1 patch"
 
 
 def test_a_reverted_commit_is_taken_out(history: History) -> None:

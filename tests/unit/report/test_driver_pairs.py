@@ -99,3 +99,13 @@ def test_the_closing_sentence_counts_pairs_that_differ() -> None:
     assert "1 of 1 pairs differ" in closing_sentence(campaign(PairOutcome.DIFFERENT))
     assert "1 of 1 pairs regressed" in closing_sentence(campaign(PairOutcome.REGRESSED))
     assert "pairs" not in closing_sentence(campaign(PairOutcome.ONE_FAILS))
+
+
+def test_a_pair_of_qemus_is_named_by_them() -> None:
+    one = cell(Driver.IN_GUEST)
+    newer = replace(one, id=f"{one.id}.qemu-v10", machine=MachineSpec(qemu="v10"))
+    pair = PairResult(one, newer, PairOutcome.SAME, "same")
+    assert pair.sides == ("mine, QEMU on PATH", "mine, QEMU v10")
+    found = ET.fromstring(junit(CampaignResult("c", (), (pair,), complete=True)).encode())
+    (case,) = found.iter("testcase")
+    assert case.get("name") == "path..mine.hvc.vhe.quiet.qemu-v10"

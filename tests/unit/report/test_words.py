@@ -22,12 +22,14 @@ from qemu_diff.model import (
     FloodSpec,
     Instruction,
     InterruptCount,
+    KernelIdentity,
     MachineSpec,
     Method,
     PairOutcome,
     PairResult,
     Placement,
     PlacementMap,
+    Provenance,
     SideBySide,
     SourceCount,
     Span,
@@ -480,6 +482,16 @@ def shown(result: CampaignResult, width: int = 100) -> str:
 
 def unwrapped(text: str) -> str:
     return " ".join(text.split())
+
+
+def test_a_terminal_says_what_each_kernel_was() -> None:
+    words = "git 0f1a6c5c9784 (v6.1-rc3-12-g0f1a6c5c9784) + 2 patches"
+    known = KernelIdentity("patched", "6.1.0", "0123456789abcdef0123", f"{words}\x1b[2J")
+    unknown = KernelIdentity("unpatched", "6.0.0", "0123456789abcdef0124")
+    text = shown(replace(campaign(PASSED), provenance=Provenance((known, unknown))))
+    assert f"kernel patched: 6.1.0, {words}" in unwrapped(text)
+    assert "kernel unpatched" not in text
+    assert "\x1b[2J" not in text
 
 
 def test_a_terminal_shows_cells_pairs_and_the_first_finding() -> None:
