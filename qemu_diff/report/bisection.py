@@ -24,8 +24,9 @@ VERDICT_STYLE = {
     CommitVerdict.SKIP: "yellow",
 }
 
-# CommonMark, "Backslash escapes"; what GitHub makes links of, @ and #, by itself, too.
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~&@])")
+# CommonMark, "Backslash escapes", and what GitHub makes links of by itself; at the begin also what
+# makes a list, or a heading of the line before.
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&@])|^([-+=])|^(\d+)([.)])")
 
 
 def bisection_markdown(bisection: Bisection) -> str:
@@ -101,7 +102,12 @@ def _seconds(seconds: float | None) -> str:
 
 def _plain(text: str) -> str:
     """Text of others as Markdown that shows it as it is."""
-    return _SPECIAL.sub(r"\\\1", printable(text))
+    return _SPECIAL.sub(_escaped, printable(text).strip())
+
+
+def _escaped(found: re.Match[str]) -> str:
+    anywhere, first, number, point = found.groups(default="")
+    return f"{number}\\{anywhere or first or point}"
 
 
 def _name(bisection: Bisection, sha: str) -> str:
