@@ -105,7 +105,7 @@ def test_a_pair_of_qemus_is_named_by_them() -> None:
     one = cell(Driver.IN_GUEST)
     newer = replace(one, id=f"{one.id}.qemu-v10", machine=MachineSpec(qemu="v10"))
     pair = PairResult(one, newer, PairOutcome.SAME, "same")
-    assert pair.sides == ("mine, QEMU on PATH", "mine, QEMU v10")
+    assert pair.sides == ("mine on QEMU stock", "mine on QEMU v10")
     found = ET.fromstring(junit(CampaignResult("c", (), (pair,), complete=True)).encode())
     (case,) = found.iter("testcase")
     assert case.get("name") == "path..mine.hvc.vhe.quiet.qemu-v10"
