@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from integration.linux_history import BASE, LinuxHistory, linux_history
 
 _KVM = "arch/arm64/kvm"
-_REFS = "refs/tags/bug-history"
+_REFS = "refs/heads/bug-history"
 
 _CREATE = "int kvm_arch_vcpu_create(struct kvm_vcpu *vcpu)\n{\n	int err;\n"
 _CRASH = f"{_CREATE}\n	BUG();\n"
