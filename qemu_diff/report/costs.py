@@ -36,7 +36,8 @@ def cost_table(result: CampaignResult) -> CostTable:
     """The mean over scenarios of what a step of a class costs there, without a flood.
 
     A class is not the same instruction in each scenario: only scenarios that were measured on each
-    kernel which has the class at all are in the mean.
+    kernel are in the mean. A kernel that has less than half of what another has, as a control does,
+    is left out instead.
     """
     kernels = tuple(dict.fromkeys(one.cell.kernel for one in result.cells))
     measured: dict[tuple[KvmMode, str], dict[str, dict[str, int]]] = {}
@@ -53,10 +54,12 @@ def cost_table(result: CampaignResult) -> CostTable:
 
 
 def _means(kernels: tuple[str, ...], costs: dict[str, dict[str, int]]) -> tuple[int | None, ...]:
-    common = set.intersection(*({*points} for points in costs.values()))
-    if not common:
-        return (None,) * len(kernels)
+    most = max(costs.values(), key=len).keys()
+    enough = {one for one, points in costs.items() if 2 * len(points.keys() & most) >= len(most)}
+    common = [point for point in most if all(point in costs[one] for one in enough)]
     return tuple(
-        round(mean(costs[kernel][point] for point in common)) if kernel in costs else None
+        round(mean(costs[kernel][point] for point in common))
+        if kernel in enough and common
+        else None
         for kernel in kernels
     )

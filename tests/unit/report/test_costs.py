@@ -62,4 +62,16 @@ def test_a_kernel_that_never_stepped_a_class_has_none() -> None:
 
 def test_nothing_is_compared_where_no_scenario_is_common() -> None:
     cells = [cell("old", "p", {"alu": 5}), cell("new", "q", {"alu": 6})]
-    assert rows(*cells) == (CostRow(("alu",), KvmMode.VHE, (None, None)),)
+    assert rows(*cells) == (CostRow(("alu",), KvmMode.VHE, (5, None)),)
+
+
+def test_a_control_of_few_scenarios_does_not_make_them_all_few() -> None:
+    payloads = ("p", "q", "r")
+    cells = [cell(name, one, {"alu": 5}) for name in ("old", "new") for one in payloads]
+    assert rows(cell("control", "p", {"alu": 4}), *cells)[0].costs == (None, 5, 5)
+
+
+def test_two_halves_that_have_nothing_in_common_with_each_other() -> None:
+    cells = [cell("most", one, {"alu": 5}) for one in "pq"]
+    cells += [cell("one", "p", {"alu": 6}), cell("other", "q", {"alu": 7})]
+    assert rows(*cells)[0].costs == (None, None, None)
