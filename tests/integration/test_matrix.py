@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from integration.cli_run import CliRun, qemu_diff, run_campaign
 
-from qemu_diff.errors import UnavailableSourceError
 from qemu_diff.guest.host_qemu import fetch_host_qemu
 
 pytestmark = pytest.mark.integration
@@ -65,10 +64,7 @@ def test_a_kernel_that_comes_up_in_another_mode_is_lost(campaign_of, tmp_path: P
 
 @pytest.fixture(scope="module")
 def backports() -> Path:
-    try:
-        return fetch_host_qemu(SUITE)
-    except UnavailableSourceError as error:
-        pytest.skip(str(error))
+    return fetch_host_qemu(SUITE)
 
 
 def test_it_runs_with_nothing_of_the_machine_s(backports: Path) -> None:
