@@ -163,11 +163,17 @@ def run(
         console.print(f"Results: {directory}", markup=False, soft_wrap=True)
         if not bisect_exit:
             print_meaning(exit_code(result), console)
-    if log.trouble:
-        again = f"qemu-diff history --add {shlex.quote(str(directory))}"
-        again += f" --ledger {shlex.quote(str(ledger.path))}" if ledger_file else ""
-        warn(f"the ledger lacks some of this run ({log.trouble}); add it later: {again}")
+    _warn_of_ledger(log, directory, ledger_file)
     return bisect_exit_code(result) if bisect_exit else exit_code(result)
+
+
+def _warn_of_ledger(log: RunLog, directory: Path, ledger_file: Path | None) -> None:
+    """Say what the ledger lacks, and how it gets that later."""
+    if not log.trouble:
+        return
+    again = f"qemu-diff history --add {shlex.quote(str(directory))}"
+    again += f" --ledger {shlex.quote(str(ledger_file))}" if ledger_file else ""
+    warn(f"the ledger lacks some of this run ({log.trouble}); add it later: {again}")
 
 
 def _past_runs(ledger: Ledger, name: str, *, named: bool) -> tuple[PastRun, ...]:
