@@ -130,11 +130,13 @@ class PacketReader:
         return min(starts, default=len(self._buffer))
 
     def _pass_over(self, length: int) -> None:
-        outside = self._buffer[:length]
+        outside = bytes(self._buffer[:length])
+        # Acknowledgements may come in one piece with what follows them (GDB manual E.1).
+        garbage = outside.translate(None, b"+-")
         self.resend_requests += outside.count(b"-")
-        self._garbage += length - outside.count(b"+") - outside.count(b"-")
+        self._garbage += len(garbage)
         if self._garbage > MAX_GARBAGE:
-            raise GdbStubError(f"the gdbstub sent garbage: {shown(bytes(outside))}")
+            raise GdbStubError(f"the gdbstub sent garbage: {shown(garbage)}")
         del self._buffer[:length]
         self._seen = 0
         if self._buffer:

@@ -46,6 +46,7 @@ def client(
         (closing(b"+$1f20"), "the gdbstub went away in the middle of a packet"),
         (closing(b"+$1f2003d5#f"), "the gdbstub went away in the middle of a packet"),
         (answering(b"x" * 5000), "the gdbstub sent garbage: '" + "x" * 40 + "...'"),
+        (answering(b"+" + b"x" * 5000), "the gdbstub sent garbage: '" + "x" * 40 + "...'"),
         (
             endless(b"$", b"0" * 4096),
             "the gdbstub sent a packet of more than 262,144 bytes",
