@@ -22,6 +22,7 @@ import pexpect
 from qemu.qmp import QMPClient, QMPError
 
 from qemu_diff.errors import InfrastructureError
+from qemu_diff.events import Event, emit
 
 # A QEMU that can't be asked any more is no news: what became of it is said in the cell's reason.
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
@@ -125,6 +126,8 @@ def run_guest(
         _reap(qemu)
         log.flush()
         status = -qemu.signalstatus if qemu.signalstatus else qemu.exitstatus or 0
+    wall_s = time.monotonic() - started
+    emit(Event("boot", str(console.parent), "exited", wall_s=wall_s))
     text = console.read_bytes()
     if ending is Ending.EXITED and status != 0:
         ending = Ending.DIED
@@ -136,7 +139,7 @@ def run_guest(
         warnings=tuple(found.decode(errors="replace") for found in _WARNING.findall(text)),
         registers=registers,
         last_line=_last_line(text),
-        wall_s=time.monotonic() - started,
+        wall_s=wall_s,
     )
 
 
