@@ -134,6 +134,7 @@ def run(
     past = _past_runs(ledger, loaded.name, named=ledger_file is not None)
     log = RunLog(ledger, directory)
     planned = {cell.id for cell in plan(loaded)}
+    expected = _estimate(loaded, cells, ledger_file, at_once_of(jobs))
 
     def since(result: CampaignResult) -> Nights:
         return nights(past, result, planned)
@@ -153,6 +154,7 @@ def run(
                 executor=cells_run_by,
                 publish=publisher.publish,
                 start=start,
+                expected_s=expected.cells,
             )
             publisher.finish(result)
             append_files(files, Told(result, nights=since(result)))
