@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from qemu.qmp import QMPClient, QMPError
 
 from qemu_diff.errors import InfrastructureError
 from qemu_diff.events import Event, emit
+from qemu_diff.scratch import scratch_directory
 
 # A QEMU that can't be asked any more is no news: what became of it is said in the cell's reason.
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
@@ -147,8 +147,8 @@ def run_guest(
 def private_socket() -> Iterator[Path]:
     """A path for a Unix socket in a directory of its own: results may lie deeper than the 108
     bytes that a socket's path may have (unix(7))."""
-    with tempfile.TemporaryDirectory(prefix="qemu-diff-") as directory:
-        yield Path(directory) / "qmp"
+    with scratch_directory() as directory:
+        yield directory / "qmp"
 
 
 class _Qemu(pexpect.spawn):  # type: ignore[misc]
