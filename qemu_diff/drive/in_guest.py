@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from qemu_diff.confinement import FILE_BYTES
 from qemu_diff.drive.async_first import Redirector, plan_of
 from qemu_diff.drive.device import DevicePender
 from qemu_diff.drive.job import Job
@@ -40,6 +41,9 @@ INITRAMFS = "initramfs"
 
 TRUTH_RECORDS_PER_RUN = 10
 """Room in the truth for each record of a return from KVM_RUN; a step takes 3 to 8."""
+
+RECORDING_BYTES = 4 << 30
+"""QEMU's recording of a boot has each access to its clock, and each interrupt."""
 
 TRUTH_CAPACITY = RECORD_CAPACITY * TRUTH_RECORDS_PER_RUN
 
@@ -200,7 +204,15 @@ def boot(
         redirector.start()
         pender.start()
         ended = run_guest(
-            command, console, qmp_socket, budget_s=budget_s, cancel=cancel, watch=watch
+            command,
+            console,
+            qmp_socket,
+            memory_mib=machine.memory_mib,
+            budget_s=budget_s,
+            cancel=cancel,
+            watch=watch,
+            writable=[path.parent for path in (debugger, recording and recording.log) if path],
+            file_bytes=RECORDING_BYTES if recording else FILE_BYTES,
         )
         complaints = redirector.finish(), pender.finish()
     return Boot(
@@ -233,8 +245,8 @@ def _tidied(directory: Path, ended: GuestExit) -> SharedHeader | None:
 def _write_inputs(directory: Path, job: bytes, archive: bytes) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        # QEMU appends to a log that is there.
-        (directory / TIMER_LOG).unlink(missing_ok=True)
+        # QEMU appends to a log that is there; one that it makes nobody else may read.
+        (directory / TIMER_LOG).write_bytes(b"")
         (directory / "job").write_bytes(job)
         (directory / INITRAMFS).write_bytes(archive)
     except OSError as error:

@@ -207,6 +207,7 @@ def run_peer(
             command,
             directory / CONSOLE,
             qmp_socket,
+            memory_mib=machine.memory_mib,
             budget_s=budget_s,
             cancel=cancel,
             watch=redirector.check,
