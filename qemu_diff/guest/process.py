@@ -85,6 +85,8 @@ class GuestExit:
     :param registers: the vCPU's registers, where QEMU was still there when the budget ran out.
     :param last_line: the last line of the console or of QEMU's own messages.
     :param wall_s: seconds from start to end.
+    :param starved_s: seconds for which QEMU's busiest thread could have run and had no CPU; None
+        where this machine's kernel does not tell, or QEMU was gone.
     """
 
     ending: Ending
@@ -94,6 +96,7 @@ class GuestExit:
     registers: str
     last_line: str
     wall_s: float
+    starved_s: float | None = None
 
 
 def how_ended(status: int) -> str:
@@ -137,6 +140,7 @@ def run_guest(
     )
     with _opened(console) as file, _spawned(argv, ConsoleLog(file), confinement) as qemu:
         ending, registers = _wait(qemu, qmp_socket, started + budget_s, cancel, watch)
+        starved_s = _starved_s(qemu.pid)
         _reap(qemu)
         cut = qemu.logfile.finish()
         status = -qemu.signalstatus if qemu.signalstatus else qemu.exitstatus or 0
@@ -154,7 +158,17 @@ def run_guest(
         registers=registers,
         last_line=_last_line(text),
         wall_s=wall_s,
+        starved_s=starved_s,
     )
+
+
+def _starved_s(pid: int) -> float | None:
+    """What its busiest thread waited for a CPU (Linux Documentation/scheduler/sched-stats.rst)."""
+    with suppress(OSError, ValueError):
+        threads = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+        ran_ns, waited_ns, _ = max([int(word) for word in text.split()] for text in threads)
+        return waited_ns / 1e9 if ran_ns else None
+    return None
 
 
 @contextmanager
