@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,9 @@ ELF64_SYMBOL = np.dtype(
 """``Elf64_Sym`` (elf.h)."""
 
 _STT_FUNC = 2
+
+_OF_A_LIE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""What pyelftools, and whoever believes it, raises where a file's offsets and sizes are wrong."""
 
 EXIT_HANDLERS = (
     # arch/arm64/kvm/handle_exit.c: arm_exit_handlers[]
@@ -67,13 +73,27 @@ def step_functions(vmlinux: Path | None) -> dict[int, str]:
     if vmlinux is None:
         return {}
     try:
-        with vmlinux.open("rb") as file:
-            elf = ELFFile(file)
+        with opened_elf(vmlinux) as elf:
             return _functions(
                 elf.get_section_by_name(".symtab"), elf.get_section_by_name(".strtab")
             )
     except (OSError, ELFError):
         return {}
+
+
+@contextmanager
+def opened_elf(path: Path) -> Iterator[ELFFile]:
+    """An ELF file. It is mapped: a size in it that is a lie costs no memory.
+
+    :raises OSError: it can't be read.
+    :raises ELFError: it is none, or contradicts itself; also from what is done inside.
+    """
+    with path.open("rb") as file:
+        try:
+            with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content:
+                yield ELFFile(content)  # type: ignore[arg-type]
+        except _OF_A_LIE as error:
+            raise ELFError(f"{type(error).__name__}: {error}") from error
 
 
 def _functions(table: Section | None, strings: Section | None) -> dict[int, str]:
