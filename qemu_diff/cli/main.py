@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from io import TextIOWrapper
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
