@@ -150,7 +150,7 @@ def sequence(
     )
     with reader_may_leave():
         console = console_here()
-        console.print(title, style="bold", highlight=False)
+        console.print(title, style="bold", markup=False, highlight=False)
         for line in render(rows):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     return ExitCode.AS_EXPECTED
