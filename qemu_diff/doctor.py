@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -27,6 +26,7 @@ from qemu_diff.guest.toolchain import CROSS_COMPILER, HOST_COMPILER
 from qemu_diff.kernels.apt import own_suite
 from qemu_diff.kernels.cache import cache_root, cached_kernels
 from qemu_diff.kernels.toolchain import kernel_requirements
+from qemu_diff.scratch import scratch_directory
 
 DEBIAN_SOURCE = "linux-source-6.1"
 """The package that the quickstart's kernels are built from."""
@@ -385,8 +385,8 @@ def _compile(compiler: str, source: str, *options: str) -> str:
     """Compile a small program. "" if it works, else the reason in one line."""
     if shutil.which(compiler) is None:
         return f"{compiler} is not on PATH"
-    with tempfile.TemporaryDirectory(prefix="qemu-diff-doctor-") as scratch:
-        program = Path(scratch, "probe.c")
+    with scratch_directory() as scratch:
+        program = scratch / "probe.c"
         program.write_text(source)
         output = str(program.with_suffix(".out"))
         done = _run([compiler, *options, "-o", output, str(program)])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from math import inf
 from statistics import median
 
 from qemu_diff.campaign.ledger import PastDuration, workload
@@ -47,3 +49,25 @@ def estimate(cells: Sequence[Cell], past: Iterable[PastDuration], at_once: int) 
         if (found := same.get(cell.id) or alike.get(workload(cell)))
     }
     return Estimate(known, len(run) - len(known), at_once)
+
+
+def longest_first(cells: Sequence[Cell], expected_s: Mapping[str, float]) -> tuple[Cell, ...]:
+    """Cells in the order in which workers are done with them soonest: none begins a long one when
+    the others have nothing left.
+
+    The cells of a point, which follow each other in a plan, still do. A point that nothing is known
+    of comes first: it may be the longest.
+
+    :param expected_s: cell id → wall-clock seconds.
+    """
+    points = [tuple(point) for _, point in groupby(cells, key=_point)]
+
+    def seconds(point: tuple[Cell, ...]) -> float:
+        return max(expected_s.get(cell.id, inf) for cell in point)
+
+    ordered = sorted(points, key=seconds, reverse=True)
+    return tuple(cell for point in ordered for cell in point)
+
+
+def _point(cell: Cell) -> str:
+    return cell.id.removeprefix(f"{cell.kernel}.")

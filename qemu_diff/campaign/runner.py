@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from contextlib import suppress
 from dataclasses import replace
 
 from qemu_diff.campaign.cell import read_boot
 from qemu_diff.campaign.cell_task import cell_tasks
+from qemu_diff.campaign.estimate import longest_first
 from qemu_diff.campaign.executor import Executor
 from qemu_diff.campaign.plan import pairs
 from qemu_diff.campaign.prepare import Places, Prepared
@@ -30,6 +31,8 @@ from qemu_diff.trace.listing import Listing
 
 Publish = Callable[[CampaignResult], None]
 
+NOTHING_KNOWN: Mapping[str, float] = {}
+
 
 def run_campaign(
     campaign: Campaign,
@@ -40,6 +43,7 @@ def run_campaign(
     executor: Executor,
     publish: Publish,
     start: Start = NOTHING_DONE,
+    expected_s: Mapping[str, float] = NOTHING_KNOWN,
 ) -> CampaignResult:
     """Run the given cells of a campaign.
 
@@ -47,11 +51,12 @@ def run_campaign(
     :param executor: where they are run.
     :param publish: called with what is known so far, after each cell.
     :param start: what the run begins with: its cells that are finished are not run again.
+    :param expected_s: cell id → wall-clock seconds that it will take, where that is known.
     :returns: ``complete`` is False where the user called it off.
     :raises InfrastructureError: results can't be written.
     """
     run = _Run(campaign, tuple(cells), places, prepared, publish, start=start)
-    return run.run(executor)
+    return run.run(executor, longest_first(cells, expected_s))
 
 
 class _Run:
@@ -74,7 +79,7 @@ class _Run:
         self._done: dict[str, CellResult] = {}
         self._pairs: dict[tuple[str, str], PairResult] = {}
 
-    def run(self, executor: Executor) -> CampaignResult:
+    def run(self, executor: Executor, in_turn: Sequence[Cell]) -> CampaignResult:
         self._keep_payloads()
         for finished in self._start.finished.values():
             self._add(finished)
@@ -86,7 +91,7 @@ class _Run:
         called_off = False
         futures: list[Future[CellResult]] = []
         try:
-            for cell in self._cells:
+            for cell in in_turn:
                 if cell.id not in self._done:
                     futures.append(executor.submit(tasks[cell.id], self._places))
             self._collect(futures)

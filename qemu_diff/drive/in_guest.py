@@ -81,6 +81,8 @@ class Boot:
     :param transcript: what gdb's user was shown, line by line.
     :param shown: how many of these lines there were at each stop.
     :param commands: of a session with gdb.
+    :param damage: what is wrong with the record file's header, which L1 alone writes; or nothing.
+    :param timed: whether L1 ever programmed a timer, as each kernel that gets anywhere does.
     """
 
     directory: Path
@@ -99,6 +101,8 @@ class Boot:
     transcript: tuple[str, ...] = ()
     shown: tuple[int, ...] = ()
     commands: tuple[Done, ...] = ()
+    damage: str = ""
+    timed: bool = False
 
 
 class _Pulse:
@@ -215,11 +219,14 @@ def boot(
             file_bytes=RECORDING_BYTES if recording else FILE_BYTES,
         )
         complaints = redirector.finish(), pender.finish()
+    header, damage = _tidied(directory, ended)
     return Boot(
         directory,
         ended,
-        _tidied(directory, ended),
+        header,
         pulse.idle_s,
+        damage=damage,
+        timed=(directory / TIMER_LOG).exists() and (directory / TIMER_LOG).stat().st_size > 0,
         stepping_s=pulse.stepping_s,
         redirector=complaints[0],
         redirects=redirector.redirects,
@@ -229,17 +236,19 @@ def boot(
     )
 
 
-def _tidied(directory: Path, ended: GuestExit) -> SharedHeader | None:
-    """A boot's files, cut to what they hold and sealed; the record file's header."""
+def _tidied(directory: Path, ended: GuestExit) -> tuple[SharedHeader | None, str]:
+    """A boot's files, cut to what they hold and sealed; the record file's header, or what is wrong
+    with it."""
     if ended.registers:
         (directory / "registers.txt").write_text(ended.registers)
-    header = _final_header(directory / RECORDS)
-    with suppress(CorruptDataError):
+    header, damage = _final_header(directory / RECORDS)
+    if header is not None:
         trim(directory / RECORDS)
+    with suppress(CorruptDataError):
         trim_truth(directory / TRUTH)
     (directory / INITRAMFS).unlink()
     seal_log(directory / TIMER_LOG)
-    return header
+    return header, damage
 
 
 def _write_inputs(directory: Path, job: bytes, archive: bytes) -> None:
@@ -267,8 +276,8 @@ def _plugin_argument(tools: Tools, truth: Path, landmarks: tuple[int, ...]) -> s
     )
 
 
-def _final_header(shared: Path) -> SharedHeader | None:
+def _final_header(shared: Path) -> tuple[SharedHeader | None, str]:
     try:
-        return read_header(shared)
-    except CorruptDataError:
-        return None
+        return read_header(shared), ""
+    except CorruptDataError as error:
+        return None, str(error)

@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,8 @@ from qemu.qmp import QMPClient, QMPError
 
 from qemu_diff.confinement import FILE_BYTES, OVERHEAD_BYTES, Confinement, confine, environment
 from qemu_diff.errors import InfrastructureError
+from qemu_diff.events import Event, emit
+from qemu_diff.scratch import scratch_directory
 
 # A QEMU that can't be asked any more is no news: what became of it is said in the cell's reason.
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
@@ -84,6 +85,8 @@ class GuestExit:
     :param registers: the vCPU's registers, where QEMU was still there when the budget ran out.
     :param last_line: the last line of the console or of QEMU's own messages.
     :param wall_s: seconds from start to end.
+    :param starved_s: seconds for which QEMU's busiest thread could have run and had no CPU; None
+        where this machine's kernel does not tell, or QEMU was gone.
     """
 
     ending: Ending
@@ -93,6 +96,7 @@ class GuestExit:
     registers: str
     last_line: str
     wall_s: float
+    starved_s: float | None = None
 
 
 def how_ended(status: int) -> str:
@@ -136,9 +140,12 @@ def run_guest(
     )
     with _opened(console) as file, _spawned(argv, ConsoleLog(file), confinement) as qemu:
         ending, registers = _wait(qemu, qmp_socket, started + budget_s, cancel, watch)
+        starved_s = _starved_s(qemu.pid)
         _reap(qemu)
         cut = qemu.logfile.finish()
         status = -qemu.signalstatus if qemu.signalstatus else qemu.exitstatus or 0
+    wall_s = time.monotonic() - started
+    emit(Event("boot", str(console.parent), "exited", wall_s=wall_s))
     text = console.read_bytes()
     if ending is Ending.EXITED and status != 0:
         ending = Ending.DIED
@@ -150,16 +157,26 @@ def run_guest(
         warnings=warnings,
         registers=registers,
         last_line=last_line,
-        wall_s=time.monotonic() - started,
+        wall_s=wall_s,
+        starved_s=starved_s,
     )
+
+
+def _starved_s(pid: int) -> float | None:
+    """What its busiest thread waited for a CPU (Linux Documentation/scheduler/sched-stats.rst)."""
+    with suppress(OSError, ValueError):
+        threads = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+        ran_ns, waited_ns, _ = max([int(word) for word in text.split()] for text in threads)
+        return waited_ns / 1e9 if ran_ns else None
+    return None
 
 
 @contextmanager
 def private_socket() -> Iterator[Path]:
     """A path for a Unix socket in a directory of its own: results may lie deeper than the 108
     bytes that a socket's path may have (unix(7))."""
-    with tempfile.TemporaryDirectory(prefix="qemu-diff-") as directory:
-        yield Path(directory) / "qmp"
+    with scratch_directory() as directory:
+        yield directory / "qmp"
 
 
 class ConsoleLog:

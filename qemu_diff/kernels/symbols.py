@@ -13,7 +13,7 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import Section
 
-_ELF64_SYMBOL = np.dtype(
+ELF64_SYMBOL = np.dtype(
     [
         ("name", "<u4"),
         ("info", "u1"),
@@ -99,7 +99,7 @@ def opened_elf(path: Path) -> Iterator[ELFFile]:
 def _functions(table: Section | None, strings: Section | None) -> dict[int, str]:
     if table is None or strings is None:
         return {}
-    symbols = np.frombuffer(table.data(), _ELF64_SYMBOL)
+    symbols = np.frombuffer(table.data(), ELF64_SYMBOL)
     symbols = symbols[(symbols["info"] & 0xF == _STT_FUNC) & (symbols["value"] != 0)]
     names = strings.data()
     found: dict[int, str] = {}

@@ -12,6 +12,7 @@ import pytest
 
 from qemu_diff.confinement import offered
 from qemu_diff.errors import InfrastructureError
+from qemu_diff.events import Event, subscribe
 from qemu_diff.guest import process
 from qemu_diff.guest.process import (
     Cancelled,
@@ -76,6 +77,13 @@ def is_gone(pid: int) -> bool:
 
 
 # --- how it ends ---
+
+
+def test_its_life_is_told(guest: Guest, tmp_path: Path) -> None:
+    seen: list[Event] = []
+    with subscribe(seen.append):
+        ended = guest("echo Booting")
+    assert seen == [Event("boot", str(tmp_path), "exited", wall_s=ended.wall_s)]
 
 
 def test_a_guest_that_powers_off(guest: Guest, tmp_path: Path) -> None:
