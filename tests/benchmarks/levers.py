@@ -29,7 +29,7 @@ DEFAULT = Way("default", plugin=True, icount=True)
 
 _KCONFIG = Path(__file__).with_name("kconfig")
 _NEXT_SUITE = "bookworm-backports"
-_PROTOTYPE = Way(
+PROTOTYPE = Way(
     "the prototype",
     floor=True,
     icount=True,
@@ -123,9 +123,9 @@ def measure() -> Measured:
     """Interleaved boots of the default, the prototype and each lever; then one that is profiled."""
     stepping = Stepping()
     levers = [lever for lever in LEVERS if _can_be_had(stepping, lever.way)]
-    ways = (DEFAULT, _PROTOTYPE, *(lever.way for lever in levers))
+    ways = (DEFAULT, PROTOTYPE, *(lever.way for lever in levers))
     paces = interleaved(stepping, ways, ROUNDS)
-    against = _ratio(paces, DEFAULT, _PROTOTYPE)
+    against = _ratio(paces, DEFAULT, PROTOTYPE)
     counted = stepping.counted(DEFAULT)
     shares = profiled(stepping, replace(DEFAULT, passes=PROFILED_PASSES))
     return Measured(
@@ -199,7 +199,10 @@ def _levers_table(paces: dict[str, tuple[Pace, ...]], levers: list[Lever]) -> Ta
 
 def _shares_table(shares: dict[str, float]) -> Table:
     rows = tuple((name, f"{share:.0%}") for name, share in shares.items())
-    note = "perf's samples of QEMU, of a whole boot of many steps; a static function counts with its source file."
+    note = (
+        "perf's samples of QEMU, of a whole boot of many steps; a static function counts with its "
+        "source file."
+    )
     return Table("Where L0's CPU time goes", ("what", "share"), rows, note)
 
 

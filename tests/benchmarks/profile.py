@@ -23,16 +23,18 @@ from elftools.elf.elffile import ELFFile
 GROUPS = (
     ("translated code", r"^\[translated\]"),
     ("looking up translated code, and entering it",
-     r"^(qht_|tb_|cpu_exec|cpu_loop_exit|helper_lookup_tb_ptr|cpu_get_tb_cpu_state|log_cpu_exec)"),
+     r"^(qht_|tb_|cpu_exec|cpu_loop_exit|helper_lookup_tb_ptr|cpu_get_tb_cpu_state|curr_cflags"
+     r"|log_cpu_exec)"),
     ("flushes of the jump cache", r"^tcg_flush_jmp_cache"),
     ("TLB: flushes, misses, slow accesses",
      r"^(tlb_|plugin_gen_tb_end|probe_access|get_page_addr_code|helper_(le|be|ret)_|cpu_(ld|st)"
      r"|address_space_translate_for_iotlb|qemu_ram_|cpu_asidx|memory_region_get_ram)"),
     ("page-table walks",
      r"^(get_phys_addr|aa64_va_param|arm_cpu_tlb_fill|stage_1_mmu_idx|regime_|arm_cpu_get_phys"
-     r"|arm_hcr_el2_eff|arm_stage)"),
+     r"|arm_hcr_el2_eff|arm_stage|v8m_security_lookup|do_common_semihosting)"),
     ("exceptions, system registers, GIC, timers",
-     r"^(arm_|aarch64_|helper_|sve_|sme_|fp_exc|cpsr|aa32|gic|icc|gt_|timer|qemu_clock|icount)"),
+     r"^(arm_|aarch64_|helper_|sve_|sme_|fp_exc|cpsr|aa32|gic|icc|gt_|timer|qemu_clock|icount"
+     r"|raw_write|raise_exception|pmu_|memory_region_)"),
     ("translation", r"^(tcg_|translator|disas|gen_|plugin_gen|arm_translate|optimize)"),
     ("the truth plugin", r"^\[truth\.so\]"),
     ("the host's kernel", r"^\[kernel"),
@@ -80,13 +82,14 @@ def profiled(stepping: Stepping, way: Way) -> dict[str, float]:
         around = (perf, "record", "-q", "-e", "cpu-clock", "-o", data)
         stepping.pace(replace(way, around=around))
         functions = _functions(stepping.qemu(way).program)
-        counts = Counter(_group(name) for name in _sampled(perf, data, functions))
+        counts = Counter(group_of(name) for name in _sampled(perf, data, functions))
     total = counts.total()
     shares = {name: count / total for name, count in counts.most_common() if name != REST}
     return {**shares, REST: counts[REST] / total}
 
 
-def _group(name: str) -> str:
+def group_of(name: str) -> str:
+    """The first of ``GROUPS`` that fits, or ``REST``."""
     return next((group for group, pattern in GROUPS if re.match(pattern, name)), REST)
 
 
