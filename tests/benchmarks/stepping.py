@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import median
 
 from benchmarks.pages import ROOT
+from qemu.qmp import QMPClient, QMPError
 
 from qemu_diff.drive.in_guest import TRUTH_CAPACITY
 from qemu_diff.drive.job import compiled, quiet_job
@@ -36,6 +39,7 @@ from qemu_diff.guest.shared import read_header, reserve
 from qemu_diff.guest.toolchain import CROSS_COMPILER, compile_cached
 from qemu_diff.kernels import build_kernel
 from qemu_diff.kernels.cache import cache_directory
+from qemu_diff.kernels.pages import with_pages
 from qemu_diff.model import DebianSource, KernelSpec, MachineSpec, Payload, QemuSpec
 from qemu_diff.truth.plugin import TruthPlugin, prepare_plugin
 from qemu_diff.truth.reader import truth_bytes
@@ -51,9 +55,13 @@ FLOOR_STEPS = 10_000
 FIRST_STEPS = 600
 """They translate L1's code: they are left out."""
 
+ATTEMPTS = 4
 POLL_S = 0.002
 BUDGET_S = 120.0
 KERNEL = "benchmark"
+JIT_COUNTS = ("TLB full flushes", "TLB partial flushes", "TLB elided flushes")
+"""Lines of ``info jit`` (QEMU accel/tcg/monitor.c)."""
+
 BEGIN, END = b"floor: begin", b"floor: end"
 """What floor.c says."""
 
@@ -62,15 +70,17 @@ BEGIN, END = b"floor: begin", b"floor: end"
 class Way:
     """One way to step.
 
+    :param passes: of the step VMM over the payload; the floor's steps are fixed.
     :param floor: floor.c is PID 1 of L1, and not the step VMM.
     :param kconfig: fragments over our own.
     :param suite: of L0's QEMU; empty: the one on ``PATH``.
     :param options: instead of those that L0 has: name → value; None: it is left out.
-    :param kernel_arguments: instead of those that L1 has: old → new.
+    :param more: options at the end.
     :param around: what starts QEMU.
     """
 
     name: str
+    passes: int = PASSES
     floor: bool = False
     plugin: bool = False
     icount: bool = False
@@ -79,7 +89,6 @@ class Way:
     suite: str = ""
     options: tuple[tuple[str, str | None], ...] = ()
     more: tuple[str, ...] = ()
-    kernel_arguments: tuple[str, ...] = ()
     around: tuple[str, ...] = ()
 
 
@@ -134,11 +143,51 @@ class Stepping:
         """L0's QEMU."""
         return qemu_of(QemuSpec(way.suite, suite=way.suite) if way.suite else None)
 
+    def prepare(self, way: Way) -> None:
+        """Build its kernel and fetch its QEMU, unless they are there.
+
+        :raises QemuDiffError: they can't be had here.
+        """
+        self._kernel(way)
+        self.qemu(way)
+
     def pace(self, way: Way) -> Pace:
-        """Boot once.
+        """Boot once; again, where a busy machine did not let us look often enough.
 
         :raises InfrastructureError: L1 did not come to the end.
         """
+        for _ in range(ATTEMPTS):
+            if (pace := self._pace(way)) is not None:
+                return pace
+        raise InfrastructureError(f"{way.name}: nothing was seen of {ATTEMPTS} boots")
+
+    def _pace(self, way: Way) -> Pace | None:
+        with self._started(way) as (qemu, directory):
+            steps = _floor_steps if way.floor else _recorded_steps
+            moments = list(_moments(qemu, directory, steps))
+            said = (directory / "console").read_text(errors="replace")
+        after = [one for one in moments if one.steps >= FIRST_STEPS]
+        if qemu.returncode or not moments:
+            last = (said.strip().splitlines() or ["nothing"])[-1]
+            raise InfrastructureError(f"{way.name}: exit status {qemu.returncode}: {last}")
+        if len(after) < 2:
+            return None
+        begin, end = after[0], after[-1]
+        return Pace(end.steps - begin.steps, end.wall_s - begin.wall_s, end.cpu_s - begin.cpu_s)
+
+    def counted(self, way: Way) -> dict[str, float]:
+        """What QEMU's ``info jit`` counts, for each step: of the step VMM, in the midst of a boot.
+
+        :raises InfrastructureError: it ended before.
+        """
+        with self._started(way) as (_, directory):
+            pages = [_jit_at(directory, steps) for steps in (FIRST_STEPS, 10 * FIRST_STEPS)]
+        (first, before), (last, after) = pages
+        return {name: (after[name] - before[name]) / (last - first) for name in JIT_COUNTS}
+
+    @contextmanager
+    def _started(self, way: Way) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+        """QEMU, and its directory: both are gone afterwards."""
         with ExitStack() as stack:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qemu-diff-")))
             command = self._command(way, directory)
@@ -149,22 +198,14 @@ class Stepping:
             )  # fmt: skip
             stack.callback(qemu.wait)
             stack.callback(qemu.kill)
-            steps = _floor_steps if way.floor else _recorded_steps
-            moments = list(_moments(qemu, directory, steps))
-            said = (directory / "console").read_text(errors="replace")
-        after = [one for one in moments if one.steps >= FIRST_STEPS]
-        if qemu.returncode or len(after) < 2:
-            last = (said.strip().splitlines() or ["nothing"])[-1]
-            raise InfrastructureError(f"{way.name}: exit status {qemu.returncode}: {last}")
-        begin, end = after[0], after[-1]
-        return Pace(end.steps - begin.steps, end.wall_s - begin.wall_s, end.cpu_s - begin.cpu_s)
+            yield qemu, directory
 
     def _command(self, way: Way, directory: Path) -> list[str]:
         initrd, shared, truth = (directory / name for name in ("initramfs", "shared", "truth"))
         initrd.write_bytes(self._archive(way))
         reserve(shared, SHARED_BYTES)
         files = MachineFiles(
-            kernel=build_kernel(KernelSpec(KERNEL, SOURCE, kconfig=way.kconfig)).image,
+            kernel=self._kernel(way),
             initramfs=initrd,
             shared=shared,
             timer_log=directory / "timer.log",
@@ -173,15 +214,19 @@ class Stepping:
         )
         command = argv(self.qemu(way), way.machine, files, seed=1)
         if not way.icount:
-            command = _with_option(command, "-icount", None)
+            command = with_option(command, "-icount", None)
         for name, value in way.options:
-            command = _with_option(command, name, value)
+            command = with_option(command, name, value)
         return [*way.around, *command, *way.more]
+
+    def _kernel(self, way: Way) -> Path:
+        spec = KernelSpec(KERNEL, SOURCE, kconfig=way.kconfig)
+        return build_kernel(with_pages(spec, way.machine.page_kib)).image
 
     def _archive(self, way: Way) -> bytes:
         if not way.floor:
             script = read_script(script_path(GUEST_IMAGES, JOB))
-            job = quiet_job(compiled(script, self.payload), PASSES)
+            job = quiet_job(compiled(script, self.payload), way.passes)
             return initramfs(self.stepvmm, job.encode(self.payload), self.payload)
         numbers = (
             LOAD_ADDRESS, MEMORY_BYTES, self.payload.entry, self.payload.end,
@@ -220,8 +265,11 @@ def per_cpu_s(paces: Iterable[Pace]) -> float:
     return median(pace.per_cpu_s for pace in paces)
 
 
-def _with_option(command: Sequence[str], name: str, value: str | None) -> list[str]:
-    """:param value: None: without it."""
+def with_option(command: Sequence[str], name: str, value: str | None) -> list[str]:
+    """QEMU's command line with another value of an option.
+
+    :param value: None: without the option.
+    """
     at = command.index(name)
     return [*command[:at], *(() if value is None else (name, value)), *command[at + 2 :]]
 
@@ -245,6 +293,34 @@ def _moments(
         if time.monotonic() - begun > BUDGET_S:
             raise InfrastructureError(f"no end within {BUDGET_S:g} s")
         time.sleep(POLL_S)
+
+
+def _jit_at(directory: Path, steps: int) -> tuple[int, dict[str, int]]:
+    """What ``info jit`` counts after so many steps, and how many there were then.
+
+    :raises InfrastructureError: it ended before.
+    """
+    deadline = time.monotonic() + BUDGET_S
+    while (now := _recorded_steps(directory)) < steps:
+        if time.monotonic() > deadline:
+            raise InfrastructureError(f"{steps} steps took more than {BUDGET_S:g} s")
+        time.sleep(POLL_S)
+    try:
+        said = asyncio.run(asyncio.wait_for(_ask(directory / "qmp", "info jit"), timeout=BUDGET_S))
+    except (TimeoutError, QMPError, OSError) as error:
+        raise InfrastructureError(f"QEMU's monitor: {error}") from error
+    found = {name: re.search(rf"^{name}\s+(\d+)", said, re.MULTILINE) for name in JIT_COUNTS}
+    return now, {name: int(match[1]) for name, match in found.items() if match}
+
+
+async def _ask(socket: Path, command: str) -> str:
+    client = QMPClient("qemu-diff")
+    await client.connect(str(socket))
+    try:
+        said = await client.execute("human-monitor-command", {"command-line": command})
+        return str(said)
+    finally:
+        await client.disconnect()
 
 
 def _recorded_steps(directory: Path) -> int:
