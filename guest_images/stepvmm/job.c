@@ -51,6 +51,7 @@
  * done with. Each handler of what is pending asks twice at most.
  */
 #define MOST_SERVED	1000
+#define MOST_INTERRUPTED 10000	/* returns with EINTR in a row: a flood gives a step a few */
 
 struct repeat {
 	uint32_t begin, end;		/* operations [begin, end) */
@@ -80,6 +81,7 @@ struct runner {
 	uint32_t turns, turn;		/* OP_TIMER_TURNS; this pass's steps so far */
 	uint32_t handler_steps;
 	int in_handler;			/* the step before was the handler's */
+	int interrupted;		/* returns with EINTR in a row */
 	uint32_t operation;
 };
 
@@ -336,6 +338,16 @@ static void note_return(const struct runner *runner, struct step_record *record)
 		note_exit(runner, record);
 }
 
+static void check_interrupted(struct runner *runner, struct step_record *record)
+{
+	runner->interrupted = record->flags & FLAG_EINTR ? runner->interrupted + 1 : 0;
+	if (runner->interrupted < MOST_INTERRUPTED)
+		return;
+	record->flags |= FLAG_STALLED;
+	end(STATE_STALLED, "L2 gets no further: KVM_RUN returned EINTR %d times; PC %#llx",
+	    runner->interrupted, (unsigned long long)record->pc);
+}
+
 static struct step_record *run_once(struct runner *runner)
 {
 	struct step_record *record = new_run(runner);
@@ -351,6 +363,7 @@ static struct step_record *run_once(struct runner *runner)
 		    (unsigned long long)runner->job->header->stall_ns,
 		    (unsigned long long)record->pc);
 	}
+	check_interrupted(runner, record);
 	return record;
 }
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from qemu_diff.abi import PLACEMENT, RecordFlag, RecordKind
-from qemu_diff.campaign.cell import read_boot
+from qemu_diff.campaign.cell import ATTEMPTS, read_boot
 from qemu_diff.campaign.finding_directory import (
     ARGV,
     COLUMNS_TEXT,
@@ -51,7 +50,7 @@ from qemu_diff.compare.slices import pass_of_record, pass_of_run
 from qemu_diff.compare.state import violation_of_register
 from qemu_diff.drive.job import Job, Routine, quiet_job, table_job
 from qemu_diff.drive.recorded_job import RecordedJob, recorded_job
-from qemu_diff.errors import InfrastructureError
+from qemu_diff.errors import CorruptDataError, InfrastructureError, LostGuestError
 from qemu_diff.flood.placement import Placements
 from qemu_diff.kernels.patch import Patch
 from qemu_diff.model import (
@@ -66,6 +65,7 @@ from qemu_diff.model import (
     SignatureGroup,
     ViolationKind,
 )
+from qemu_diff.scratch import scratch_directory
 from qemu_diff.trace.listing import Listing
 from qemu_diff.trace.trace import Trace
 
@@ -164,8 +164,8 @@ def _confirmed(result: CellResult, group: SignatureGroup, confirmer: Confirmer) 
     if found is None:
         return group
     confirmer.findings.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".try-", dir=confirmer.findings) as scratch:
-        kept, confirmation = _tried(found, wanted, confirmer, Path(scratch))
+    with scratch_directory(confirmer.findings) as scratch:
+        kept, confirmation = _tried(found, wanted, confirmer, scratch)
         done = replace(group, confirmation=confirmation)
         if kept is None:
             return done
@@ -214,10 +214,15 @@ def odds_of(outcomes: Iterable[bool]) -> Confirmation:
 
 
 def _attempt(bench: Bench, job: Job | RecordedJob, directory: Path) -> FreshBoot | None:
-    try:
-        return fresh_boot(bench, job, directory)
-    except InfrastructureError:
-        return None
+    """A boot; None where there was none to judge, again and again: what befell one QEMU, a kill
+    say, must not make a finding flaky.
+
+    :raises InfrastructureError: it is not the guest's doing: the disk is full.
+    """
+    for _ in range(ATTEMPTS):
+        with suppress(LostGuestError, CorruptDataError):
+            return fresh_boot(bench, job, directory)
+    return None
 
 
 # --- one pass of a batch -------------------------------------------------------------------------

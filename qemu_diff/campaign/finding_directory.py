@@ -11,7 +11,6 @@ import json
 import re
 import shutil
 import stat
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -35,6 +34,7 @@ from qemu_diff.model import (
     QemuSpec,
     Signature,
 )
+from qemu_diff.scratch import scratch_directory
 
 FORMAT_VERSION = 1
 """Of the directory; counted up whenever an older qemu-diff could misread a newer one's files."""
@@ -182,15 +182,12 @@ def write_finding(
     :raises OSError: the disk refuses.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=directory.parent))
-    try:
-        _fill(scratch, record, files, shown)
-        scratch.chmod(0o755)
+    with scratch_directory(directory.parent) as scratch:
+        made = scratch / directory.name
+        made.mkdir()
+        _fill(made, record, files, shown)
         shutil.rmtree(directory, ignore_errors=True)
-        scratch.rename(directory)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
+        made.rename(directory)
 
 
 def _fill(

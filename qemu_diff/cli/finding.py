@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +27,7 @@ from qemu_diff.report.results import (
     check_results,
 )
 from qemu_diff.report.words import finding_lines
+from qemu_diff.scratch import scratch_directory
 
 KernelOptions = Annotated[KernelChoice, Parameter(name="*")]
 FROM_CACHE = KernelChoice()
@@ -85,10 +85,10 @@ def minimize(
     guest_images, cache = project_root() / "guest_images", cache_directory("guest")
     directory = out or Path("minimized") / stored.record.id
     console = console_here()
-    with tempfile.TemporaryDirectory(prefix="qemu-diff-") as scratch, show_progress(console):
+    with scratch_directory() as scratch, show_progress(console):
         bench = bench_of(stored, kernel, guest_images, cache)
         with stage("minimize", stored.record.id) as running:
-            done = minimize_finding(stored, bench, directory, Path(scratch), running.progress)
+            done = minimize_finding(stored, bench, directory, scratch, running.progress)
     with reader_may_leave():
         if done is None:
             console.print(
@@ -143,8 +143,8 @@ def debug(
 def kept(out: Path | None) -> Iterator[Path]:
     """A directory for a boot's files: one that the user named, or one that goes when we do."""
     if out is None:
-        with tempfile.TemporaryDirectory(prefix="qemu-diff-") as scratch:
-            yield Path(scratch) / "boot"
+        with scratch_directory() as scratch:
+            yield scratch / "boot"
         return
     check_results(out.absolute())
     yield out.absolute()

@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import UserError
+from ..scratch import scratch_directory
 from .git import complaint, run_git
 from .patch import Patch
 
@@ -106,8 +106,7 @@ def _is_mail(content: bytes) -> bool:
 
 def _read_mail(path: Path, content: bytes) -> list[Patch]:
     """The patches of a mailbox; other mail, such as a cover letter or an answer, is left out."""
-    with tempfile.TemporaryDirectory(prefix="qemu-diff-") as name:
-        scratch = Path(name)
+    with scratch_directory() as scratch:
         _git(path, "mailsplit", "-b", f"-o{scratch}", stdin=content)
         mails = [_read_one(path, mail) for mail in sorted(scratch.iterdir())]
     patches = [one for one in mails if _CHANGE.search(one.content)]
