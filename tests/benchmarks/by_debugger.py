@@ -137,7 +137,7 @@ def walk(task: CellTask, directory: Path, most: int) -> Walk:
         power_on = time.monotonic()
         walker.start()
         try:
-            died = _run(command, directory, qmp_socket, task.budget_s, walker.check)
+            died = _run(command, task, directory, qmp_socket, watch=walker.check)
         finally:
             walker.over.set()
             walker.join()
@@ -146,9 +146,10 @@ def walk(task: CellTask, directory: Path, most: int) -> Walk:
 
 def _run(
     command: list[str],
+    task: CellTask,
     directory: Path,
     qmp_socket: Path,
-    budget_s: float,
+    *,
     watch: Callable[[], None],
 ) -> str:
     """What L1's kernel died of, or nothing."""
@@ -157,7 +158,8 @@ def _run(
             command,
             directory / "console.log",
             qmp_socket,
-            budget_s=budget_s,
+            memory_mib=task.cell.machine.memory_mib,
+            budget_s=task.budget_s,
             cancel=threading.Event(),
             watch=watch,
         )

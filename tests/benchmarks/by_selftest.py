@@ -22,7 +22,7 @@ BEGIN, WRONG, EXIT = b"peer: begin", b"Unexpected pc", b"peer: exit"
 
 UPSTREAM_ITERATIONS = 10_000
 
-COUNTED_ITERATIONS = 20
+COUNTED_ITERATIONS, COUNTING_BUDGET_S = 20, 600.0
 
 STEP_EXCEPTION = b"with ESR 0x32/"
 """QEMU's `-d int` (target/arm/helper.c, ``arm_log_exception()``): a Software Step exception from a
@@ -84,6 +84,20 @@ class SelftestBench:
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         directory = Path(tempfile.mkdtemp(dir=self.directory))
+        return self._run(
+            build, iterations, directory, seed=seed, wake_ns=wake_ns, budget_s=budget_s
+        )
+
+    def _run(
+        self,
+        build: Build,
+        iterations: int,
+        directory: Path,
+        *,
+        seed: int,
+        wake_ns: int,
+        budget_s: float,
+    ) -> Said:
         with _Listening(directory / CONSOLE) as heard:
             power_on = time.monotonic()
             done = run_peer(
@@ -106,15 +120,17 @@ class SelftestBench:
         return (counts[1] - counts[0]) / COUNTED_ITERATIONS
 
     def _step_exceptions(self, build: Build, iterations: int) -> int:
-        log, logging = self.directory / f"int-{iterations}.log", self.directory / "qemu-logging"
-        self.directory.mkdir(parents=True, exist_ok=True)
+        # QEMU may write beside its console, and nowhere else.
+        directory = self.directory / f"counted-{iterations}"
+        directory.mkdir(parents=True)
+        log, logging = directory / "exceptions.log", directory / "qemu-logging"
         logging.write_text(
             _WITH_LOG.format(log=log, qemu=shlex.quote(str(self.tools.qemu.program)))
         )
         logging.chmod(0o755)
         tools = replace(self.tools, qemu=replace(self.tools.qemu, program=logging))
-        bench = replace(self, tools=tools, directory=self.directory / "counted")
-        bench.run(build, iterations, seed=1, wake_ns=0, budget_s=120)
+        bench = replace(self, tools=tools)
+        bench._run(build, iterations, directory, seed=1, wake_ns=0, budget_s=COUNTING_BUDGET_S)
         with log.open("rb") as lines:
             return sum(STEP_EXCEPTION in line for line in lines)
 

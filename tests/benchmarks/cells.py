@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from qemu_diff.events import Event, subscribe
 from qemu_diff.guest.shared import read_header
 from qemu_diff.kernels.cache import cache_directory
 from qemu_diff.model import Campaign, CampaignResult, Cell, CellResult
+from qemu_diff.scratch import scratch_directory
 from qemu_diff.trace.records import read_records
 
 GUEST_IMAGES = ROOT / "guest_images"
@@ -152,8 +152,8 @@ def ready(
         for cell in plan(campaign)
         if any(fnmatchcase(cell.id, glob) for glob in globs) and (made is None or made(cell))
     )
-    with tempfile.TemporaryDirectory(prefix="qemu-diff-") as scratch:
-        places = Places(GUEST_IMAGES, cache_directory("guest"), Path(scratch) / "cells")
+    with scratch_directory() as scratch:
+        places = Places(GUEST_IMAGES, cache_directory("guest"), scratch / "cells")
         prepared = prepare(campaign, cells, places)
         tasks = cell_tasks(campaign, cells, prepared, GUEST_IMAGES)
         yield Ready(campaign, cells, places, prepared, tasks)

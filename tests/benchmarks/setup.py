@@ -11,7 +11,6 @@ import io
 import os
 import re
 import shlex
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -35,6 +34,7 @@ from qemu_diff.guest.process import Ending
 from qemu_diff.kernels import build_kernel
 from qemu_diff.model import Driver, FloodSpec, MachineSpec, ScenarioSpec
 from qemu_diff.report.results import read_results
+from qemu_diff.scratch import scratch_directory
 from qemu_diff.trace.records import read_records
 
 QUICKSTART, PLACEMENT = (ROOT / "configs" / f"{name}.toml" for name in ("quickstart", "placement"))
@@ -325,10 +325,10 @@ RUNS = (
 
 def _campaigns() -> list[_Campaign]:
     found: list[_Campaign] = []
-    with tempfile.TemporaryDirectory(prefix="qemu-diff-") as scratch:
+    with scratch_directory() as scratch:
         for number, (name, path, globs, remembered) in enumerate(RUNS):
-            ledger = Path(scratch) / ("ledger" if remembered or not number else f"ledger-{number}")
-            out = Path(scratch) / f"out-{number}"
+            ledger = scratch / ("ledger" if remembered or not number else f"ledger-{number}")
+            out = scratch / f"out-{number}"
             found.append(_run(name, path, list(globs), out, ledger))
             one = found[-1]
             print(
@@ -430,8 +430,8 @@ def _build_claims() -> tuple[Claim, Claim]:
 def _build_cold() -> tuple[float, float]:
     specs = {one.name: one for one in load_campaign(QUICKSTART).kernels}
     kept = os.environ.get("QEMU_DIFF_CACHE")
-    with tempfile.TemporaryDirectory(prefix="qemu-diff-") as cache:
-        os.environ["QEMU_DIFF_CACHE"] = cache
+    with scratch_directory() as cache:
+        os.environ["QEMU_DIFF_CACHE"] = str(cache)
         try:
             first, second = (build_kernel(specs[name]) for name in KERNELS)
         finally:
