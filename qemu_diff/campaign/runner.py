@@ -77,6 +77,11 @@ class _Run:
         self._publish = publish
         self._start = start
         self._done: dict[str, CellResult] = {}
+        self._planned_pairs = pairs(campaign, cells)
+        self._pairs_of: dict[str, list[tuple[Cell, Cell]]] = {}
+        for pair in self._planned_pairs:
+            for cell in pair:
+                self._pairs_of.setdefault(cell.id, []).append(pair)
         self._pairs: dict[tuple[str, str], PairResult] = {}
 
     def run(self, executor: Executor, in_turn: Sequence[Cell]) -> CampaignResult:
@@ -127,7 +132,7 @@ class _Run:
     def _add(self, result: CellResult) -> None:
         identity = self._start.identities.get(result.cell.id, "")
         self._done[result.cell.id] = replace(result, identity=identity)
-        for baseline, candidate in pairs(self._campaign, self._cells):
+        for baseline, candidate in self._pairs_of.get(result.cell.id, ()):
             key = baseline.id, candidate.id
             if key in self._pairs or not {*key} <= self._done.keys():
                 continue
@@ -167,7 +172,7 @@ class _Run:
         in_order = tuple(self._done[cell.id] for cell in self._cells if cell.id in self._done)
         paired = tuple(
             self._pairs[key]
-            for baseline, candidate in pairs(self._campaign, self._cells)
+            for baseline, candidate in self._planned_pairs
             if (key := (baseline.id, candidate.id)) in self._pairs
         )
         return CampaignResult(

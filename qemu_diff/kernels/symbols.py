@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -67,13 +69,18 @@ def step_functions(vmlinux: Path | None) -> dict[int, str]:
     if vmlinux is None:
         return {}
     try:
-        with vmlinux.open("rb") as file:
-            elf = ELFFile(file)
-            return _functions(
-                elf.get_section_by_name(".symtab"), elf.get_section_by_name(".strtab")
-            )
+        status = vmlinux.stat()
+        return dict(_read(vmlinux, status.st_ino, status.st_size, status.st_mtime_ns))
     except (OSError, ELFError):
         return {}
+
+
+@lru_cache(maxsize=64)
+def _read(vmlinux: Path, *_version: int) -> Mapping[int, str]:
+    """Each cell of a kernel asks for the same."""
+    with vmlinux.open("rb") as file:
+        elf = ELFFile(file)
+        return _functions(elf.get_section_by_name(".symtab"), elf.get_section_by_name(".strtab"))
 
 
 def _functions(table: Section | None, strings: Section | None) -> dict[int, str]:
