@@ -73,10 +73,11 @@ def begun(directory: Path, expected_s: dict[str, float]) -> tuple[list[str], Cam
     return [one.subject for one in seen if one.state == "started"], result
 
 
-def test_cells_are_begun_as_planned_where_no_past_tells(tmp_path: Path) -> None:
+def test_where_no_past_tells_the_cell_with_the_most_passes_is_begun_first(tmp_path: Path) -> None:
     order, result = begun(tmp_path, {})
-    assert order == [one.cell.id for one in result.cells]
-    assert len(order) == len(COUNTS)
+    planned = [one.cell.id for one in result.cells]
+    assert [one.cell.flood.count for one in result.cells] == list(COUNTS)
+    assert order == planned[::-1]
 
 
 def test_the_longest_is_begun_first_and_results_stay_in_order(tmp_path: Path) -> None:
