@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, as_completed
 from contextlib import suppress
 from dataclasses import replace
 
 from qemu_diff.campaign.cell import read_boot
 from qemu_diff.campaign.cell_task import cell_tasks
-from qemu_diff.campaign.estimate import longest_first
 from qemu_diff.campaign.executor import Executor
 from qemu_diff.campaign.plan import pairs
 from qemu_diff.campaign.prepare import Places, Prepared
@@ -31,8 +30,6 @@ from qemu_diff.trace.listing import Listing
 
 Publish = Callable[[CampaignResult], None]
 
-NOTHING_KNOWN: Mapping[str, float] = {}
-
 
 def run_campaign(
     campaign: Campaign,
@@ -43,7 +40,7 @@ def run_campaign(
     executor: Executor,
     publish: Publish,
     start: Start = NOTHING_DONE,
-    expected_s: Mapping[str, float] = NOTHING_KNOWN,
+    in_turn: Sequence[Cell] = (),
 ) -> CampaignResult:
     """Run the given cells of a campaign.
 
@@ -51,12 +48,12 @@ def run_campaign(
     :param executor: where they are run.
     :param publish: called with what is known so far, after each cell.
     :param start: what the run begins with: its cells that are finished are not run again.
-    :param expected_s: cell id → wall-clock seconds that it will take, where that is known.
+    :param in_turn: the same cells in the order in which they are begun; none: as they are given.
     :returns: ``complete`` is False where the user called it off.
     :raises InfrastructureError: results can't be written.
     """
     run = _Run(campaign, tuple(cells), places, prepared, publish, start=start)
-    return run.run(executor, longest_first(cells, expected_s))
+    return run.run(executor, in_turn or cells)
 
 
 class _Run:
