@@ -364,8 +364,10 @@ def _detection_plot(detections: Sequence[_Detection]) -> Plot:
 
 
 def _short(way: str) -> str:
-    """A tick's name: three words below each other."""
-    return "\n".join(way.replace("`", "").replace("qemu-diff: ", "ours: ").split(".")[:4:3])
+    """A tick's name, a few words below each other."""
+    parts = way.replace("`", "").replace(OURS, "ours").replace(": ", ".").split(".")
+    told = [one for one in parts if not one.startswith(("x", "1200")) and one != "vhe"]
+    return "\n".join(one.replace("-", "\n").replace("_", "\n") for one in told)
 
 
 # --- a clean verdict -----------------------------------------------------------------------------
