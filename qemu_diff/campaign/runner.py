@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, as_completed
 from contextlib import suppress
 from dataclasses import replace
 
 from qemu_diff.campaign.cell import read_boot
 from qemu_diff.campaign.cell_task import cell_tasks
-from qemu_diff.campaign.estimate import longest_first
 from qemu_diff.campaign.executor import Executor
 from qemu_diff.campaign.plan import pairs
 from qemu_diff.campaign.prepare import Places, Prepared
@@ -31,8 +30,6 @@ from qemu_diff.trace.listing import Listing
 
 Publish = Callable[[CampaignResult], None]
 
-NOTHING_KNOWN: Mapping[str, float] = {}
-
 
 def run_campaign(
     campaign: Campaign,
@@ -43,7 +40,7 @@ def run_campaign(
     executor: Executor,
     publish: Publish,
     start: Start = NOTHING_DONE,
-    expected_s: Mapping[str, float] = NOTHING_KNOWN,
+    in_turn: Sequence[Cell] = (),
 ) -> CampaignResult:
     """Run the given cells of a campaign.
 
@@ -51,12 +48,12 @@ def run_campaign(
     :param executor: where they are run.
     :param publish: called with what is known so far, after each cell.
     :param start: what the run begins with: its cells that are finished are not run again.
-    :param expected_s: cell id → wall-clock seconds that it will take, where that is known.
+    :param in_turn: the same cells in the order in which they are begun; none: as they are given.
     :returns: ``complete`` is False where the user called it off.
     :raises InfrastructureError: results can't be written.
     """
     run = _Run(campaign, tuple(cells), places, prepared, publish, start=start)
-    return run.run(executor, longest_first(cells, expected_s))
+    return run.run(executor, in_turn or cells)
 
 
 class _Run:
@@ -77,6 +74,11 @@ class _Run:
         self._publish = publish
         self._start = start
         self._done: dict[str, CellResult] = {}
+        self._planned_pairs = pairs(campaign, cells)
+        self._pairs_of: dict[str, list[tuple[Cell, Cell]]] = {}
+        for pair in self._planned_pairs:
+            for cell in pair:
+                self._pairs_of.setdefault(cell.id, []).append(pair)
         self._pairs: dict[tuple[str, str], PairResult] = {}
 
     def run(self, executor: Executor, in_turn: Sequence[Cell]) -> CampaignResult:
@@ -127,7 +129,7 @@ class _Run:
     def _add(self, result: CellResult) -> None:
         identity = self._start.identities.get(result.cell.id, "")
         self._done[result.cell.id] = replace(result, identity=identity)
-        for baseline, candidate in pairs(self._campaign, self._cells):
+        for baseline, candidate in self._pairs_of.get(result.cell.id, ()):
             key = baseline.id, candidate.id
             if key in self._pairs or not {*key} <= self._done.keys():
                 continue
@@ -167,7 +169,7 @@ class _Run:
         in_order = tuple(self._done[cell.id] for cell in self._cells if cell.id in self._done)
         paired = tuple(
             self._pairs[key]
-            for baseline, candidate in pairs(self._campaign, self._cells)
+            for baseline, candidate in self._planned_pairs
             if (key := (baseline.id, candidate.id)) in self._pairs
         )
         return CampaignResult(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -73,10 +74,8 @@ def step_functions(vmlinux: Path | None) -> dict[int, str]:
     if vmlinux is None:
         return {}
     try:
-        with opened_elf(vmlinux) as elf:
-            return _functions(
-                elf.get_section_by_name(".symtab"), elf.get_section_by_name(".strtab")
-            )
+        status = vmlinux.stat()
+        return dict(_read(vmlinux, status.st_ino, status.st_size, status.st_mtime_ns))
     except (OSError, ELFError):
         return {}
 
@@ -94,6 +93,13 @@ def opened_elf(path: Path) -> Iterator[ELFFile]:
                 yield ELFFile(content)  # type: ignore[arg-type]
         except _OF_A_LIE as error:
             raise ELFError(f"{type(error).__name__}: {error}") from error
+
+
+@lru_cache(maxsize=64)
+def _read(vmlinux: Path, *_version: int) -> Mapping[int, str]:
+    """Each cell of a kernel asks for the same."""
+    with opened_elf(vmlinux) as elf:
+        return _functions(elf.get_section_by_name(".symtab"), elf.get_section_by_name(".strtab"))
 
 
 def _functions(table: Section | None, strings: Section | None) -> dict[int, str]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from qemu_diff.campaign.estimate import estimate, longest_first
 from qemu_diff.campaign.ledger import PastDuration, workload
-from qemu_diff.model import Cell, Driver, Expectation, FloodSpec, MachineSpec
+from qemu_diff.model import Cell, Driver, Expectation, FloodSpec, MachineSpec, Placement
 from qemu_diff.report.history import estimate_sentence
 
 from .past import cell
@@ -106,6 +106,18 @@ def test_what_nothing_is_known_of_may_be_the_longest() -> None:
     expected_s = {"old.a": 1.0, "new.a": 2.0, "old.b": 0.5, "old.c": 3.0, "new.c": 3.0}
     assert [one.id for one in longest_first(POINTS, expected_s)][:2] == ["old.b", "new.b"]
     assert longest_first(POINTS, {}) == tuple(POINTS)
+
+
+def test_where_no_past_tells_most_passes_come_first() -> None:
+    floods = (
+        FloodSpec(count=3),
+        FloodSpec(placement=Placement.SWEEP, first_ns=100, last_ns=1100, step_ns=10),
+        FloodSpec(placement=Placement.SWEEP, first_ns=1200),
+        FloodSpec(count=50),
+    )
+    cells = [replace(cell(f"{number}"), flood=flood) for number, flood in enumerate(floods)]
+    assert [one.payload for one in longest_first(cells, {})] == ["2", "1", "3", "0"]
+    assert [one.payload for one in longest_first(cells, {"k.2": 9.0})] == ["1", "3", "0", "2"]
 
 
 @given(st.dictionaries(st.sampled_from([one.id for one in POINTS]), st.floats(0, 1e6)))
