@@ -111,6 +111,9 @@ KVM = "KVM_"
 TOLD_TO_GO = "terminating on signal"
 """QEMU, when somebody ends it from outside (QEMU system/runstate.c, ``qemu_kill_report()``)."""
 
+STARVED = 0.75
+"""Of its budget: a boot that waited so long for a CPU tells nothing by being late."""
+
 GAVE_UP = "stepvmm: "
 """Our program, before it has a header to say so in (guest_images/stepvmm/shared.c, ``end()``)."""
 
@@ -711,7 +714,7 @@ def _no_progress(done: Boot, header: SharedHeader, budget_s: float) -> _Unjudged
     cut_off = done.exit.ending is Ending.OUT_OF_BUDGET and done.idle_s > budget_s / 2
     starved_s = done.exit.starved_s
     began = header.heartbeat > 0
-    alive = done.timed and starved_s is not None and starved_s < budget_s / 2
+    alive = done.timed and starved_s is not None and starved_s < budget_s * STARVED
     if header.state is SharedState.STALLED:
         verdict, reason = CellVerdict.HANG, header.message
     elif header.state is SharedState.RUNNING and cut_off and (began or alive):
