@@ -115,6 +115,9 @@ KVM = "KVM_"
 TOLD_TO_GO = "terminating on signal"
 """QEMU, when somebody ends it from outside (QEMU system/runstate.c, ``qemu_kill_report()``)."""
 
+STARVED = 0.75
+"""Of its budget: a boot that waited so long for a CPU tells nothing by being late."""
+
 GAVE_UP = "stepvmm: "
 """Our program, before it has a header to say so in (guest_images/stepvmm/shared.c, ``end()``)."""
 
@@ -489,7 +492,8 @@ class _CellRunner:
         try:
             read_records(done.directory / RECORDS)
         except CorruptDataError as error:
-            if done.header is None or done.header.dropped:
+            full = done.header is not None and 0 < done.header.dropped
+            if done.header is None or (full and done.header.count <= RECORD_CAPACITY):
                 raise
             return None, _overwritten(str(error), done.header)
         trace = read_boot(done.directory, self._context.tools)
@@ -668,7 +672,7 @@ def _unjudged(done: Boot, budget_s: float) -> _Unjudged | None:
     """Why a boot can't be judged, or None if it can."""
     ended, header = done.exit, done.header or NO_HEADER
     if ended.death:
-        return _death(ended.death, header)
+        return _death(ended.death, header, done.damage)
     if done.debugger:
         return _Unjudged(CellVerdict.LOST, done.debugger, worth_another_try=True)
     if header.state is SharedState.NO_KVM:
@@ -687,11 +691,12 @@ def unjudged_reason(done: Boot, budget_s: float) -> tuple[CellVerdict, str] | No
     return None if found is None else (found.verdict, found.reason)
 
 
-def _death(words: str, header: SharedHeader) -> _Unjudged:
+def _death(words: str, header: SharedHeader, damage: str) -> _Unjudged:
     """A kernel that died. Whoever kills our PID 1 in the midst of its job is the kernel."""
     killed = KILLED_INIT.search(words)
     by_signal = killed is not None and int(killed["code"], 16) & SIGNAL_MASK
-    if by_signal and header.state is SharedState.RUNNING and header.heartbeat:
+    at_work = header.state is SharedState.RUNNING and header.heartbeat
+    if by_signal and (at_work or damage):
         reason = f"the step VMM was killed by signal {by_signal}: {words}"
         return _Unjudged(CellVerdict.KERNEL_OOPS, reason, True, evidence=header.heartbeat)
     ours = any(one in words for one in OUR_PANICS)
@@ -737,7 +742,7 @@ def _no_progress(done: Boot, header: SharedHeader, budget_s: float) -> _Unjudged
     cut_off = done.exit.ending is Ending.OUT_OF_BUDGET and done.idle_s > budget_s / 2
     starved_s = done.exit.starved_s
     began = header.heartbeat > 0
-    alive = done.timed and starved_s is not None and starved_s < budget_s / 2
+    alive = done.timed and starved_s is not None and starved_s < budget_s * STARVED
     if header.state is SharedState.STALLED:
         verdict, reason = CellVerdict.HANG, header.message
     elif header.state is SharedState.RUNNING and cut_off and (began or alive):
