@@ -11,12 +11,11 @@ import tempfile
 from pathlib import Path
 
 import atheris
+from fuzz.limits import MOST_MIB, SLOWEST_S
 
 with atheris.instrument_imports(include=["qemu_diff", "pygdbmi", "elftools"]):
     from fuzz.targets import TARGETS, fault_of
 
-SLOWEST_S = 10
-MOST_MIB = 1024
 MOST_BYTES = 65_536
 
 
