@@ -286,11 +286,12 @@ class _CellRunner:
         It tells nothing of the kernel: what goes wrong here costs the picture its landmarks only.
         """
         job, addresses = self._learning_job(), self._landmark_addresses()
-        with suppress(InfrastructureError):
-            done = self._boot_once("landmarks", job, addresses)
-            if _unjudged(done, self._context.budget_s) is not None:
-                return
-            self._note_quiet(read_boot(done.directory, self._context.tools))
+        for _ in range(ATTEMPTS):
+            with suppress(InfrastructureError):
+                done = self._boot_once("landmarks", job, addresses)
+                if _unjudged(done, self._context.budget_s) is None:
+                    self._note_quiet(read_boot(done.directory, self._context.tools))
+                    return
 
     def _note_quiet(self, trace: Trace) -> Steps:
         """Windows and landmarks of quiet passes; their steps."""
@@ -492,7 +493,7 @@ class _CellRunner:
         try:
             read_records(done.directory / RECORDS)
         except CorruptDataError as error:
-            full = done.header is not None and 0 < done.header.dropped
+            full = done.header is not None and done.header.dropped > 0
             if done.header is None or (full and done.header.count <= RECORD_CAPACITY):
                 raise
             return None, _overwritten(str(error), done.header)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from qemu_diff.drive.session_run import Done
 from qemu_diff.errors import CorruptDataError, InfrastructureError
 from qemu_diff.guest.image import LOAD_ADDRESS, MEMORY_BYTES, StepVmm, initramfs
 from qemu_diff.guest.machine import SHARED_BYTES, MachineFiles, Recording, argv
-from qemu_diff.guest.process import GuestExit, private_socket, run_guest
+from qemu_diff.guest.process import GuestExit, RunningTime, private_socket, run_guest
 from qemu_diff.guest.qemu import Qemu
 from qemu_diff.guest.shared import (
     RECORD_CAPACITY,
@@ -114,7 +113,8 @@ class _Pulse:
         """
         self._records = records
         self.heartbeat = 0
-        self._begun = self._moved = time.monotonic()
+        self._clock = RunningTime()
+        self._begun = self._moved = 0.0
 
     def read(self) -> int:
         """What it is now.
@@ -125,16 +125,16 @@ class _Pulse:
 
     def beat(self) -> None:
         """:raises CorruptDataError: see :meth:`read`."""
-        heartbeat = self.read()
+        heartbeat, now = self.read(), self._clock.seconds()
         if heartbeat != self.heartbeat:
-            self._moved = time.monotonic()
+            self._moved = now
             if not self.heartbeat:
                 self._begun = self._moved
             self.heartbeat = heartbeat
 
     @property
     def idle_s(self) -> float:
-        return time.monotonic() - self._moved
+        return self._clock.seconds() - self._moved
 
     @property
     def stepping_s(self) -> float:

@@ -30,6 +30,9 @@ logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
 POLL_S = 0.1
 """How often cancellation, budget and progress are looked at."""
 
+MOST_BETWEEN_LOOKS_S = 5.0
+"""On a machine that is busy looks come late; later than this, we did not run at all."""
+
 AFTER_OOPS_S = 10.0
 """How long a kernel that has panicked may take to go down by itself."""
 
@@ -65,6 +68,22 @@ class Ending(StrEnum):
     DIED = "died"
     OUT_OF_BUDGET = "out-of-budget"
     GIVEN_UP = "given-up"
+
+
+class RunningTime:
+    """Seconds in which we ran. A process that was stopped (SIGSTOP, a frozen container) has seen
+    nothing of its guest meanwhile, and holds nothing against it."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._seconds = 0.0
+
+    def seconds(self) -> float:
+        """Since it was made. It has to be looked at a few times a second."""
+        now = time.monotonic()
+        self._seconds += min(now - self._last, MOST_BETWEEN_LOOKS_S)
+        self._last = now
+        return self._seconds
 
 
 class GivenUp(Exception):  # noqa: N818 - what was wrong is told by who gave it up
@@ -139,7 +158,7 @@ def run_guest(
         file_bytes,
     )
     with _opened(console) as file, _spawned(argv, ConsoleLog(file), confinement) as qemu:
-        ending, registers = _wait(qemu, qmp_socket, started + budget_s, cancel, watch)
+        ending, registers = _wait(qemu, qmp_socket, budget_s, cancel, watch)
         starved_s = _starved_s(qemu.pid)
         _reap(qemu)
         cut = qemu.logfile.finish()
@@ -268,6 +287,7 @@ def _wait(
     watch: Callable[[], None],
 ) -> tuple[Ending, str]:
     seen = b""
+    clock = RunningTime()
     console_open = True
     while console_open or qemu.isalive():
         if console_open:
@@ -275,7 +295,7 @@ def _wait(
             # A line may come in pieces.
             seen = seen[-LINE_CHARACTERS:] + said
             if _DEATH.search(seen):
-                deadline = min(deadline, time.monotonic() + AFTER_OOPS_S)
+                deadline = min(deadline, clock.seconds() + AFTER_OOPS_S)
         else:
             time.sleep(POLL_S / 10)
         if cancel.is_set():
@@ -284,7 +304,7 @@ def _wait(
             watch()
         except GivenUp:
             return Ending.GIVEN_UP, ""
-        if time.monotonic() > deadline:
+        if clock.seconds() > deadline:
             return Ending.OUT_OF_BUDGET, _registers(qmp_socket)
     return Ending.EXITED, ""
 

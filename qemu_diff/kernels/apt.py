@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from ..errors import InfrastructureError, UnavailableSourceError
+from ..errors import InfrastructureError, UnavailableSourceError, refuse_killed
 from ..scratch import scratch_directory
 from . import cache
 
@@ -256,7 +256,7 @@ def control_field(package_file: Path, name: str) -> str:
 def run(command: list[str], directory: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a program with its messages in English, of which some are known.
 
-    :raise InfrastructureError: no space is left.
+    :raise InfrastructureError: no space is left, or it was killed.
     """
     result = subprocess.run(
         command,
@@ -266,6 +266,7 @@ def run(command: list[str], directory: Path | None = None) -> subprocess.Complet
         check=False,
         env={**os.environ, "LC_ALL": "C"},
     )
+    refuse_killed(command[0], result.returncode)
     if "No space left on device" in result.stderr:
         raise InfrastructureError(cache.no_space_message())
     return result

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import SourceError
+from ..errors import SourceError, refuse_killed
 from . import cache
 from .tree import LANDMARKS, FileState, IsolatedTree, read_state, walk
 
@@ -165,6 +165,7 @@ def _list_by_git(path: Path) -> list[str] | None:
     result = subprocess.run(
         [*command, "--exclude-standard"], capture_output=True, check=False, env=_git_environment()
     )
+    refuse_killed("git", result.returncode)
     if result.returncode:
         return None
     entries = [os.fsdecode(entry) for entry in result.stdout.split(b"\0") if entry]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -121,6 +124,35 @@ def test_a_qemu_that_never_ends_is_ended(
     assert ended.last_line == "Booting"
     assert 0.5 <= ended.wall_s <= time.monotonic() - started < 5
     assert all(is_gone(pid) for pid in leaves_pids())
+
+
+STOPPED = """
+import sys, threading
+from pathlib import Path
+from qemu_diff.guest import process
+process.MOST_BETWEEN_LOOKS_S = 0.3
+directory = Path(sys.argv[1])
+print("begins", flush=True)
+ended = process.run_guest(
+    ["/bin/sleep", "2.5"], directory / "console", directory / "qmp",
+    budget_s=1.5, cancel=threading.Event(),
+)
+print(ended.ending, flush=True)
+"""
+
+
+def test_time_in_which_we_were_stopped_does_not_count(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", STOPPED, str(tmp_path)], stdout=subprocess.PIPE, text=True,
+        cwd=Path(__file__).parents[3],
+    ) as runner:  # fmt: skip
+        assert runner.stdout is not None
+        assert runner.stdout.readline() == "begins\n"
+        time.sleep(0.3)
+        runner.send_signal(signal.SIGSTOP)
+        time.sleep(2.5)
+        runner.send_signal(signal.SIGCONT)
+        assert runner.stdout.read() == "exited\n"
 
 
 def test_no_child_survives_the_budget(
