@@ -18,6 +18,7 @@ from statistics import median
 from benchmarks.pages import ROOT
 from qemu.qmp import QMPClient, QMPError
 
+from qemu_diff.confinement import cut_off
 from qemu_diff.drive.in_guest import TRUTH_CAPACITY
 from qemu_diff.drive.job import compiled, quiet_job
 from qemu_diff.drive.script import read_script, script_path
@@ -33,7 +34,6 @@ from qemu_diff.guest.image import (
 )
 from qemu_diff.guest.initramfs import pack
 from qemu_diff.guest.machine import SHARED_BYTES, MachineFiles, argv
-from qemu_diff.guest.process import die_with
 from qemu_diff.guest.qemu import Qemu
 from qemu_diff.guest.shared import read_header, reserve
 from qemu_diff.guest.toolchain import CROSS_COMPILER, compile_cached
@@ -194,7 +194,7 @@ class Stepping:
             console = stack.enter_context((directory / "console").open("wb"))
             qemu = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT,
-                preexec_fn=die_with(os.getpid()),  # noqa: PLW1509 - it calls nothing that locks
+                preexec_fn=cut_off(os.getpid()),  # noqa: PLW1509 - it calls nothing that locks
             )  # fmt: skip
             stack.callback(qemu.wait)
             stack.callback(qemu.kill)
