@@ -1,6 +1,6 @@
 """What each lever on a step's cost gives, against the default.
 
-About 8 minutes, and 4 more for each of six kernels that is not in the cache yet.
+About 8 minutes, and 4 more for each of its kernels that is not in the cache yet.
 """
 
 from __future__ import annotations
@@ -98,6 +98,9 @@ LEVERS = (
     ),
     _with("pages of 16 KiB", "likewise", machine=MachineSpec(page_kib=16)),
     _with("pages of 64 KiB", "likewise", machine=MachineSpec(page_kib=64)),
+    _with("static keys, LSE atomics, stack not zeroed",
+          "every kernel in every cache would be built again, and every ns would be another",
+          kconfig=_config("static-keys")),
     _with("virtual addresses of 48 bits", _NOTHING, kconfig=_config("va-48")),
     _with("L1 compiled for size", _NOTHING, kconfig=_config("size")),
     _with("`mitigations=off`", "what is tested would be another path", options=(

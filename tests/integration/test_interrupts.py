@@ -105,7 +105,7 @@ step_ns = 1000
 [[scenario]]
 payload = "hvc"
 kernels = "good"
-flood = {{ source = "spi_edge", placement = "periodic", count = 20, period_ns = 331_000 }}
+flood = {{ source = "spi_edge", placement = "periodic", count = 60, period_ns = 331_000 }}
 
 [[scenario]]
 payload = "straightline"
