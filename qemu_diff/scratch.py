@@ -21,6 +21,8 @@ HIDDEN = ".scratch-"
 TEMPORARY = "qemu-diff-scratch-"
 """How they are called among others' in the directory for what is temporary."""
 
+_ours: set[Path] = set()
+
 
 @contextmanager
 def scratch_directory(beside: Path | None = None) -> Iterator[Path]:
@@ -32,11 +34,19 @@ def scratch_directory(beside: Path | None = None) -> Iterator[Path]:
     parent, prefix = beside or Path(tempfile.gettempdir()), HIDDEN if beside else TEMPORARY
     sweep(parent, prefix)
     directory, held = _made(parent, prefix)
+    _ours.add(directory)
     try:
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+        _ours.discard(directory)
         os.close(held)
+
+
+def remove_held() -> None:
+    """Remove all that this process holds: it is about to end, without leaving any context."""
+    for directory in tuple(_ours):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def sweep(parent: Path, prefix: str = HIDDEN) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -76,6 +77,9 @@ LEARNING_PASSES = 5
 LEARNING_DELAY_NS = 1_000_000
 """Longer than any step: the timer is armed and programmed, but never fires inside a window."""
 
+MOST_WINDOW_NS = 100 * LEARNING_DELAY_NS
+"""What L1 says of its clock may be anything; a grid over it is as large as it says."""
+
 ASSUMED_RUNS, ASSUMED_INSTRUCTIONS, ASSUMED_RECORDS = 4, 16, 4
 """Where nothing is learnt: returns of each instruction of a payload with so many more, as loops,
 handlers and signals make them; and records of each return, as blocks of a job make them."""
@@ -143,6 +147,13 @@ class CellContext:
     explain: bool = True
 
 
+UNREADABLE = "unreadable.txt"
+"""In a cell's directory: where our analysis stumbled over its records."""
+
+_UNREADABLE = (ArithmeticError, AssertionError, LookupError, MemoryError, TypeError, ValueError)
+"""What code may raise that works on numbers which a guest has chosen."""
+
+
 class _Ended(Exception):  # noqa: N818 - a verdict, not an error
     """The cell's verdict is known without judging steps."""
 
@@ -165,6 +176,12 @@ def run_cell(cell: Cell, context: CellContext, stage: Stage) -> CellResult:
         result = unjudged_cell(cell, ended.verdict, ended.reason)
     except (InfrastructureError, OSError) as error:
         result = unjudged_cell(cell, CellVerdict.LOST, str(error))
+    except _UNREADABLE as error:
+        # What a hostile kernel makes of its records must not cost the other cells theirs.
+        report = context.directory / UNREADABLE
+        report.write_text(traceback.format_exc(), encoding="utf-8", errors="replace")
+        reason = f"a bug of ours: its records can't be judged: {error!r}; see {report.name}"
+        result = unjudged_cell(cell, CellVerdict.LOST, reason)
     return replace(result, attempts=runner.attempts, warnings=tuple(runner.warnings))
 
 
@@ -586,7 +603,10 @@ class Learnt:
 
 
 def learnt_from(trace: Trace) -> Learnt:
-    """What ``LEARNING_PASSES`` quiet passes show."""
+    """What ``LEARNING_PASSES`` quiet passes show.
+
+    :raises CorruptDataError: see :func:`longest_window`.
+    """
     runs = float(np.sum(trace.records["kind"] == RecordKind.RUN))
     armed = (trace.records["flags"] & RecordFlag.TIMER_ARMED) != 0
     placed = len(np.unique(trace.records["armed_at"][armed]))
@@ -610,13 +630,21 @@ def longest_window(trace: Trace) -> int:
 
     A timer runs on through the exits of a step that user space serves.
     Of each instruction the shortest pass counts: the first has stage-2 faults, others L1's tick.
+
+    :raises CorruptDataError: no timer was armed, or a step takes longer than one can.
     """
     armed = (trace.records["flags"] & RecordFlag.TIMER_ARMED) != 0
     runs = trace.records[(trace.records["kind"] == RecordKind.RUN) & armed]
+    if not len(runs):
+        raise CorruptDataError("no timer was armed in a pass that was to show the step windows")
     length = (runs["returned_at"] - runs["armed_at"]).astype(np.int64)
     _, instruction = np.unique(runs["pc"], return_inverse=True)
     shortest: NDArray[np.int64] = np.full(instruction.max() + 1, np.iinfo(np.int64).max)
     np.minimum.at(shortest, instruction, length)
+    if shortest.min() < 0 or shortest.max() > MOST_WINDOW_NS:
+        raise CorruptDataError(
+            f"steps of {shortest.min():,} to {shortest.max():,} ns are none: L1's clock is wrong"
+        )
     return int(shortest.max())
 
 

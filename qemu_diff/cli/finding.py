@@ -18,7 +18,7 @@ from qemu_diff.campaign.outcome import ExitCode
 from qemu_diff.campaign.replay import KernelChoice, Outcome, bench_of, replay_sentences
 from qemu_diff.campaign.replay import replay as replay_finding
 from qemu_diff.cli.app import app
-from qemu_diff.cli.terminal import console_here, reader_may_leave
+from qemu_diff.cli.terminal import console_here
 from qemu_diff.config.project import project_root
 from qemu_diff.events import stage
 from qemu_diff.kernels import cache_directory
@@ -55,11 +55,10 @@ def replay(
     console = console_here()
     with kept(out) as directory, show_progress(console):
         done = replay_finding(stored, kernel, directory, guest_images, cache)
-    with reader_may_leave():
-        for line in replay_sentences(stored, done):
-            console.print(line, markup=False, soft_wrap=True)
-        for line in finding_lines(done.finding) if done.finding else ():
-            console.print(f"    {line}", markup=False, soft_wrap=True)
+    for line in replay_sentences(stored, done):
+        console.print(line, markup=False, soft_wrap=True)
+    for line in finding_lines(done.finding) if done.finding else ():
+        console.print(f"    {line}", markup=False, soft_wrap=True)
     lost = done.outcome is Outcome.NOT_REPRODUCED
     return ExitCode.UNEXPECTED if lost else ExitCode.AS_EXPECTED
 
@@ -89,14 +88,13 @@ def minimize(
         bench = bench_of(stored, kernel, guest_images, cache)
         with stage("minimize", stored.record.id) as running:
             done = minimize_finding(stored, bench, directory, scratch, running.progress)
-    with reader_may_leave():
-        if done is None:
-            console.print(
-                f"{stored.record.id}: not reproduced by one pass", markup=False, soft_wrap=True
-            )
-            return ExitCode.UNEXPECTED
-        for line in minimize_sentences(stored.record, done, directory):
-            console.print(line, markup=False, soft_wrap=True)
+    if done is None:
+        console.print(
+            f"{stored.record.id}: not reproduced by one pass", markup=False, soft_wrap=True
+        )
+        return ExitCode.UNEXPECTED
+    for line in minimize_sentences(stored.record, done, directory):
+        console.print(line, markup=False, soft_wrap=True)
     return ExitCode.AS_EXPECTED
 
 
@@ -132,11 +130,15 @@ def debug(
     session = Session(command, batch, reverse)
     with kept(out) as directory:
         bench = bench_of(stored, kernel, guest_images, cache)
-        status = debug_finding(stored, bench, session, directory)
+        status = debug_finding(stored, bench, session, directory, _say)
     if status is None:
         console_here().print(f"{stored.record.id}: not reproduced", markup=False, soft_wrap=True)
         return ExitCode.UNEXPECTED
     return ExitCode.UNEXPECTED if batch and status else ExitCode.AS_EXPECTED
+
+
+def _say(text: str) -> None:
+    console_here().print(text, markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -43,7 +43,6 @@ from qemu_diff.cli.terminal import (
     checked_jobs,
     console_here,
     print_meaning,
-    reader_may_leave,
     warn,
 )
 from qemu_diff.config.project import project_root
@@ -162,12 +161,11 @@ def run(
             publisher.finish(result)
             append_files(files, Told(result, nights=since(result)))
             log.finish(result)
-    with reader_may_leave():
-        print_result(result, console)
-        print_nights(since(result), console)
-        console.print(f"Results: {directory}", markup=False, soft_wrap=True)
-        if not bisect_exit:
-            print_meaning(exit_code(result), console)
+    print_result(result, console)
+    print_nights(since(result), console)
+    console.print(f"Results: {directory}", markup=False, soft_wrap=True)
+    if not bisect_exit:
+        print_meaning(exit_code(result), console)
     _warn_of_ledger(log, directory, ledger_file)
     return bisect_exit_code(result) if bisect_exit else exit_code(result)
 

@@ -62,15 +62,14 @@ from qemu_diff.compare.slices import (
     Executions,
     Groups,
     Shown,
+    TruthColumns,
     count_by,
     executions_of,
-    exits_through,
-    is_stepping,
     last_of,
     modes_before_runs,
     shown_in,
 )
-from qemu_diff.compare.windows import WINDOW, Cut, Window, window_at
+from qemu_diff.compare.windows import WINDOW, Cut, Window, keep_freed_memory, window_at
 from qemu_diff.model import ViolationKind
 
 
@@ -159,6 +158,7 @@ def judge_windows(
     :param phantoms_in: which truth records of a slice did not execute.
     :param size: see :func:`~qemu_diff.compare.windows.window_at`.
     """
+    keep_freed_memory()
     cut = Cut()
     while True:
         window = window_at(records, truth, cut, size)
@@ -184,12 +184,14 @@ def _judge_window(
     window: Window, phantom: NDArray[np.bool_], program: Program
 ) -> tuple[Steps, bool]:
     """The window's steps; and whether a step was spent where its last group begins."""
-    groups, truth, runs = window.groups, window.truth, window.run
+    groups, truth = window.groups, TruthColumns(window.truth)
     shown = shown_in(truth, window.slices)
     done = executions_of(shown, truth, phantom, window.slices, program)
     executed = np.bincount(done.group, minlength=len(groups))
-    closing = _columns(window.records, runs[groups.run])
-    begins = _first_of_groups(truth["pc"], shown.group, len(groups), shown.row)
+    closing = _closing(window)
+    begins = _first_of_groups(
+        window.truth["pc"], np.bincount(shown.group, minlength=len(groups)), shown.row
+    )
     took_irq = program.is_irq_vector(begins) & (begins != groups.previous_pc)
     last = _last_executions(window, done, executed, program)
     outcome = _outcomes(closing, groups, executed, last, program)
@@ -199,7 +201,10 @@ def _judge_window(
     spent = _spent(window, done, program)
     keep = groups.closed & groups.stepping & ~groups.unfinished & ~spent
     keep[window.judged :] = False
-    undone = (executed == 0) | _interrupted_before(closing, last)
+    entered = _made_by_entry(shown, truth, phantom)
+    if program.irq_vectors:
+        undone = (executed == 0) | _interrupted_before(closing, last)
+        entered[_spent_by_irq(window, shown, undone, program)] = False
     end = window.slices.end[groups.run]
     steps = Steps(
         first_run=groups.first_run + window.cut.run,
@@ -207,47 +212,49 @@ def _judge_window(
         previous_pc=groups.previous_pc,
         reported_pc=closing.pc,
         executed=executed,
-        first_executed=_first_of_groups(done.pc, done.group, len(groups)),
-        active_pending=_entered_pending(window, phantom, shown, undone, program),
-        irq_exits=count_by(exits_through(truth, VectorSlot.IRQ), end),
-        redirects=count_by(truth["kind"] == TruthKind.REDIRECT, end),
+        first_executed=_first_of_groups(done.pc, executed),
+        active_pending=np.bincount(shown.group[entered], minlength=len(groups)) > 0,
+        irq_exits=count_by(truth.exits_through(VectorSlot.IRQ), end),
+        redirects=count_by(truth.redirect, end),
         outcome=outcome,
     )
     return _kept(steps, keep), bool(spent[-1:].any())
 
 
 def _kept(steps: Steps, keep: NDArray[np.bool_]) -> Steps:
-    return Steps(**{one.name: getattr(steps, one.name)[keep] for one in fields(Steps)})
+    kept = int(np.sum(keep))
+    some = slice(kept) if keep[:kept].all() else keep
+    return Steps(**{one.name: getattr(steps, one.name)[some] for one in fields(Steps)})
 
 
 @dataclass(frozen=True)
 class _Closing:
     """The RUN record that ends each group. Shape (g,).
 
-    :param records: what else is in them is read of a few.
-    :param row: of the record.
     :param ec: ESR_EL2.EC.
-    :param at_vector: indexes of the groups that end with L2 at an IRQ's vector.
+    :param at_vector: indexes of the groups that end with L2 at an IRQ's vector. Shape (v,).
+    :param elr: ELR_EL1 there. Shape (v,).
+    :param spsr: SPSR_EL1 there. Shape (v,).
     """
 
-    records: StepRecords
-    row: NDArray[np.int64]
     pc: NDArray[np.int64]
     ec: NDArray[np.int64]
     at_vector: NDArray[np.int64]
-
-    def detail(self, number: int) -> NDArray[np.int64]:
-        """Of those at a vector: ELR_EL1 (0), SPSR_EL1 (1)."""
-        return np.asarray(self.records["detail"][self.row[self.at_vector], number].astype(np.int64))
+    elr: NDArray[np.int64]
+    spsr: NDArray[np.int64]
 
 
-def _columns(records: StepRecords, row: NDArray[np.int64]) -> _Closing:
+def _closing(window: Window) -> _Closing:
+    run = window.groups.run
+    row = window.returns.row[run]
+    at_vector = np.flatnonzero(window.returns.flags[run] & RecordFlag.AT_VECTOR)
+    detail = window.records["detail"][row[at_vector], :2].astype(np.int64)
     return _Closing(
-        records,
-        row,
-        pc=records["pc"][row].astype(np.int64),
-        ec=records["esr"][row].astype(np.int64) >> EC_SHIFT,
-        at_vector=np.flatnonzero(records["flags"][row] & RecordFlag.AT_VECTOR),
+        pc=window.returns.pc[run],
+        ec=window.records["esr"][row].astype(np.int64) >> EC_SHIFT,
+        at_vector=at_vector,
+        elr=detail[:, 0],
+        spsr=detail[:, 1],
     )
 
 
@@ -261,10 +268,10 @@ def _spent(window: Window, done: Executions, program: Program) -> NDArray[np.boo
     knows = np.flatnonzero(~(groups.after_report | groups.afresh[groups.first_run]))
     if not len(knows):
         return found
-    pc = window.records["pc"][window.run].astype(np.int64)
+    pc = window.returns.pc
     came = program.is_irq_vector(pc) & (pc != groups.pc_before)
     ran = np.bincount(done.run, minlength=len(pc)) > 0
-    before = np.append(0, np.cumsum(is_stepping(window.records, window.run) & (came | ran)))
+    before = np.append(0, np.cumsum(window.returns.stepping & (came | ran)))
     forgets = groups.afresh.copy()
     forgets[groups.first_run[groups.after_report]] = True
     first = groups.first_run[knows]
@@ -274,48 +281,41 @@ def _spent(window: Window, done: Executions, program: Program) -> NDArray[np.boo
     return found
 
 
-def _entered_pending(
-    window: Window,
-    phantom: NDArray[np.bool_],
-    shown: Shown,
-    undone: NDArray[np.bool_],
-    program: Program,
+def _made_by_entry(
+    shown: Shown, truth: TruthColumns, phantom: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """Groups in which L2 was entered in Active-pending: there is a phantom that such an entry made.
-    Shape (g,).
-
-    :param undone: groups that have not completed an instruction.
-    """
-    at = np.flatnonzero(phantom[shown.row])
-    at = at[~_follows_execution(shown.row[at], window.truth, phantom)]
-    if program.irq_vectors and len(at):
-        at = at[~np.isin(at, _spent_by_irq(window, shown, undone, program))]
-    found = np.zeros(len(window.groups), dtype=bool)
-    found[shown.group[at]] = True
+    """Phantoms that an entry in Active-pending made. Shape (s,)."""
+    found = phantom[shown.row]
+    at = np.flatnonzero(found)
+    found[at] = ~_follows_execution(shown.row[at], truth, phantom)
     return found
 
 
 def _follows_execution(
-    row: NDArray[np.int64], truth: TruthRecords, phantom: NDArray[np.bool_]
+    row: NDArray[np.int64], truth: TruthColumns, phantom: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
     """Which truth records come after an executed instruction, with no exit or mark between. Shape
     of ``row``."""
-    kind = np.ascontiguousarray(truth["kind"])
-    tells = (TruthKind.INSTRUCTION, TruthKind.EXIT, TruthKind.MARK)
     before = row - 1
-    silent = ~np.isin(kind[before], tells) & (before >= 0)
+    silent = ~_tells(truth.kind[before]) & (before >= 0)
     if silent.any():
-        telling = np.append(-1, np.flatnonzero(np.isin(kind, tells)))
+        telling = np.append(-1, np.flatnonzero(_tells(truth.kind)))
         before[silent] = telling[np.searchsorted(telling, row[silent]) - 1]
-    executed = (kind[before] == TruthKind.INSTRUCTION) & ~phantom[before]
+    executed = truth.instruction[before] & ~phantom[before]
     return np.asarray(executed & (before >= 0))
+
+
+def _tells(kind: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Records that tell whether L2 has run since, or left."""
+    left = (kind == TruthKind.EXIT) | (kind == TruthKind.MARK)
+    return np.asarray(left | (kind == TruthKind.INSTRUCTION))
 
 
 def _interrupted_before(closing: _Closing, last: _LastExecutions) -> NDArray[np.bool_]:
     """Groups whose last instruction faulted: after the interrupt it is executed. Shape (g,)."""
-    found = np.zeros(len(closing.row), dtype=bool)
+    found = np.zeros(len(closing.pc), dtype=bool)
     at = closing.at_vector
-    found[at] = last.faulted[at] & (closing.detail(0) == last.pc[at])
+    found[at] = last.faulted[at] & (closing.elr == last.pc[at])
     return found
 
 
@@ -334,19 +334,17 @@ def _spent_by_irq(
 
 
 def _first_of_groups(
-    values: NDArray[Any],
-    group: NDArray[np.int64],
-    number: int,
-    row: NDArray[np.int64] | None = None,
+    values: NDArray[Any], each: NDArray[np.int64], row: NDArray[np.int64] | None = None
 ) -> NDArray[np.int64]:
-    """The first value of each of so many groups, or ``UNKNOWN_PC``. Shape (number,).
+    """The first value of each group, or ``UNKNOWN_PC``. Shape (g,).
 
-    :param group: of each value, ascending.
-    :param row: where the values are; or they stand in order.
+    :param each: how many values each group has.
+    :param row: where they are, group by group; None: they stand in order.
     """
-    found = np.full(number, UNKNOWN_PC, dtype=np.int64)
-    first = np.flatnonzero(np.append(True, group[1:] != group[:-1])[: len(group)])
-    found[group[first]] = values[first if row is None else row[first]].astype(np.int64)
+    found = np.full(len(each), UNKNOWN_PC, dtype=np.int64)
+    some = each > 0
+    first = (np.cumsum(each) - each)[some]
+    found[some] = values[first if row is None else row[first]].astype(np.int64)
     return found
 
 
@@ -372,10 +370,11 @@ def _last_executions(
 ) -> _LastExecutions:
     some = executed > 0
     at = (np.cumsum(executed) - 1)[some]
-    run, row = done.run[at], window.run[done.run[at]]
-    recorded = (window.records["flags"][row] & RecordFlag.BRANCH_REGISTER) != 0
-    register = np.zeros(len(row), dtype=np.int64)
-    register[recorded] = window.records["branch_register"][row[recorded]].astype(np.int64)
+    run = done.run[at]
+    recorded = (window.returns.flags[run] & RecordFlag.BRANCH_REGISTER) != 0
+    register = np.zeros(len(run), dtype=np.int64)
+    told = window.records["branch_register"][window.returns.row[run[recorded]]]
+    register[recorded] = told.astype(np.int64)
 
     def of_groups(values: NDArray[Any], nothing: Any) -> NDArray[Any]:
         found = np.full(len(some), nothing, dtype=values.dtype)
@@ -425,7 +424,7 @@ def _outcomes(
     ]
     outcome = np.full(len(executed), Judged.WRONG_PC, dtype=np.int64)
     for condition, judged in reversed(cases):
-        outcome[condition] = judged
+        np.copyto(outcome, judged, where=condition)
     return outcome
 
 
@@ -439,12 +438,12 @@ def _takes_irq(
     """Groups that end at the vector of an IRQ that L2 could take, after one instruction at most."""
     found = np.zeros(len(executed), dtype=bool)
     at = closing.at_vector
-    elr, pc, previous = closing.detail(0), last.pc[at], groups.previous_pc[at]
+    elr, pc, previous = closing.elr, last.pc[at], groups.previous_pc[at]
     from_previous = (elr == previous) | (previous == UNKNOWN_PC)
     after_one = program.follows(pc, elr, last.register[at], last.recorded[at], last.mode[at])
     again = last.faulted[at] & (elr == pc)
     where = np.where(executed[at] == 0, from_previous, after_one | again)
-    found[at] = program.takes_irq(closing.pc[at], closing.detail(1)) & where
+    found[at] = program.takes_irq(closing.pc[at], closing.spsr) & where
     return found
 
 

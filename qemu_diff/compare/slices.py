@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,9 @@ PSTATE_MODE = 0x1F
 
 SLOT_TYPE_MASK = 0x180
 """Bits of a vector's offset that tell synchronous, IRQ, FIQ and SError."""
+
+NO_SLOT = 1
+"""In place of these bits: no exit."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +121,78 @@ class Shown:
 
     :param row: index of the truth record.
     :param run: number of the slice's RUN record.
+    :param each: how many each slice shows. Shape (runs,).
     """
 
     row: NDArray[np.int64]
     run: NDArray[np.int64]
     group: NDArray[np.int64]
+    each: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Returns:
+    """The RUN records, by column. Shape (runs,).
+
+    :param row: index of the record.
+    :param closes: a debug exception was reported.
+    :param mmio: user space is to serve MMIO.
+    :param stepping: stepping was on.
+    """
+
+    row: NDArray[np.int64]
+    pc: NDArray[np.int64]
+    flags: NDArray[np.uint32]
+    closes: NDArray[np.bool_]
+    mmio: NDArray[np.bool_]
+
+    @property
+    def stepping(self) -> NDArray[np.bool_]:
+        return np.asarray((self.flags & RecordFlag.STEPPING) != 0)
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def __getitem__(self, part: slice) -> Returns:
+        return Returns(**{one.name: getattr(self, one.name)[part] for one in fields(self)})
+
+
+class TruthColumns:
+    """Truth records by column, made when they are first asked for. Shape (t,)."""
+
+    def __init__(self, truth: TruthRecords) -> None:
+        self.truth = truth
+        self.kind: NDArray[np.uint8] = np.ascontiguousarray(truth["kind"])
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    @cached_property
+    def instruction(self) -> NDArray[np.bool_]:
+        """Instructions, phantoms too."""
+        return np.asarray(self.kind == TruthKind.INSTRUCTION)
+
+    @cached_property
+    def slot(self) -> NDArray[np.uint32]:
+        """Of exits from L2 which of EL2's vectors they took; ``NO_SLOT`` of all else."""
+        exits = self.kind == TruthKind.EXIT
+        return np.where(exits, self.truth["detail"] & SLOT_TYPE_MASK, np.uint32(NO_SLOT))
+
+    def exits_through(self, slot: VectorSlot) -> NDArray[np.bool_]:
+        """Exits from L2 through one of EL2's vectors."""
+        return np.asarray(self.slot == slot & SLOT_TYPE_MASK)
+
+    @cached_property
+    def redirect(self) -> NDArray[np.bool_]:
+        """Redirects of a taken Software Step exception; the exit is the record before."""
+        return np.asarray(self.kind == TruthKind.REDIRECT)
+
+    @cached_property
+    def faults(self) -> NDArray[np.bool_]:
+        """Synchronous exits, but those that are a Software Step exception that was redirected."""
+        found = self.exits_through(VectorSlot.SYNCHRONOUS)
+        found[np.flatnonzero(self.redirect[1:])] = False
+        return found
 
 
 def group_slices(records: StepRecords, before: np.void | None = None) -> Groups:
@@ -133,30 +204,37 @@ def group_slices(records: StepRecords, before: np.void | None = None) -> Groups:
 
     :param before: of a part of a boot, which begins with a group: the RUN record just before.
     """
+    return group_returns(records, returns_in(records), before)
+
+
+def group_returns(records: StepRecords, returns: Returns, before: np.void | None = None) -> Groups:
+    """As :func:`group_slices`.
+
+    :param returns: :func:`returns_in` these records.
+    """
+    run = returns.row
     kind = np.ascontiguousarray(records["kind"])
-    run = np.flatnonzero(kind == RecordKind.RUN)
-    pc, written = _pcs_before_runs(records, kind, run, before)
-    closes, on = closes_group(records, run), is_stepping(records, run)
+    pc, written = _pcs_before_runs(records, kind, returns, before)
     initialised = _before_runs(np.flatnonzero(kind == RecordKind.VCPU_INIT), run)
     afresh = initialised | _before_runs(np.flatnonzero(stops_stepping(records)), run)
+    on, last_return = returns.stepping, None
+    if before is not None:
+        last_return = returns_in(np.array([before]))
     if len(run):
-        was_on = on[0] if before is None else is_stepping(before)
-        afresh |= on != _before(on, was_on)
-    after_report = _before(closes, before is not None and closes_group(before))
+        afresh |= on != _before(on, on[0] if last_return is None else last_return.stepping[0])
+    after_report = _before(returns.closes, last_return is not None and last_return.closes[0])
+    # KVM_EXIT_MMIO: "the corresponding operations are complete (and guest state is consistent) only
+    # after userspace has re-entered the kernel with KVM_RUN" (KVM API, 5).
+    unfinished = _before(returns.mmio, last_return is not None and last_return.mmio[0])
     starts = written | afresh | after_report
     starts[:1] = True
     first = np.flatnonzero(starts)
     last = np.append(first[1:], len(run)) - 1 if len(first) else first
-    # KVM_EXIT_MMIO: "the corresponding operations are complete (and guest state is consistent) only
-    # after userspace has re-entered the kernel with KVM_RUN" (KVM API, 5).
-    unfinished = _before(
-        ends_with_mmio(records, run), before is not None and ends_with_mmio(before)
-    )
     return Groups(
         first_run=first,
         run=last,
         of_run=np.cumsum(starts) - 1,
-        closed=closes[last],
+        closed=returns.closes[last],
         stepping=on[first],
         previous_pc=pc[first],
         pc_written=written[first],
@@ -172,9 +250,22 @@ def slice_truth(records: StepRecords, truth: TruthRecords, groups: Groups) -> Sl
 
     :raises CorruptDataError: see :func:`judge`.
     """
-    run, end = runs_of(records), ends_of_slices(truth)
-    check_marks(len(end), len(run))
-    return Slices(end, groups.of_run, ends_with_mmio(records, run))
+    returns, end = returns_in(records), ends_of_slices(truth)
+    check_marks(len(end), len(returns))
+    return Slices(end, groups.of_run, returns.mmio)
+
+
+def returns_in(records: StepRecords) -> Returns:
+    """The RUN records, by column."""
+    row = runs_of(records)
+    reason, succeeded = records["exit_reason"][row], records["error"][row] == 0
+    return Returns(
+        row=row,
+        pc=records["pc"][row].astype(np.int64),
+        flags=records["flags"][row],
+        closes=(reason == KVM_EXIT_DEBUG) & succeeded,
+        mmio=(reason == KVM_EXIT_MMIO) & succeeded,
+    )
 
 
 def runs_of(records: StepRecords) -> NDArray[np.int64]:
@@ -184,33 +275,14 @@ def runs_of(records: StepRecords) -> NDArray[np.int64]:
 
 def ends_of_slices(truth: TruthRecords) -> NDArray[np.int64]:
     """Indexes after the marks of returns from KVM_RUN. Shape (marks,)."""
-    marks = (truth["kind"] == TruthKind.MARK) & (truth["detail"] == Mark.RETURNED)
-    return np.flatnonzero(marks) + 1
+    marks = np.flatnonzero(truth["kind"] == TruthKind.MARK)
+    return np.asarray(marks[truth["detail"][marks] == Mark.RETURNED] + 1)
 
 
 def check_marks(marks: int, runs: int) -> None:
     """:raises CorruptDataError: there is not one mark for each return from KVM_RUN."""
     if marks != runs:
         raise CorruptDataError(f"the truth holds {marks} marks for {runs} returns from KVM_RUN")
-
-
-def closes_group(records: Any, run: Any = ...) -> Any:
-    """Whether RUN records show a debug exception.
-
-    :param records: shape (r,), or one record.
-    :param run: indexes of the RUN records.
-    """
-    return (records["exit_reason"][run] == KVM_EXIT_DEBUG) & (records["error"][run] == 0)
-
-
-def ends_with_mmio(records: Any, run: Any = ...) -> Any:
-    """Whether RUN records show MMIO that user space is to serve; see :func:`closes_group`."""
-    return (records["exit_reason"][run] == KVM_EXIT_MMIO) & (records["error"][run] == 0)
-
-
-def is_stepping(records: Any, run: Any = ...) -> Any:
-    """Whether stepping was on in RUN records; see :func:`closes_group`."""
-    return (records["flags"][run] & RecordFlag.STEPPING) != 0
 
 
 def run_of_truth(records: StepRecords, truth: TruthRecords) -> NDArray[np.int64]:
@@ -221,16 +293,24 @@ def run_of_truth(records: StepRecords, truth: TruthRecords) -> NDArray[np.int64]
     """
     end = ends_of_slices(truth)
     check_marks(len(end), len(runs_of(records)))
-    lengths = np.diff(end, prepend=0, append=len(truth))
-    return np.repeat(np.arange(len(end) + 1), lengths)
+    return _part_of(len(truth), end)
 
 
-def shown_in(truth: TruthRecords, slices: Slices) -> Shown:
+def _part_of(length: int, end: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many of the ends are not after each index. Shape (length,).
+
+    :param end: ascending.
+    """
+    return np.cumsum(np.bincount(end, minlength=length + 1)[:length])
+
+
+def shown_in(truth: TruthColumns, slices: Slices) -> Shown:
     """The instructions that the truth shows."""
-    instruction = truth["kind"] == TruthKind.INSTRUCTION
-    each = count_by(instruction, slices.end)
-    run = np.repeat(np.arange(len(slices.end)), each)
-    return Shown(np.flatnonzero(instruction)[: len(run)], run, slices.group[run])
+    each = count_by(truth.instruction, slices.end)
+    upto = np.cumsum(each)
+    shown = int(upto[-1]) if len(upto) else 0
+    run = _part_of(shown, upto[:-1])
+    return Shown(np.flatnonzero(truth.instruction)[:shown], run, slices.group[run], each)
 
 
 def count_by(chosen: NDArray[np.bool_], end: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -239,25 +319,24 @@ def count_by(chosen: NDArray[np.bool_], end: NDArray[np.int64]) -> NDArray[np.in
     :param chosen: shape (t,).
     :param end: indexes, ascending.
     """
-    if not len(end):
-        return end
-    begin = np.append(0, end[:-1])
-    # reduceat gives an element, not 0, where there is none between two indexes.
-    padded = np.append(chosen, False)
-    counted = np.add.reduceat(padded, np.append(begin, end[-1]), dtype=np.int64)[:-1]
-    return np.where(begin < end, counted, 0)
+    if not chosen.any():
+        return np.zeros(len(end), dtype=np.int64)
+    counted = np.zeros(len(chosen) + 1, dtype=np.int32)
+    np.cumsum(chosen, out=counted[1:])
+    return np.diff(counted[end], prepend=np.int32(0)).astype(np.int64)
 
 
 def executions(
     truth: TruthRecords, phantom: NDArray[np.bool_], slices: Slices, program: Program
 ) -> Executions:
     """What each group executed; of repeats that count once, the last."""
-    return executions_of(shown_in(truth, slices), truth, phantom, slices, program)
+    columns = TruthColumns(truth)
+    return executions_of(shown_in(columns, slices), columns, phantom, slices, program)
 
 
 def executions_of(
     shown: Shown,
-    truth: TruthRecords,
+    truth: TruthColumns,
     phantom: NDArray[np.bool_],
     slices: Slices,
     program: Program,
@@ -273,7 +352,7 @@ def executions_of(
         last_of_run = np.append(shown.run[1:] != shown.run[:-1], True)[: len(shown.run)]
         left &= ~(last_of_run & slices.served[shown.run])
     executed = ~phantom[shown.row]
-    pc = truth["pc"][shown.row[executed]].astype(np.int64)
+    pc = truth.truth["pc"][shown.row[executed]].astype(np.int64)
     group, run = shown.group[executed], shown.run[executed]
     faulted = left[executed]
     # Faults are few: everything else need not be looked up.
@@ -290,19 +369,19 @@ def executions_of(
     return Executions(pc[last], group[last], run[last], faulted[last])
 
 
-def _left_by_fault(shown: Shown, truth: TruthRecords, slices: Slices) -> NDArray[np.bool_]:
+def _left_by_fault(shown: Shown, truth: TruthColumns, slices: Slices) -> NDArray[np.bool_]:
     """Instructions after which a synchronous exit that is not the step exception comes before the
     group's next; of those before the group's end the last is the one that is reported. Shape (s,).
     """
     if not len(shown.row):
         return np.zeros(0, dtype=bool)
-    faults = exits_through(truth, VectorSlot.SYNCHRONOUS) & ~redirected(truth)
-    end_of_group = slices.end[np.append(slices.group[1:] != slices.group[:-1], True)]
+    counted = np.cumsum(truth.faults, dtype=np.int32)
+    before = counted[shown.row]
+    through_next = np.append(before[1:], 0)
     last = np.append(shown.group[1:] != shown.group[:-1], True)
-    until = np.append(shown.row[1:], 0)
-    until[last] = end_of_group[shown.group[last]]
-    counted = np.cumsum(faults, dtype=np.int32)
-    return np.asarray(counted[until - 1] - counted[shown.row] > last)
+    end_of_group = slices.end[np.append(slices.group[1:] != slices.group[:-1], True)]
+    through_next[last] = counted[end_of_group[shown.group[last]] - 1] - 1
+    return np.asarray(through_next > before)
 
 
 def executed_in(done: Executions, group: int) -> tuple[int, ...]:
@@ -393,15 +472,15 @@ def last_of(chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
 def _pcs_before_runs(
     records: StepRecords,
     kind: NDArray[np.uint16],
-    run: NDArray[np.int64],
+    returns: Returns,
     before: np.void | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Where L2 stands before each RUN record, or ``UNKNOWN_PC``; whether the job wrote PC.
 
     Both have shape (runs,).
     """
-    pc = records["pc"][run].astype(np.int64)
-    pc = _before(pc, UNKNOWN_PC if before is None else before["pc"].astype(np.int64))
+    run = returns.row
+    pc = _before(returns.pc, UNKNOWN_PC if before is None else before["pc"].astype(np.int64))
     writes = writes_of(records, REGISTER_PC)
     told = np.flatnonzero(writes | (kind == RecordKind.VCPU_INIT))
     value = np.where(writes[told], records["detail"][told, 1].astype(np.int64), UNKNOWN_PC)
@@ -432,17 +511,3 @@ def _told_before_runs(
 def _before(values: NDArray[Any], first: Any) -> NDArray[Any]:
     """Each one's predecessor. Shape (n,)."""
     return np.append(values.dtype.type(first), values[:-1]) if len(values) else values
-
-
-def redirected(truth: TruthRecords) -> NDArray[np.bool_]:
-    """Exits that are a taken Software Step exception, turned into an interrupt. Shape (t,)."""
-    found = np.zeros(len(truth), dtype=bool)
-    exit_before = np.flatnonzero(truth["kind"][1:] == TruthKind.REDIRECT)
-    found[exit_before] = exits_through(truth[exit_before], VectorSlot.SYNCHRONOUS)
-    return found
-
-
-def exits_through(truth: TruthRecords, slot: VectorSlot) -> NDArray[np.bool_]:
-    """Exits from L2 through one of EL2's vectors. Shape (t,)."""
-    exits = truth["kind"] == TruthKind.EXIT
-    return np.asarray(exits & ((truth["detail"] & SLOT_TYPE_MASK) == slot & SLOT_TYPE_MASK))

@@ -16,17 +16,21 @@ from numpy.typing import NDArray
 from qemu_diff.abi import StepRecords, TruthRecords
 from qemu_diff.compare.slices import (
     Groups,
+    Returns,
     Slices,
     check_marks,
     ends_of_slices,
-    ends_with_mmio,
-    group_slices,
+    group_returns,
+    returns_in,
     runs_of,
 )
 
-WINDOW = 1 << 16
+WINDOW = 1 << 17
 """Truth records of a window, if its groups have room there: what is made of them stays in a CPU's
 caches."""
+
+LARGEST_KEPT = 30 << 20
+"""Bytes; just under glibc's DEFAULT_MMAP_THRESHOLD_MAX, where a block counts no more."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,6 @@ class Window:
 
     :param records: up to its last RUN record.
     :param truth: up to its last mark.
-    :param run: indexes of the RUN records. Shape (runs,).
     :param before: the RUN record before the window; None at the boot's begin.
     :param last: nothing comes after it. Of every other window the last group is judged in the next.
     """
@@ -59,7 +62,7 @@ class Window:
     cut: Cut
     records: StepRecords
     truth: TruthRecords
-    run: NDArray[np.int64]
+    returns: Returns
     groups: Groups
     slices: Slices
     before: np.void | None
@@ -77,7 +80,7 @@ class Window:
         """
         run = int(self.groups.first_run[-1])
         return Cut(
-            record=self.cut.record + int(self.run[run - 1]) + 1,
+            record=self.cut.record + int(self.returns.row[run - 1]) + 1,
             truth=self.cut.truth + int(self.slices.end[run - 1]),
             run=self.cut.run + run,
             spent=spent,
@@ -95,44 +98,54 @@ def window_at(records: StepRecords, truth: TruthRecords, cut: Cut, size: int = W
     while True:
         rows = truth[cut.truth : cut.truth + size]
         end = ends_of_slices(rows)
-        some, run = _with_runs(records, cut, len(end) + 1)
-        last = len(run) <= len(end)
+        some, returns = _with_returns(records, cut, len(end) + 1)
+        last = len(returns) <= len(end)
         # Of what is not looked at yet the truth must hold something, or neither stream a return.
         through = cut.truth + len(rows)
-        ends_early = len(run) < len(end) if last else through == len(truth)
+        ends_early = len(returns) < len(end) if last else through == len(truth)
         if ends_early or (last and _total(truth[through:], ends_of_slices)):
             check_marks(_total(truth, ends_of_slices), _total(records, runs_of))
         before = records[cut.record - 1] if cut.record else None
-        groups = group_slices(some, before)
+        groups = group_returns(some, returns, before)
         whole = len(groups) if last else len(groups) - 1
         if last or whole > 1:
             break
         size *= 2
-    runs = len(run) if last else int(groups.first_run[whole])
-    groups, run, end = groups.first(whole, runs), run[:runs], end[:runs]
+    runs = len(returns) if last else int(groups.first_run[whole])
+    groups, returns, end = groups.first(whole, runs), returns[:runs], end[:runs]
     return Window(
         cut=cut,
-        records=some[: int(run[-1]) + 1 if runs else 0],
+        records=some[: int(returns.row[-1]) + 1 if runs else 0],
         truth=rows[: int(end[-1]) if runs else 0],
-        run=run,
+        returns=returns,
         groups=groups,
-        slices=Slices(end, groups.of_run, ends_with_mmio(some, run)),
+        slices=Slices(end, groups.of_run, returns.mmio),
         before=before,
         last=last,
     )
 
 
-def _with_runs(records: StepRecords, cut: Cut, runs: int) -> tuple[StepRecords, NDArray[np.int64]]:
-    """The records after a cut, up to so many RUNs, as far as there are; and the RUNs' indexes."""
-    room = runs
+def keep_freed_memory() -> None:
+    """Make a window's arrays from memory that the one before has freed.
+
+    glibc maps large blocks afresh, and each of their pages faults again, until a larger one was
+    freed (mallopt(3), M_MMAP_THRESHOLD); with another C library nothing comes of it.
+    """
+    np.empty(LARGEST_KEPT, dtype=np.uint8)
+
+
+def _with_returns(records: StepRecords, cut: Cut, number: int) -> tuple[StepRecords, Returns]:
+    """The records after a cut, up to so many RUNs, as far as there are; and these."""
+    room = number
     while True:
         some = records[cut.record : cut.record + room]
         run = runs_of(some)
-        if len(run) >= runs:
-            return some[: int(run[runs - 1]) + 1], run[:runs]
-        if cut.record + room >= len(records):
-            return some, run
-        room += max(16, room // 4)
+        if len(run) >= number:
+            some = some[: int(run[number - 1]) + 1]
+        elif cut.record + room < len(records):
+            room += max(16, room // 4)
+            continue
+        return some, returns_in(some)
 
 
 def _total(

@@ -64,7 +64,7 @@ GUEST_ENTRY = "guest_code_ss"
 of the program."""
 
 _BEGIN = "peer: begin"
-_EXIT = re.compile(r"^peer: exit (?P<status>-?\d+) (?P<ns>\d+)$")
+_EXIT = re.compile(r"^peer: exit (?P<status>-?[0-9]{1,10}) (?P<ns>[0-9]{1,20})$")
 _FAILED = re.compile(r"^peer: failed: (?P<reason>.*)$")
 
 

@@ -149,14 +149,14 @@ def run_guest(
     text = console.read_bytes()
     if ending is Ending.EXITED and status != 0:
         ending = Ending.DIED
-    death = _DEATH.search(text)
+    death, warnings, last_line = console_findings(text, cut)
     return GuestExit(
         ending=ending,
         status=status,
-        death=death[0].decode(errors="replace") if death else "",
-        warnings=_warnings(text, cut),
+        death=death,
+        warnings=warnings,
         registers=registers,
-        last_line=_last_line(text),
+        last_line=last_line,
         wall_s=wall_s,
         starved_s=starved_s,
     )
@@ -301,6 +301,16 @@ def _read(qemu: _Qemu) -> tuple[bool, bytes]:
         except pexpect.EOF:
             return False, said
     return True, said
+
+
+def console_findings(text: bytes, cut: int) -> tuple[str, tuple[str, ...], str]:
+    """A console's ``death``, ``warnings`` and ``last_line``, as :class:`GuestExit` has them.
+
+    :param cut: bytes that were left out of it.
+    """
+    death = _DEATH.search(text)
+    said = death[0].decode(errors="replace") if death else ""
+    return said, _warnings(text, cut), _last_line(text)
 
 
 def _warnings(text: bytes, cut: int) -> tuple[str, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,6 +27,9 @@ ELF64_SYMBOL = np.dtype(
 """``Elf64_Sym`` (elf.h)."""
 
 _STT_FUNC = 2
+
+_OF_A_LIE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""What pyelftools, and whoever believes it, raises where a file's offsets and sizes are wrong."""
 
 EXIT_HANDLERS = (
     # arch/arm64/kvm/handle_exit.c: arm_exit_handlers[]
@@ -78,9 +83,23 @@ def step_functions(vmlinux: Path | None) -> dict[int, str]:
 @lru_cache(maxsize=64)
 def _read(vmlinux: Path, *_version: int) -> Mapping[int, str]:
     """Each cell of a kernel asks for the same."""
-    with vmlinux.open("rb") as file:
-        elf = ELFFile(file)
+    with opened_elf(vmlinux) as elf:
         return _functions(elf.get_section_by_name(".symtab"), elf.get_section_by_name(".strtab"))
+
+
+@contextmanager
+def opened_elf(path: Path) -> Iterator[ELFFile]:
+    """An ELF file. It is mapped: a size in it that is a lie costs no memory.
+
+    :raises OSError: it can't be read.
+    :raises ELFError: it is none, or contradicts itself; also from what is done inside.
+    """
+    with path.open("rb") as file:
+        try:
+            with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content:
+                yield ELFFile(content)  # type: ignore[arg-type]
+        except _OF_A_LIE as error:
+            raise ELFError(f"{type(error).__name__}: {error}") from error
 
 
 def _functions(table: Section | None, strings: Section | None) -> dict[int, str]:
