@@ -16,7 +16,7 @@ from qemu_diff.abi import Mark
 from qemu_diff.errors import CompileError
 from qemu_diff.guest.initramfs import pack
 from qemu_diff.guest.toolchain import CROSS_COMPILER, compile_cached
-from qemu_diff.kernels.symbols import ELF64_SYMBOL
+from qemu_diff.kernels.symbols import ELF64_SYMBOL, opened_elf
 from qemu_diff.model import GuestInterrupts, Payload
 
 LOAD_ADDRESS = 0x5A5A_0000
@@ -203,20 +203,20 @@ def _labels(addresses: dict[str, int]) -> set[str]:
 
 
 def _symbols(program: Path) -> list[tuple[int, str]]:
-    elf = ELFFile(BytesIO(program.read_bytes()))
-    table = elf.get_section_by_name(".symtab")
-    if not isinstance(table, SymbolTableSection):
-        raise CompileError(f"{program} has no symbol table")
-    # A static program has thousands, which elftools reads one by one.
-    symbols = np.frombuffer(table.data(), ELF64_SYMBOL)
-    code = np.isin(symbols["info"] & _TYPE, (_STT_NOTYPE, _STT_FUNC))
-    placed = ~np.isin(symbols["section"], (_SHN_UNDEF, _SHN_ABS))
-    chosen = symbols[code & placed & (symbols["name"] != 0)]
-    names = table.stringtable.data()
-    return sorted(
-        (address, names[begin : names.index(0, begin)].decode())
-        for address, begin in zip(chosen["value"].tolist(), chosen["name"].tolist(), strict=True)
-    )
+    with opened_elf(program) as elf:
+        table = elf.get_section_by_name(".symtab")
+        if not isinstance(table, SymbolTableSection):
+            raise CompileError(f"{program} has no symbol table")
+        # A static program has thousands, which elftools reads one by one.
+        symbols = np.frombuffer(table.data(), ELF64_SYMBOL)
+        code = np.isin(symbols["info"] & _TYPE, (_STT_NOTYPE, _STT_FUNC))
+        placed = ~np.isin(symbols["section"], (_SHN_UNDEF, _SHN_ABS))
+        chosen = symbols[code & placed & (symbols["name"] != 0)]
+        names = table.stringtable.data()
+        begins = zip(chosen["value"].tolist(), chosen["name"].tolist(), strict=True)
+        return sorted(
+            (address, names[begin : names.index(0, begin)].decode()) for address, begin in begins
+        )
 
 
 def _sections(program: Path) -> tuple[bytes, bytes]:

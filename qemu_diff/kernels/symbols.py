@@ -80,6 +80,13 @@ def step_functions(vmlinux: Path | None) -> dict[int, str]:
         return {}
 
 
+@lru_cache(maxsize=64)
+def _read(vmlinux: Path, *_version: int) -> Mapping[int, str]:
+    """Each cell of a kernel asks for the same."""
+    with opened_elf(vmlinux) as elf:
+        return _functions(elf.get_section_by_name(".symtab"), elf.get_section_by_name(".strtab"))
+
+
 @contextmanager
 def opened_elf(path: Path) -> Iterator[ELFFile]:
     """An ELF file. It is mapped: a size in it that is a lie costs no memory.
@@ -93,13 +100,6 @@ def opened_elf(path: Path) -> Iterator[ELFFile]:
                 yield ELFFile(content)  # type: ignore[arg-type]
         except _OF_A_LIE as error:
             raise ELFError(f"{type(error).__name__}: {error}") from error
-
-
-@lru_cache(maxsize=64)
-def _read(vmlinux: Path, *_version: int) -> Mapping[int, str]:
-    """Each cell of a kernel asks for the same."""
-    with opened_elf(vmlinux) as elf:
-        return _functions(elf.get_section_by_name(".symtab"), elf.get_section_by_name(".strtab"))
 
 
 def _functions(table: Section | None, strings: Section | None) -> dict[int, str]:

@@ -83,19 +83,26 @@ class Matrix:
         """The rows of kernels that are bad."""
         return {name: row for name, row in self.rows.items() if name != RIGHT}
 
+    @property
+    def false_alarms(self) -> list[str]:
+        """The ways that complain of the right kernel."""
+        return [way for way, said in self.rows[RIGHT].items() if said.outcome is Outcome.CAUGHT]
+
     def caught_by(self, way: str) -> set[str]:
         """The kernels that it caught."""
         return {name for name, row in self.bad.items() if row[way].outcome is Outcome.CAUGHT}
 
     def table(self) -> Table:
         """Counts, and one row for each kernel."""
-        rows = [
-            (name, *(f"{row[way].outcome}: {row[way].reason}" for way in WAYS))
-            for name, row in self.rows.items()
-        ]
+        rows = [(name, *(_cell(name, row[way]) for way in WAYS)) for name, row in self.rows.items()]
         total = f"{len(self.bad)} known-bad kernels, caught"
         rows.append((total, *(str(len(self.caught_by(way))) for way in WAYS)))
         return Table("Which known-bad kernels each way catches", ("kernel", *WAYS), tuple(rows))
+
+
+def _cell(kernel: str, said: Said) -> str:
+    clean = kernel == RIGHT and said.outcome is Outcome.MISSED
+    return f"{'clean' if clean else said.outcome}: {said.reason}"
 
 
 def known_bad() -> Matrix:

@@ -11,7 +11,7 @@ from benchmarks.alternatives import (
     _Detection,
     _detection_claims,
     _detection_table,
-    _matrix_claim,
+    _matrix_claims,
     _pace_claim,
 )
 from benchmarks.by_debugger import Step, Walk
@@ -70,8 +70,8 @@ def matrix(**bad: dict[str, Said]) -> Matrix:
 
 def test_what_an_alternative_catches_ours_must_catch() -> None:
     both = {OURS: CAUGHT, GDB: CAUGHT}
-    assert _matrix_claim(matrix(one=both, two={OURS: CAUGHT})).reached
-    claim = _matrix_claim(matrix(one=both, two={SELFTEST: CAUGHT}))
+    assert all(claim.reached for claim in _matrix_claims(matrix(one=both, two={OURS: CAUGHT})))
+    claim, _ = _matrix_claims(matrix(one=both, two={SELFTEST: CAUGHT}))
     assert not claim.reached
     assert claim.measured == "1: two"
 
@@ -80,6 +80,9 @@ def test_the_right_kernel_is_no_bad_one() -> None:
     found = matrix(one={OURS: CAUGHT})
     assert found.caught_by(OURS) == {"one"}
     assert found.table().rows[-1][:2] == ("1 known-bad kernels, caught", "1")
+    assert found.table().rows[1][1] == "clean: 44 steps are right"
+    alarmed = Matrix({**found.rows, RIGHT: dict.fromkeys(WAYS, CAUGHT)})
+    assert not _matrix_claims(alarmed)[1].reached
 
 
 def test_a_debugger_s_user_knows_one_rule() -> None:

@@ -35,3 +35,21 @@ def test_what_is_no_step_vmm_is_refused(tmp_path: Path) -> None:
     assert payload.program is not None
     with pytest.raises(CompileError, match="not a step VMM: 'mark_returned'"):
         read_stepvmm(payload.program)
+
+
+def test_a_damaged_step_vmm_is_refused(tmp_path: Path) -> None:
+    """Its names are cut off, then its table of symbols."""
+    payload = build_payload("hvc", GUEST_IMAGES, tmp_path)
+    assert payload.program is not None
+    with payload.program.open("rb") as file:
+        elf = ELFFile(file)
+        names, table = (elf.get_section_by_name(one) for one in (".strtab", ".symtab"))
+    content = payload.program.read_bytes()
+    begin, size = names["sh_offset"], names["sh_size"]
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(content[:begin] + b"\xff" * size + content[begin + size :])
+    with pytest.raises(CompileError, match="not a step VMM"):
+        read_stepvmm(damaged)
+    damaged.write_bytes(content[: table["sh_offset"] + 5])
+    with pytest.raises(CompileError, match="not a step VMM"):
+        read_stepvmm(damaged)
