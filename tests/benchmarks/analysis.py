@@ -1,5 +1,5 @@
-"""The step contract over 10^8 truth records, and how cost grows. About 4 minutes, and 4 GB of disk for
-a while."""
+"""The step contract over 10^8 truth records, and how cost grows. About 4 minutes, and 4 GB of disk
+for a while."""
 
 from __future__ import annotations
 
