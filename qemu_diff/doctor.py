@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from qemu_diff.config.paths import mode
+from qemu_diff.confinement import offered
 from qemu_diff.errors import QemuDiffError
 from qemu_diff.guest.gdb import GDB, find_gdb
 from qemu_diff.guest.qemu import QEMU_PROGRAM, find_qemu
@@ -26,6 +26,7 @@ from qemu_diff.guest.toolchain import CROSS_COMPILER, HOST_COMPILER
 from qemu_diff.kernels.apt import own_suite
 from qemu_diff.kernels.cache import cache_root, cached_kernels
 from qemu_diff.kernels.toolchain import kernel_requirements
+from qemu_diff.scratch import scratch_directory
 
 DEBIAN_SOURCE = "linux-source-6.1"
 """The package that the quickstart's kernels are built from."""
@@ -85,6 +86,7 @@ def checks() -> tuple[Check, ...]:
     return (
         _python_packages(),
         _qemu(),
+        _confinement(),
         _host_compiler(),
         _cross_compiler(),
         *_kernel_tools(),
@@ -162,6 +164,23 @@ def _qemu() -> Check:
         apt="apt-get install qemu-system-arm",
         dnf="dnf install qemu-system-aarch64-core",
         needed_for="every run",
+    )
+
+
+def _confinement() -> Check:
+    here = offered()
+    lacking = [
+        *([] if here.no_network else ["network namespaces"]),
+        *([] if here.landlock else ["Landlock"]),
+    ]
+    return Check(
+        "confinement",
+        not lacking,
+        f"no {' and no '.join(lacking)}" if lacking else "no network, no writing elsewhere",
+        apt="",
+        dnf="",
+        needed_for="keeping a hostile kernel's QEMU away from the network and from other files",
+        required=False,
     )
 
 
@@ -366,8 +385,8 @@ def _compile(compiler: str, source: str, *options: str) -> str:
     """Compile a small program. "" if it works, else the reason in one line."""
     if shutil.which(compiler) is None:
         return f"{compiler} is not on PATH"
-    with tempfile.TemporaryDirectory(prefix="qemu-diff-doctor-") as scratch:
-        program = Path(scratch, "probe.c")
+    with scratch_directory() as scratch:
+        program = scratch / "probe.c"
         program.write_text(source)
         output = str(program.with_suffix(".out"))
         done = _run([compiler, *options, "-o", output, str(program)])

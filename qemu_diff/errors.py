@@ -29,6 +29,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 
 
@@ -207,6 +208,16 @@ class GdbStubError(DebuggerError):
 
 class GdbStubClosedError(GdbStubError):
     """QEMU's gdbstub went away: the machine has ended, or was ended."""
+
+
+def refuse_killed(program: str, status: int) -> None:
+    """A program that was killed has not answered: what it did not say must not count as a no.
+
+    :param status: as :mod:`subprocess` has it.
+    :raises InfrastructureError: it was killed.
+    """
+    if status == -signal.SIGKILL:
+        raise InfrastructureError(f"{program} was killed (signal {signal.SIGKILL:d})")
 
 
 class NoPhantomRuleError(InfrastructureError):

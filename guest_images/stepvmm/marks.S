@@ -16,7 +16,7 @@ mark_\name:
 	.size	mark_\name, . - mark_\name
 	.endm
 
-	.text
+	.section .text.hot, "ax", %progbits
 	mark	returned
 	mark	job_begin
 	mark	job_end

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from qemu_diff.abi import PLACEMENT, RecordFlag, RecordKind
-from qemu_diff.campaign.cell import read_boot
+from qemu_diff.campaign.cell import ATTEMPTS, read_boot
 from qemu_diff.campaign.finding_directory import (
     ARGV,
     COLUMNS_TEXT,
@@ -51,7 +50,7 @@ from qemu_diff.compare.slices import pass_of_record, pass_of_run
 from qemu_diff.compare.state import violation_of_register
 from qemu_diff.drive.job import Job, Routine, quiet_job, table_job
 from qemu_diff.drive.recorded_job import RecordedJob, recorded_job
-from qemu_diff.errors import InfrastructureError
+from qemu_diff.errors import CorruptDataError, InfrastructureError, LostGuestError
 from qemu_diff.flood.placement import Placements
 from qemu_diff.kernels.patch import Patch
 from qemu_diff.model import (
@@ -66,6 +65,7 @@ from qemu_diff.model import (
     SignatureGroup,
     ViolationKind,
 )
+from qemu_diff.scratch import scratch_directory
 from qemu_diff.trace.listing import Listing
 from qemu_diff.trace.trace import Trace
 
@@ -112,6 +112,20 @@ class Confirmer:
     boots: Path
     findings: Path
     sources: FindingSources
+    _latest: dict[str, tuple[Trace, Observation]] = field(default_factory=dict, init=False)
+
+    def batch(self, boot: str) -> tuple[Trace, Observation]:
+        """What one of the cell's boots left; signatures that are asked for one after the other are
+        of the same boot, mostly.
+
+        :raises InfrastructureError: it can't be read.
+        """
+        if boot not in self._latest:
+            trace = read_boot(self.boots / boot, self.bench.tools)
+            program, listing = program_of(self.bench.payload), Listing(self.bench.payload)
+            self._latest.clear()
+            self._latest[boot] = trace, observe(trace, program, listing, boot)
+        return self._latest[boot]
 
 
 def confirmed(result: CellResult, confirmer: Confirmer) -> CellResult:
@@ -150,8 +164,8 @@ def _confirmed(result: CellResult, group: SignatureGroup, confirmer: Confirmer) 
     if found is None:
         return group
     confirmer.findings.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".try-", dir=confirmer.findings) as scratch:
-        kept, confirmation = _tried(found, wanted, confirmer, Path(scratch))
+    with scratch_directory(confirmer.findings) as scratch:
+        kept, confirmation = _tried(found, wanted, confirmer, scratch)
         done = replace(group, confirmation=confirmation)
         if kept is None:
             return done
@@ -200,10 +214,15 @@ def odds_of(outcomes: Iterable[bool]) -> Confirmation:
 
 
 def _attempt(bench: Bench, job: Job | RecordedJob, directory: Path) -> FreshBoot | None:
-    try:
-        return fresh_boot(bench, job, directory)
-    except InfrastructureError:
-        return None
+    """A boot; None where there was none to judge, again and again: what befell one QEMU, a kill
+    say, must not make a finding flaky.
+
+    :raises InfrastructureError: it is not the guest's doing: the disk is full.
+    """
+    for _ in range(ATTEMPTS):
+        with suppress(LostGuestError, CorruptDataError):
+            return fresh_boot(bench, job, directory)
+    return None
 
 
 # --- one pass of a batch -------------------------------------------------------------------------
@@ -218,9 +237,7 @@ def _jobs(found: Finding, wanted: Signature, confirmer: Confirmer) -> Iterator[J
     bench = confirmer.bench
     if bench.cell.flood.placement in (Placement.PERIODIC, Placement.PAIRS):
         return
-    trace = read_boot(confirmer.boots / found.boot, bench.tools)
-    program, listing = program_of(bench.payload), Listing(bench.payload)
-    observation = observe(trace, program, listing, found.boot)
+    trace, observation = confirmer.batch(found.boot)
     for number in passes_to_try(observation, trace, bench, wanted):
         yield one_pass(confirmer.routine, bench.cell, placements_of_pass(trace, number))
 

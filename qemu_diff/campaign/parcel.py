@@ -11,13 +11,13 @@ import io
 import re
 import shutil
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from qemu_diff.campaign.prepare import Places
 from qemu_diff.errors import CorruptDataError
+from qemu_diff.scratch import scratch_directory
 
 CELL, FINDINGS = "cell", "findings"
 
@@ -50,8 +50,7 @@ def unpack(archive: bytes, cell_id: str, places: Places) -> None:
     :raises OSError: it can't be written.
     """
     places.cells.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".incoming-", dir=places.cells.parent) as name:
-        incoming = Path(name)
+    with scratch_directory(places.cells.parent) as incoming:
         _extract(archive, incoming)
         for finding in sorted((incoming / FINDINGS).glob("*")):
             if not _NAME.fullmatch(finding.name):

@@ -16,7 +16,7 @@ from qemu_diff.campaign.outcome import bisection_exit_code
 from qemu_diff.campaign.prepare import Places
 from qemu_diff.cli.app import app
 from qemu_diff.cli.selection import TreeChoice, selected
-from qemu_diff.cli.terminal import at_once_of, console_here, reader_may_leave
+from qemu_diff.cli.terminal import at_once_of, console_here
 from qemu_diff.config.project import project_root
 from qemu_diff.config.tree_option import read_tree_option
 from qemu_diff.errors import UserError
@@ -116,9 +116,8 @@ def bisect_command(
     with show_progress(console), own_directory(directory, resume=resume):
         result = bisect(inquiry, known, bench.try_commit)
         write_whole(directory / PAGE, bisection_markdown(result))
-    with reader_may_leave():
-        print_bisection(result, console)
-        console.print(f"Results: {directory}", markup=False, soft_wrap=True)
+    print_bisection(result, console)
+    console.print(f"Results: {directory}", markup=False, soft_wrap=True)
     return bisection_exit_code(result.ending)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from qemu_diff.campaign.outcome import ExitCode
 from qemu_diff.campaign.replay import KernelChoice, Outcome, bench_of, replay_sentences
 from qemu_diff.campaign.replay import replay as replay_finding
 from qemu_diff.cli.app import app
-from qemu_diff.cli.terminal import console_here, reader_may_leave
+from qemu_diff.cli.terminal import console_here
 from qemu_diff.config.project import project_root
 from qemu_diff.events import stage
 from qemu_diff.kernels import cache_directory
@@ -28,6 +27,7 @@ from qemu_diff.report.results import (
     check_results,
 )
 from qemu_diff.report.words import finding_lines
+from qemu_diff.scratch import scratch_directory
 
 KernelOptions = Annotated[KernelChoice, Parameter(name="*")]
 FROM_CACHE = KernelChoice()
@@ -55,11 +55,10 @@ def replay(
     console = console_here()
     with kept(out) as directory, show_progress(console):
         done = replay_finding(stored, kernel, directory, guest_images, cache)
-    with reader_may_leave():
-        for line in replay_sentences(stored, done):
-            console.print(line, markup=False, soft_wrap=True)
-        for line in finding_lines(done.finding) if done.finding else ():
-            console.print(f"    {line}", markup=False, soft_wrap=True)
+    for line in replay_sentences(stored, done):
+        console.print(line, markup=False, soft_wrap=True)
+    for line in finding_lines(done.finding) if done.finding else ():
+        console.print(f"    {line}", markup=False, soft_wrap=True)
     lost = done.outcome is Outcome.NOT_REPRODUCED
     return ExitCode.UNEXPECTED if lost else ExitCode.AS_EXPECTED
 
@@ -85,18 +84,17 @@ def minimize(
     guest_images, cache = project_root() / "guest_images", cache_directory("guest")
     directory = out or Path("minimized") / stored.record.id
     console = console_here()
-    with tempfile.TemporaryDirectory(prefix="qemu-diff-") as scratch, show_progress(console):
+    with scratch_directory() as scratch, show_progress(console):
         bench = bench_of(stored, kernel, guest_images, cache)
         with stage("minimize", stored.record.id) as running:
-            done = minimize_finding(stored, bench, directory, Path(scratch), running.progress)
-    with reader_may_leave():
-        if done is None:
-            console.print(
-                f"{stored.record.id}: not reproduced by one pass", markup=False, soft_wrap=True
-            )
-            return ExitCode.UNEXPECTED
-        for line in minimize_sentences(stored.record, done, directory):
-            console.print(line, markup=False, soft_wrap=True)
+            done = minimize_finding(stored, bench, directory, scratch, running.progress)
+    if done is None:
+        console.print(
+            f"{stored.record.id}: not reproduced by one pass", markup=False, soft_wrap=True
+        )
+        return ExitCode.UNEXPECTED
+    for line in minimize_sentences(stored.record, done, directory):
+        console.print(line, markup=False, soft_wrap=True)
     return ExitCode.AS_EXPECTED
 
 
@@ -132,19 +130,23 @@ def debug(
     session = Session(command, batch, reverse)
     with kept(out) as directory:
         bench = bench_of(stored, kernel, guest_images, cache)
-        status = debug_finding(stored, bench, session, directory)
+        status = debug_finding(stored, bench, session, directory, _say)
     if status is None:
         console_here().print(f"{stored.record.id}: not reproduced", markup=False, soft_wrap=True)
         return ExitCode.UNEXPECTED
     return ExitCode.UNEXPECTED if batch and status else ExitCode.AS_EXPECTED
 
 
+def _say(text: str) -> None:
+    console_here().print(text, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def kept(out: Path | None) -> Iterator[Path]:
     """A directory for a boot's files: one that the user named, or one that goes when we do."""
     if out is None:
-        with tempfile.TemporaryDirectory(prefix="qemu-diff-") as scratch:
-            yield Path(scratch) / "boot"
+        with scratch_directory() as scratch:
+            yield scratch / "boot"
         return
     check_results(out.absolute())
     yield out.absolute()

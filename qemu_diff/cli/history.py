@@ -13,7 +13,7 @@ from qemu_diff.campaign.ledger import Ledger, default_ledger
 from qemu_diff.campaign.nights import history as history_of
 from qemu_diff.campaign.outcome import ExitCode
 from qemu_diff.cli.app import app
-from qemu_diff.cli.terminal import console_here, reader_may_leave
+from qemu_diff.cli.terminal import console_here
 from qemu_diff.config.problems import listing, suggestion
 from qemu_diff.errors import UserError
 from qemu_diff.report.history import print_history
@@ -64,12 +64,11 @@ def history(
         if cell and not any(fnmatch(one, glob) for one in known):
             raise UserError(f"--cell {glob}: no cell of campaign {name!r} in the ledger matches")
     ids = [one for one in known if any(fnmatch(one, glob) for glob in globs)]
-    with reader_may_leave():
-        console = console_here()
-        print_history(name, found, ids, console)
-        if others and campaign is None:
-            line = f"Also in the ledger: {', '.join(others)}"
-            console.print(line, markup=False, soft_wrap=True)
+    console = console_here()
+    print_history(name, found, ids, console)
+    if others and campaign is None:
+        line = f"Also in the ledger: {', '.join(others)}"
+        console.print(line, markup=False, soft_wrap=True)
     return ExitCode.AS_EXPECTED
 
 

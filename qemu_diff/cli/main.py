@@ -6,9 +6,9 @@ import os
 import signal
 import sys
 import tempfile
+import time
 import traceback
-from io import TextIOWrapper
-from pathlib import Path
+from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
@@ -17,32 +17,66 @@ from cyclopts import CycloptsError
 from qemu_diff.campaign.outcome import ExitCode, bisect_failure
 from qemu_diff.cli.app import app
 from qemu_diff.cli.run import BISECT_EXIT
-from qemu_diff.cli.terminal import complaints_here, reader_may_leave
+from qemu_diff.cli.terminal import complaints_here, never_failing, trouble_of
 from qemu_diff.errors import QemuDiffError
 from qemu_diff.kernels import OF_THE_COMMIT
+from qemu_diff.scratch import remove_held
+
+AS_ONE_S = 0.25
+"""Signals within this time are one: timeout(1) sends its own to its child, and to its group."""
 
 
 def main() -> NoReturn:
     """Entry point of the ``qemu-diff`` program."""
-    # A terminal that lacks a character must not end a run.
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")
-    # An ordinary kill must stop guests and leave whole results, just as Ctrl-C does.
-    signal.signal(signal.SIGTERM, _interrupted)
-    sys.exit(_run(sys.argv[1:]))
+    sys.stdout, sys.stderr = never_failing(sys.stdout), never_failing(sys.stderr)
+    failed = _failure(sys.argv[1:])
+    interruption = _Interruption(failed(ExitCode.LOST))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # What was started with nohup(1), or in the background of a script, is meant to go on.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interruption)
+    try:
+        status = _run(sys.argv[1:])
+    except OSError as error:  # nor could what was wrong be written down: the disk is full
+        complaints_here().print(f"qemu-diff: {error}")
+        status = failed(ExitCode.LOST)
+    if trouble := trouble_of(sys.stdout):
+        complaints_here().print(f"qemu-diff: standard output: {trouble.strerror}")
+        status = status or failed(ExitCode.LOST)
+    sys.exit(status)
+
+
+class _Interruption:
+    """An ordinary kill, or a terminal that goes, must stop guests and leave whole results, just as
+    Ctrl-C does. Who asks again does not want to wait for that."""
+
+    def __init__(self, status: int) -> None:
+        """
+        :param status: to exit with.
+        """
+        self._status = status
+        self._first: float | None = None
+
+    def __call__(self, _signal: int, _frame: FrameType | None) -> None:
+        """:raises KeyboardInterrupt: it is the first."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now
+            raise KeyboardInterrupt
+        if now - self._first > AS_ONE_S:
+            # Results are whole at any moment, and what we started ends with us.
+            remove_held()
+            os._exit(self._status)
 
 
 def _run(arguments: list[str]) -> int:
     complaints = complaints_here()
     status: int | None = ExitCode.AS_EXPECTED
-    # Looked for here: a mistake in another option must not tell git that a commit is bad.
-    failed = bisect_failure if BISECT_EXIT in arguments else _plain_failure
+    failed = _failure(arguments)
     try:
-        with reader_may_leave():
-            status = app(
-                arguments, exit_on_error=False, print_error=False, result_action="return_value"
-            )
+        status = app(
+            arguments, exit_on_error=False, print_error=False, result_action="return_value"
+        )
     except CycloptsError as error:
         complaints.print(f"qemu-diff: {' '.join(str(error).split())}; see qemu-diff --help")
         return failed(ExitCode.USER_ERROR)
@@ -53,16 +87,21 @@ def _run(arguments: list[str]) -> int:
         complaints.print("qemu-diff: interrupted")
         return failed(ExitCode.LOST)
     except Exception as error:  # whatever it is, it is ours, and no verdict about a kernel
-        report = Path(tempfile.gettempdir()) / f"qemu-diff-crash-{os.getpid()}.txt"
-        report.write_text(traceback.format_exc(), encoding="utf-8")
-        complaints.print(f"qemu-diff: a bug of ours: {error!r}; the traceback is in {report}")
+        # Anybody may have laid a link under a name that can be guessed.
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="qemu-diff-crash-", suffix=".txt", delete=False
+        ) as report:
+            report.write(traceback.format_exc())
+        complaints.print(f"qemu-diff: a bug of ours: {error!r}; the traceback is in {report.name}")
         return failed(ExitCode.LOST)
     return int(status or 0)
 
 
+def _failure(arguments: list[str]) -> Callable[..., int]:
+    """How what went wrong becomes an exit status."""
+    # Looked for here: a mistake in another option must not tell git that a commit is bad.
+    return bisect_failure if BISECT_EXIT in arguments else _plain_failure
+
+
 def _plain_failure(code: int, *, of_the_commit: bool = False) -> int:  # noqa: ARG001
     return code
-
-
-def _interrupted(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt

@@ -19,7 +19,7 @@ from qemu_diff.cli.report_files import (
     check_files,
     write_files,
 )
-from qemu_diff.cli.terminal import console_here, print_meaning, reader_may_leave
+from qemu_diff.cli.terminal import console_here, print_meaning
 from qemu_diff.config.project import project_root
 from qemu_diff.errors import UserError
 from qemu_diff.kernels import cache_directory
@@ -52,10 +52,9 @@ def show(results: Path, /, *, details: bool = False) -> int:
         Every cell in sentences, however many there are.
     """
     result = read_results(results)
-    with reader_may_leave():
-        console = console_here()
-        print_result(result, console, details=details)
-        print_meaning(exit_code(result), console)
+    console = console_here()
+    print_result(result, console, details=details)
+    print_meaning(exit_code(result), console)
     return exit_code(result)
 
 
@@ -92,8 +91,7 @@ def report(
     append_files(files, told)
     _write_pictures(pictures(result), svg_directory, png_directory)
     if not any((markdown_file, svg_directory, png_directory, any_asked(files))):
-        with reader_may_leave():
-            print_matrix(matrix(result), result.name, console_here())
+        print_matrix(matrix(result), result.name, console_here())
     return exit_code(result)
 
 
@@ -148,9 +146,8 @@ def sequence(
         guest_images=guest_images,
         cache=cache,
     )
-    with reader_may_leave():
-        console = console_here()
-        console.print(title, style="bold", highlight=False)
-        for line in render(rows):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console = console_here()
+    console.print(title, style="bold", markup=False, highlight=False)
+    for line in render(rows):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     return ExitCode.AS_EXPECTED

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from qemu_diff.campaign.estimate import Estimate, estimate
+from qemu_diff.campaign.estimate import Estimate, estimate, longest_first
 from qemu_diff.campaign.executor import executor
 from qemu_diff.campaign.identity import cell_identities
 from qemu_diff.campaign.ledger import Ledger, PastDuration, RunLog, default_ledger
@@ -43,7 +43,6 @@ from qemu_diff.cli.terminal import (
     checked_jobs,
     console_here,
     print_meaning,
-    reader_may_leave,
     warn,
 )
 from qemu_diff.config.project import project_root
@@ -134,6 +133,10 @@ def run(
     past = _past_runs(ledger, loaded.name, named=ledger_file is not None)
     log = RunLog(ledger, directory)
     planned = {cell.id for cell in plan(loaded)}
+    in_turn = cells
+    if scheduler or at_once_of(jobs) > 1:
+        expected = _estimate(loaded, cells, ledger_file, at_once_of(jobs))
+        in_turn = longest_first(cells, expected.cells)
 
     def since(result: CampaignResult) -> Nights:
         return nights(past, result, planned)
@@ -153,16 +156,16 @@ def run(
                 executor=cells_run_by,
                 publish=publisher.publish,
                 start=start,
+                in_turn=in_turn,
             )
             publisher.finish(result)
             append_files(files, Told(result, nights=since(result)))
             log.finish(result)
-    with reader_may_leave():
-        print_result(result, console)
-        print_nights(since(result), console)
-        console.print(f"Results: {directory}", markup=False, soft_wrap=True)
-        if not bisect_exit:
-            print_meaning(exit_code(result), console)
+    print_result(result, console)
+    print_nights(since(result), console)
+    console.print(f"Results: {directory}", markup=False, soft_wrap=True)
+    if not bisect_exit:
+        print_meaning(exit_code(result), console)
     _warn_of_ledger(log, directory, ledger_file)
     return bisect_exit_code(result) if bisect_exit else exit_code(result)
 

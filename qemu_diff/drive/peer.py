@@ -11,10 +11,9 @@ import os
 import random
 import re
 import shlex
-import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -39,6 +38,7 @@ from qemu_diff.model import (
     KvmMode,
     MachineSpec,
 )
+from qemu_diff.scratch import scratch_directory
 
 CONSOLE = "console.log"
 
@@ -64,7 +64,7 @@ GUEST_ENTRY = "guest_code_ss"
 of the program."""
 
 _BEGIN = "peer: begin"
-_EXIT = re.compile(r"^peer: exit (?P<status>-?\d+) (?P<ns>\d+)$")
+_EXIT = re.compile(r"^peer: exit (?P<status>-?[0-9]{1,10}) (?P<ns>[0-9]{1,20})$")
 _FAILED = re.compile(r"^peer: failed: (?P<reason>.*)$")
 
 
@@ -207,6 +207,7 @@ def run_peer(
             command,
             directory / CONSOLE,
             qmp_socket,
+            memory_mib=machine.memory_mib,
             budget_s=budget_s,
             cancel=cancel,
             watch=redirector.check,
@@ -341,13 +342,13 @@ def _wrong_mode(console: PeerConsole, mode: KvmMode) -> str:
 @contextmanager
 def _scratch(directory: Path) -> Iterator[Path]:
     """A directory for what is large, and of no use after the boot."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(prefix="boot-", dir=directory)
-    except OSError as error:
-        raise InfrastructureError(f"{directory}: {error.strerror}") from error
-    with scratch as name:
-        yield Path(name)
+    with ExitStack() as stack:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            scratch = stack.enter_context(scratch_directory(directory))
+        except OSError as error:
+            raise InfrastructureError(f"{directory}: {error.strerror}") from error
+        yield scratch
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from qemu_diff.drive.debugger import Position
 from qemu_diff.drive.gdb import Answer, Breakpoint, GdbDebugger, reason_of
 from qemu_diff.drive.session import Command, CommandKind, Session
 from qemu_diff.errors import DebuggerError
+from qemu_diff.scratch import scratch_directory
 
 PATIENCE_S = 20.0
 """Wall-clock seconds after which a user who waits for a stop presses Ctrl-C."""
@@ -84,7 +84,7 @@ def run_session(session: Session, gdb: GdbDebugger, beside: Beside) -> tuple[Don
     :raises DebuggerError: gdb, or L2's QEMU, is gone, or talks nonsense. What gdb refuses is no
         error: the user sees the refusal, and goes on.
     """
-    with tempfile.TemporaryDirectory(prefix="qemu-diff-session-") as scratch:
+    with scratch_directory() as scratch:
         runner = _Runner(gdb, beside, Path(scratch) / "block.gdb")
         return tuple(runner.run(command) for command in session.commands)
 

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from functools import cache
 
-from qemu_diff.errors import MissingToolError
+from qemu_diff.errors import MissingToolError, refuse_killed
 
 GDB = "gdb-multiarch"
 """Debian's name; elsewhere `gdb` itself may know every architecture."""
@@ -22,6 +22,7 @@ def find_gdb() -> str | None:
 def _knows_aarch64(path: str) -> bool:
     ask = [path, "--nx", "--batch", "-ex", "set architecture aarch64"]
     done = subprocess.run(ask, capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    refuse_killed(path, done.returncode)
     return not done.returncode and b"Undefined item" not in done.stderr
 
 

@@ -22,12 +22,12 @@ from qemu_diff.guest.qemu_packages import (
     PACKAGE,
     PROGRAM,
     cache_lock,
-    staging_directory,
     unpacked,
 )
 from qemu_diff.guest.toolchain import HOST_COMPILER, require
 from qemu_diff.kernels import apt, cache
 from qemu_diff.model import QemuSpec
+from qemu_diff.scratch import scratch_directory
 
 _LAUNCHER = Path(PROGRAM).name
 _FILES = "root"
@@ -84,7 +84,7 @@ def _fetch(suite: str, running: Stage) -> Path:
     entries = cache.cache_directory(f"qemus/{suite}")
     if set(str(entries)) & set(_SEPARATORS):
         raise UserError(f"{entries}: a loader takes no search path with any of {_SEPARATORS} in it")
-    with staging_directory(entries) as staging:
+    with scratch_directory(entries) as staging:
         libraries = f"lib/{_multiarch()}"
         qemu = unpacked(suite, apt.own_architecture(), libraries, staging, running)
         entry = staging / "entry"

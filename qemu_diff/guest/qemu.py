@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from qemu_diff.errors import MissingToolError, UserError
+from qemu_diff.errors import MissingToolError, UserError, refuse_killed
 from qemu_diff.model import QemuSpec
 
 QEMU_PROGRAM = "qemu-system-aarch64"
@@ -60,6 +60,7 @@ def ask(program: Path, *arguments: str) -> Answer:
     """Run a QEMU that ends by itself.
 
     :raises UserError: it can't be started, or does not end.
+    :raises InfrastructureError: it was killed.
     """
     command = [str(program), *arguments]
     try:
@@ -71,6 +72,7 @@ def ask(program: Path, *arguments: str) -> Answer:
         raise UserError(f"{program} is no QEMU that can be used: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
         raise UserError(f"{program}: no answer within {ANSWER_S:g} s") from error
+    refuse_killed(str(program), done.returncode)
     lines = (done.stderr or done.stdout).strip().splitlines()
     return Answer(
         done.returncode, done.stdout, lines[-1] if lines else f"exit status {done.returncode}"

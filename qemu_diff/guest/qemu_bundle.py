@@ -14,9 +14,10 @@ from pathlib import Path
 
 from qemu_diff.events import Stage, stage
 from qemu_diff.guest.initramfs import pack
-from qemu_diff.guest.qemu_packages import PACKAGE, PROGRAM, cache_lock, staging_directory, unpacked
+from qemu_diff.guest.qemu_packages import PACKAGE, PROGRAM, cache_lock, unpacked
 from qemu_diff.guest.runtime_closure import LIBRARIES
 from qemu_diff.kernels import apt, cache
+from qemu_diff.scratch import scratch_directory
 
 LAYOUT = 1
 """Version of what an entry holds; an entry of another version is made anew."""
@@ -89,7 +90,7 @@ def cached_bundle(suite: str = "") -> QemuBundle | None:
 
 def _fetch(suite: str, running: Stage) -> QemuBundle:
     bundles = cache.cache_directory(f"bundles/{suite}")
-    with staging_directory(bundles) as staging:
+    with scratch_directory(bundles) as staging:
         qemu = unpacked(suite, apt.GUEST_ARCHITECTURE, LIBRARIES, staging, running)
         archive = _write_archive(qemu.closure, staging / "entry")
         digest = cache.digest_file(archive)
@@ -141,6 +142,6 @@ def _load(metadata: Path) -> QemuBundle | None:
         archive = metadata.with_name(record.pop("archive"))
         bundle = QemuBundle(archive=archive, **record)
         intact = cache.digest_file(archive).sha256 == bundle.sha256
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return bundle if intact else None

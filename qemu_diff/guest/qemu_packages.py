@@ -5,8 +5,6 @@ The packages are Debian's own, of any suite that is served; nothing of them is i
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,16 +60,6 @@ def cache_lock(name: str, running: Stage) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextmanager
-def staging_directory(entries: Path) -> Iterator[Path]:
-    """A directory beside the cache's entries, for one that is being made; the caller has their
-    lock."""
-    for abandoned in entries.glob(".staging-*"):  # by a process that was killed: the lock is ours
-        shutil.rmtree(abandoned, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=".staging-", dir=entries) as name:
-        yield Path(name)
 
 
 def unpacked(

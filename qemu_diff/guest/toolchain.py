@@ -6,11 +6,11 @@ import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from qemu_diff.errors import CompileError, MissingToolError
+from qemu_diff.scratch import scratch_directory
 
 CROSS_COMPILER = "aarch64-linux-gnu-gcc"
 HOST_COMPILER = "gcc"
@@ -52,8 +52,8 @@ def compile_cached(
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        output = Path(scratch) / name
+    with scratch_directory(target.parent) as scratch:
+        output = scratch / name
         done = subprocess.run(
             [*command, "-o", str(output), *map(str, sources)],
             capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"},

@@ -13,13 +13,13 @@ import platform
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from ..errors import InfrastructureError, UnavailableSourceError
+from ..errors import InfrastructureError, UnavailableSourceError, refuse_killed
+from ..scratch import scratch_directory
 from . import cache
 
 #: What a private apt demands of a source: to be signed by Debian (package debian-archive-keyring).
@@ -100,9 +100,9 @@ class Apt:
     def version_of(self, package: str) -> str:
         """The version that would be downloaded; empty where there is none."""
         # It says nothing of a package that lies in the working directory.
-        with tempfile.TemporaryDirectory() as empty:
+        with scratch_directory() as empty:
             command = ["apt-get", *self.options, "download", "--print-uris", "-q", package]
-            listed = offers(run(command, Path(empty)).stdout)
+            listed = offers(run(command, empty).stdout)
         return listed[0].version if listed else ""
 
     def closure(self, package: str, without: str) -> tuple[PackageFile, ...]:
@@ -115,8 +115,8 @@ class Apt:
         """
         named = f"{package}/{self.suite}"
         # It says nothing of a package that lies in the working directory.
-        with tempfile.TemporaryDirectory() as empty:
-            listed = self._ask("apt-get", "download", "--print-uris", named, directory=Path(empty))
+        with scratch_directory() as empty:
+            listed = self._ask("apt-get", "download", "--print-uris", named, directory=empty)
         (wanted,) = offers(listed)
         fields = self._ask("apt-cache", "show", f"{wanted.name}={wanted.version}")
         depends = [
@@ -256,7 +256,7 @@ def control_field(package_file: Path, name: str) -> str:
 def run(command: list[str], directory: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a program with its messages in English, of which some are known.
 
-    :raise InfrastructureError: no space is left.
+    :raise InfrastructureError: no space is left, or it was killed.
     """
     result = subprocess.run(
         command,
@@ -266,6 +266,7 @@ def run(command: list[str], directory: Path | None = None) -> subprocess.Complet
         check=False,
         env={**os.environ, "LC_ALL": "C"},
     )
+    refuse_killed(command[0], result.returncode)
     if "No space left on device" in result.stderr:
         raise InfrastructureError(cache.no_space_message())
     return result

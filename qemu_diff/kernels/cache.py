@@ -24,7 +24,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -34,13 +33,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import InfrastructureError, UserError
+from ..scratch import scratch_directory, sweep
 
 #: Version of ``metadata.json``; an entry of another version is built anew.
 METADATA_VERSION = 1
-
-#: A staging directory that is older than this was left behind by a process that was killed:
-#: publishing takes seconds.
-_STALE_STAGING_S = 3600.0
 
 #: Marks a directory that backups may leave out (Cache Directory Tagging Specification).
 _TAG = "CACHEDIR.TAG"
@@ -232,17 +228,14 @@ def digest_file(path: Path) -> FileDigest:
 
 def replace_file(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write a file as a whole or not at all, even if the machine loses power."""
-    handle, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
+    with scratch_directory(path.parent) as scratch:
+        whole = scratch / path.name
+        with whole.open("wb") as stream:
             stream.write(content)
             stream.flush()
             os.fchmod(stream.fileno(), mode)
             os.fsync(stream.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        whole.replace(path)
 
 
 def newest_download(downloads: Path, package: str, suffix: str) -> tuple[str, Path] | None:
@@ -276,12 +269,12 @@ def publish(metadata: KernelMetadata, files: Mapping[str, Path | bytes]) -> Kern
     :raise UserError: the cache can't be written to.
     """
     kernels = cache_directory("kernels")
-    _discard_stale_staging(kernels)
-    with disk_errors(), _staging(kernels) as staging:
+    with disk_errors(), scratch_directory(kernels) as scratch:
+        staging = scratch / metadata.key
+        staging.mkdir()
         digests = {name: _write(staging / name, files[name]) for name in files}
         complete = replace(metadata, files=digests)
         replace_file(staging / "metadata.json", _dump(complete))
-        staging.chmod(0o755)
         _rename_directory(staging, kernels / metadata.key)
     return complete
 
@@ -380,9 +373,8 @@ def _remove_shared() -> int:
     """Remove what all trees use; the next build gets it again."""
     root = cache_root()
     shared = ("downloads", "repositories", "bundles", "content", "failed", "ccache", "guest")
-    leftovers = [root / name for name in shared]
-    leftovers += (root / "kernels").glob(".staging-*")
-    return sum(_remove_tree(path) for path in leftovers if path.exists())
+    sweep(root / "kernels")
+    return sum(_remove_tree(path) for path in (root / name for name in shared) if path.exists())
 
 
 def _remove_tree(directory: Path) -> int:
@@ -435,7 +427,7 @@ def _load(directory: Path) -> KernelMetadata | None:
             build_s=raw["build_s"],
             files={name: FileDigest(**digest) for name, digest in raw["files"].items()},
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -446,22 +438,6 @@ def _intact(directory: Path, metadata: KernelMetadata) -> bool:
         )
     except OSError:
         return False
-
-
-@contextmanager
-def _staging(kernels: Path) -> Iterator[Path]:
-    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=kernels))
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _discard_stale_staging(kernels: Path) -> None:
-    for staging in kernels.glob(".staging-*"):
-        with suppress(FileNotFoundError):
-            if time.time() - staging.stat().st_mtime > _STALE_STAGING_S:
-                shutil.rmtree(staging, ignore_errors=True)
 
 
 def _write(target: Path, content: Path | bytes) -> FileDigest:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import SourceError
+from ..errors import SourceError, refuse_killed
 from . import cache
 from .tree import LANDMARKS, FileState, IsolatedTree, read_state, walk
 
@@ -165,6 +165,7 @@ def _list_by_git(path: Path) -> list[str] | None:
     result = subprocess.run(
         [*command, "--exclude-standard"], capture_output=True, check=False, env=_git_environment()
     )
+    refuse_killed("git", result.returncode)
     if result.returncode:
         return None
     entries = [os.fsdecode(entry) for entry in result.stdout.split(b"\0") if entry]
@@ -227,7 +228,7 @@ def _load_manifest(tree: IsolatedTree) -> Manifest:
         raw = json.loads(_manifest_path(tree).read_bytes())
         files = {name: Sighting(*sight) for name, sight in raw["files"].items()}
         return Manifest(files, bool(raw["complete"]))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return Manifest({}, complete=False)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from ..errors import InfrastructureError, SourceError, UnavailableSourceError
 from ..model import DebianSource
+from ..scratch import scratch_directory
 from . import apt, cache, toolchain
 from .tree import IsolatedTree
 
@@ -106,9 +106,9 @@ def unpack(tarball: Tarball, tree: IsolatedTree) -> None:
     """
     toolchain.require("tar", "xz")
     tree.reset()
-    with tempfile.TemporaryDirectory(prefix="unpacking-", dir=tree.directory) as staging:
-        _run_tar(tarball.path, Path(staging))
-        Path(staging, "source").rename(tree.source)
+    with scratch_directory(tree.directory) as staging:
+        _run_tar(tarball.path, staging)
+        (staging / "source").rename(tree.source)
 
 
 def _run_tar(path: Path, staging: Path) -> None:
@@ -146,8 +146,7 @@ def _newest_of(depends: str) -> str:
 def _download(package: str, suite: str, downloads: Path) -> Path:
     """What apt offers, in the cache."""
     apt.require_apt(package)
-    with cache.disk_errors(), tempfile.TemporaryDirectory(dir=downloads) as name:
-        staging = Path(name)
+    with cache.disk_errors(), scratch_directory(downloads) as staging:
         source = apt.private_apt(suite, staging / "apt") if suite else apt.Apt()
         version = source.version_of(package)
         ready = downloads / f"{package}_{version}{_SUFFIX}"

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from pathlib import Path
 
 from ..errors import SourceError, UnavailableSourceError
 from ..model import DebianSource, ImageSource
+from ..scratch import scratch_directory
 from . import apt, cache
 
 _SUFFIX = ".vmlinuz"
@@ -51,8 +51,8 @@ def locate(source: DebianSource, *, newer: bool = False) -> ImageSource:
     if found is not None:
         return ImageSource(found[1])
     apt.require_apt(package)
-    with cache.disk_errors(), tempfile.TemporaryDirectory(dir=downloads) as staging:
-        version, kernel = _fetch(package, suite, Path(staging))
+    with cache.disk_errors(), scratch_directory(downloads) as staging:
+        version, kernel = _fetch(package, suite, staging)
         # Its own time is the package's; what counts is what was downloaded last.
         os.utime(kernel)
         return ImageSource(kernel.rename(downloads / f"{package}_{version}{_SUFFIX}"))

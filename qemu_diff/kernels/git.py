@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import InfrastructureError
+from ..errors import InfrastructureError, refuse_killed
 from . import cache, toolchain
 
 #: Whoever owns a repository: its objects are read, and nothing of it is run.
@@ -55,7 +55,7 @@ def run_git(
 
     :param directory: a git directory (``--git-dir``).
     :raise MissingToolError: there is no git.
-    :raise InfrastructureError: no space is left.
+    :raise InfrastructureError: no space is left, or it was killed.
     """
     toolchain.require("git")
     result = subprocess.run(
@@ -65,6 +65,7 @@ def run_git(
         check=False,
         env=_environment(),
     )
+    refuse_killed("git", result.returncode)
     if b"No space left on device" in result.stderr:
         raise InfrastructureError(cache.no_space_message())
     return result

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InfrastructureError, PatchError
+from ..scratch import scratch_directory
 from . import cache, toolchain
 from .tree import FileState, IsolatedTree, Overlay, inside, read_state, write_state
 
@@ -79,8 +79,7 @@ def _after(patch: Patch, states: Overlay, tree: IsolatedTree) -> dict[str, FileS
     """
     toolchain.require("patch")
     targets = _targets(patch)
-    with tempfile.TemporaryDirectory(prefix="patching-", dir=tree.directory) as name:
-        scratch = Path(name)
+    with scratch_directory(tree.directory) as scratch:
         for target in targets:
             found = states[target] if target in states else tree.base(target)
             write_state(scratch / target, found)

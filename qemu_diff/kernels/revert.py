@@ -6,11 +6,10 @@ that we wrote anew a new time, and nothing of the user's is touched.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from ..errors import RevertError
+from ..scratch import scratch_directory
 from .git import run_git
 from .git_tree import changes, file_state
 from .repository import Repository
@@ -77,8 +76,8 @@ def _merged(
     if ours.symlink or base.symlink or theirs.symlink:
         raise ValueError
     executable = theirs.executable if ours.executable == base.executable else ours.executable
-    with tempfile.TemporaryDirectory(prefix="qemu-diff-") as scratch:
-        sides = [Path(scratch, name) for name in ("ours", "base", "theirs")]
+    with scratch_directory() as scratch:
+        sides = [scratch / name for name in ("ours", "base", "theirs")]
         for side, state in zip(sides, (ours, base, theirs), strict=True):
             side.write_bytes(state.content)
         command = ("merge-file", "--stdout", "--quiet", *map(str, sides))

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -21,6 +20,7 @@ from typing import NamedTuple
 from ..errors import InfrastructureError, KernelBuildError
 from ..events import Stage, stage
 from ..model import DebianSource, ImageSource, KernelSource, KernelSpec
+from ..scratch import scratch_directory
 from . import cache, patch, toolchain
 from .series import read_patches
 from .source import ResolvedSource, SourceCode, resolve
@@ -174,8 +174,8 @@ def _build_locked(
     if _STEPS not in text.read_text(errors="replace"):
         return NoSelftest(spec.name, f"its KVM selftest {PROGRAM} does not step: older than v6.1")
     architecture = text.parent.name
-    with tempfile.TemporaryDirectory(prefix=".building-", dir=_directory()) as name:
-        make = _Make(tree.source, Path(name), jobs or len(os.sched_getaffinity(0)))
+    with scratch_directory(_directory()) as objects:
+        make = _Make(tree.source, objects, jobs or len(os.sched_getaffinity(0)))
         running.progress("compiling")
         _compile(make, architecture, spec.name, key)
         program = _publish(make.objects / architecture / PROGRAM, key)
@@ -249,6 +249,7 @@ def _publish(program: Path, key: str) -> Path:
     """Put the program into the cache, complete or not at all."""
     target = _directory() / key / PROGRAM
     target.parent.mkdir(exist_ok=True)
-    staging = target.with_name(".new")
-    shutil.copyfile(program, staging)
-    return staging.rename(target)
+    with scratch_directory(target.parent) as scratch:
+        whole = scratch / PROGRAM
+        shutil.copyfile(program, whole)
+        return whole.rename(target)

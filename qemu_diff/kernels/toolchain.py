@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
-from ..errors import MissingToolError
+from ..errors import MissingToolError, refuse_killed
 
 #: Prefix of the cross toolchain, as tuxmake and the kernel's ``CROSS_COMPILE`` have it.
 CROSS_COMPILE = "aarch64-linux-gnu-"
@@ -84,13 +84,13 @@ def toolchain_identity() -> tuple[str, ...]:
     """The version lines of compiler and linker.
 
     :raise MissingToolError: one of them is not there.
+    :raise InfrastructureError: one of them was killed.
     """
     require(f"{CROSS_COMPILE}gcc", f"{CROSS_COMPILE}ld")
     return tuple(_version_line(f"{CROSS_COMPILE}{tool}") for tool in ("gcc", "ld"))
 
 
 def _version_line(program: str) -> str:
-    output = subprocess.run(
-        [program, "--version"], capture_output=True, text=True, check=False
-    ).stdout
-    return output.partition("\n")[0]
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    refuse_killed(program, done.returncode)
+    return done.stdout.partition("\n")[0]

@@ -67,7 +67,8 @@ def write_state(path: Path, state: FileState | None, durably: bool = False) -> N
             path.unlink()
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.parent / f".qemu-diff-{os.getpid()}"
+    # What a killed process left of it is in the way of nobody: the tree has one owner at a time.
+    staging = path.parent / ".qemu-diff-new"
     staging.unlink(missing_ok=True)
     if state.symlink:
         staging.symlink_to(os.fsdecode(state.content))
@@ -198,7 +199,7 @@ class IsolatedTree:
             return frozenset()
         try:
             return frozenset(str(path) for path in json.loads(self._journal.read_bytes()))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             self.reset()
             return frozenset()
 

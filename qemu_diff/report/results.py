@@ -202,7 +202,7 @@ def stored_findings(directory: Path) -> tuple[str, ...]:
     """Names of the findings that results keep to be replayed."""
     found = directory / "findings"
     try:
-        return tuple(sorted(one.name for one in found.iterdir() if one.is_dir()))
+        return tuple(sorted(one.name for one in found.glob("[!.]*") if one.is_dir()))
     except OSError:
         return ()
 

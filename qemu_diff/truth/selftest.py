@@ -6,7 +6,6 @@ execute is known by the architecture alone, so each rule can be held against it.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from qemu_diff.errors import InfrastructureError, NoPhantomRuleError
 from qemu_diff.guest.machine import cpu_option, determinism, escaped
 from qemu_diff.guest.qemu import Qemu, ask
 from qemu_diff.guest.toolchain import CROSS_COMPILER, compile_cached
+from qemu_diff.scratch import scratch_directory
 from qemu_diff.truth.phantom import PhantomRule, applicable, phantoms
 from qemu_diff.truth.reader import read_truth, truth_bytes
 
@@ -55,8 +55,8 @@ def prove_rule(
     :raises NoPhantomRuleError: none does.
     :raises InfrastructureError: the self-test did not run to its end.
     """
-    with tempfile.TemporaryDirectory(prefix="qemu-diff-") as scratch:
-        out = Path(scratch) / "truth"
+    with scratch_directory() as scratch:
+        out = scratch / "truth"
         with out.open("wb") as file:
             file.truncate(truth_bytes(CAPACITY))
         plugin = argument(out, CAPACITY, L2_ADDRESS, L2_ADDRESS + L2_BYTES, ())

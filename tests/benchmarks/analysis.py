@@ -17,9 +17,9 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from benchmarks.cells import costs_of_cells, process_s
 from benchmarks.conditions import conditions
 from benchmarks.measured import Claim, Measured, Plot, Series, Table
+from benchmarks.planned_cells import costs_of_cells, process_s
 from integration.cli_run import run_campaign
 
 from qemu_diff.abi import STEP_RECORD, TRUTH_RECORD, RecordKind, StepRecords, TruthRecords

@@ -1,97 +1,202 @@
-"""What cells cost beside their boots: planning, verdicts.json, ledger, report."""
+"""Cells of campaigns, run here one by one or side by side, and when what came of them was there."""
 
 from __future__ import annotations
 
-import tempfile
+import shutil
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-from unit.campaign.past import outcome, run_of
+import numpy as np
+from benchmarks.pages import ROOT
 
-from qemu_diff.campaign.estimate import estimate
-from qemu_diff.campaign.ledger import Ledger, RunLog
+from qemu_diff.abi import RecordKind, SharedState
+from qemu_diff.campaign.cell_task import CellTask, cell_tasks, run_task
+from qemu_diff.campaign.executor import local
 from qemu_diff.campaign.plan import plan
-from qemu_diff.config import load_campaign
-from qemu_diff.model import CellResult, CellVerdict
-from qemu_diff.report.html import html
-from qemu_diff.report.results import VerdictsFile
+from qemu_diff.campaign.prepare import Places, Prepared, prepare
+from qemu_diff.campaign.runner import run_campaign
+from qemu_diff.drive.in_guest import RECORDS, TRUTH
+from qemu_diff.errors import CorruptDataError
+from qemu_diff.events import Event, subscribe
+from qemu_diff.guest.shared import read_header
+from qemu_diff.kernels.cache import cache_directory
+from qemu_diff.model import Campaign, CampaignResult, Cell, CellResult
+from qemu_diff.scratch import scratch_directory
+from qemu_diff.trace.records import read_records
 
-HEAD = """
-[campaign]
-name = "c"
-[kernels.one]
-source = "debian:linux-source-6.1"
-[kernels.two]
-source = "debian:linux-source-6.1"
-patches = ["guest_images/patches/unpatched.patch"]
-"""
-SCENARIO = '[[scenario]]\npayload = "hvc"\nflood = {{ count = {number} }}\n'
-KERNELS = 2
+GUEST_IMAGES = ROOT / "guest_images"
 
-Costs = dict[str, tuple[float, ...]]
-"""What is done → process seconds, for each number of cells."""
+POLL_S = 0.002
+"""How often a boot's files are looked at: no moment below is sharper."""
 
 
-def costs_of_cells(numbers: tuple[int, ...]) -> Costs:
-    """Process time: other processes may have the machine besides.
+@dataclass(frozen=True)
+class Life:
+    """One QEMU's, from its start to its end; of :func:`time.monotonic`."""
 
-    :param numbers: of cells, even, ascending.
+    directory: Path
+    began: float
+    ended: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a boot's files said at one moment.
+
+    :param plugin: QEMU has come as far as the truth plugin.
+    :param records: of the step VMM.
+    :param reports: returns from KVM_RUN.
     """
-    found: dict[str, list[float]] = {}
-    # Whoever is first reads templates and makes caches.
-    html(run_of(1, outcome("cell")))
-    for number in numbers:
-        results = tuple(
-            outcome(f"cell-{at}", CellVerdict.FAIL if at % 10 == 0 else CellVerdict.PASS)
-            for at in range(number)
-        )
-        with tempfile.TemporaryDirectory(prefix="qemu-diff-") as name:
-            costs = {**_planning(Path(name), number), **_publishing(Path(name), results)}
-        for what, seconds in costs.items():
-            found.setdefault(what, []).append(seconds)
-    return {what: tuple(seconds) for what, seconds in found.items()}
+
+    at: float
+    plugin: bool
+    state: SharedState
+    records: int
+    reports: int
 
 
-def process_s(what: Callable[[], object]) -> float:
-    """Process seconds that it takes."""
-    before = time.process_time()
-    what()
-    return time.process_time() - before
+@dataclass(frozen=True)
+class Done:
+    """A cell that was run.
+
+    :param samples: by boot, one for each change.
+    :param ended: when its result was there.
+    """
+
+    result: CellResult
+    directory: Path
+    lives: tuple[Life, ...]
+    samples: Mapping[str, Sequence[Sample]]
+    ended: float
+
+    @property
+    def power_on(self) -> float:
+        """When its first QEMU was started."""
+        return self.lives[0].began
+
+    @property
+    def verdict_s(self) -> float:
+        """From power-on to the cell's result."""
+        return self.ended - self.power_on
+
+    @property
+    def detected_s(self) -> float | None:
+        """From power-on to when the first record that convicts was in the shared region; None
+        where the cell found nothing."""
+        for boot, samples in self.samples.items():
+            reports = [one.report for one in self.result.findings if one.boot == boot]
+            if reports:
+                kinds = read_records(self.directory / boot / RECORDS)["kind"]
+                row = int(np.flatnonzero(kinds == RecordKind.RUN)[min(reports)])
+                there = next(one.at for one in samples if one.records > row)
+                return there - self.power_on
+        return None
 
 
-def _planning(directory: Path, number: int) -> dict[str, float]:
-    path = directory / "c.toml"
-    scenarios = (SCENARIO.format(number=at) for at in range(2, number // KERNELS + 2))
-    path.write_text(HEAD + "".join(scenarios))
-    ledger = Ledger(directory / "past.sqlite3")
+@dataclass(frozen=True)
+class Ready:
+    """Cells that can be run; what they leave is gone with the context that made this."""
 
-    def planned() -> None:
-        cells = plan(load_campaign(path))
-        assert len(cells) == number
-        estimate(cells, ledger.durations("c"), 2)
+    campaign: Campaign
+    cells: tuple[Cell, ...]
+    places: Places
+    prepared: Prepared
+    tasks: Mapping[str, CellTask] = field(default_factory=dict)
 
-    return {"plan and estimate": process_s(planned)}
+    def run(self, cell: Cell, seed: int | None = None) -> Done:
+        """Run one cell.
+
+        :param seed: instead of its own.
+        """
+        task = self.tasks[cell.id]
+        if seed is not None:
+            task = replace(task, cell=replace(cell, seed=seed))
+        directory = self.places.cells / cell.id
+        shutil.rmtree(directory, ignore_errors=True)
+        with lives() as boots, _Sampled(directory) as sampled:
+            result = run_task(task, directory, self.places.findings, threading.Event())
+            ended = time.monotonic()
+        return Done(result, directory, tuple(boots), sampled.seen, ended)
+
+    def run_all(self, jobs: int) -> tuple[CampaignResult, tuple[Life, ...], float]:
+        """Run all cells; the result, the lives of all boots, and the seconds that it took."""
+        began = time.monotonic()
+        with lives() as boots:
+            result = run_campaign(
+                self.campaign,
+                self.cells,
+                self.places,
+                self.prepared,
+                executor=local(jobs),
+                publish=lambda _: None,
+            )
+        return result, tuple(boots), time.monotonic() - began
 
 
-def _publishing(directory: Path, results: tuple[CellResult, ...]) -> dict[str, float]:
-    """All cells of a run, one after the other, each as it is finished."""
-    verdicts = VerdictsFile(directory)
-    log = RunLog(Ledger(directory / "ledger.sqlite3"), directory)
-    begun = replace(run_of(1), complete=False)
-    partial = [replace(begun, cells=results[:upto]) for upto in range(1, len(results) + 1)]
+@contextmanager
+def ready(
+    campaign: Campaign, globs: Sequence[str] = ("*",), *, made: Callable[[Cell], bool] | None = None
+) -> Iterator[Ready]:
+    """Make ready what a campaign's cells need.
 
-    def written() -> None:
-        for run in partial:
-            verdicts.write(run)
+    :param globs: over cell ids.
+    :param made: which of these cells.
+    """
+    cells = tuple(
+        cell
+        for cell in plan(campaign)
+        if any(fnmatchcase(cell.id, glob) for glob in globs) and (made is None or made(cell))
+    )
+    with scratch_directory() as scratch:
+        places = Places(GUEST_IMAGES, cache_directory("guest"), scratch / "cells")
+        prepared = prepare(campaign, cells, places)
+        tasks = cell_tasks(campaign, cells, prepared, GUEST_IMAGES)
+        yield Ready(campaign, cells, places, prepared, tasks)
 
-    def published() -> None:
-        for run in partial:
-            log.publish(run)
 
-    return {
-        "verdicts.json": process_s(written),
-        "ledger": process_s(published),
-        "report.html": process_s(lambda: html(run_of(1, *results))),
-    }
+@contextmanager
+def lives() -> Iterator[list[Life]]:
+    """The life of each QEMU that ends while the context lasts."""
+    ended: list[Life] = []
+
+    def note(event: Event) -> None:
+        if (event.stage, event.state) == ("boot", "exited"):
+            now = time.monotonic()
+            ended.append(Life(Path(event.subject), now - event.wall_s, now))
+
+    with subscribe(note):
+        yield ended
+
+
+class _Sampled(ExitStack):
+    """Looks at the files of a cell's boots while the context lasts."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self._directory = directory
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="sampled", daemon=True)
+        self.seen: dict[str, list[Sample]] = {}
+        self._thread.start()
+        self.callback(self._thread.join)
+        self.callback(self._over.set)
+
+    def _look(self) -> None:
+        while not self._over.wait(POLL_S):
+            for path in self._directory.glob(f"*/{RECORDS}"):
+                with suppress(OSError, CorruptDataError, ValueError):
+                    self._note(path)
+
+    def _note(self, records: Path) -> None:
+        with records.with_name(TRUTH).open("rb") as truth:
+            plugin = any(truth.read(8))
+        header = read_header(records)
+        now = Sample(time.monotonic(), plugin, header.state, header.count, header.heartbeat)
+        samples = self.seen.setdefault(records.parent.name, [])
+        if not samples or replace(samples[-1], at=now.at) != now:
+            samples.append(now)

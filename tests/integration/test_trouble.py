@@ -423,7 +423,7 @@ def long_run(campaign_of, tmp_path: Path):
     process.wait()
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_run_keeps_what_it_has(long_run, how: signal.Signals) -> None:
     process, out = long_run
     qemus = qemus_of(process.pid)

@@ -130,7 +130,7 @@ def test_measured_cells_are_not_left_out(directory: Path) -> None:
 def test_what_a_cut_left_of_a_cell_goes(directory: Path) -> None:
     write_results(earlier(judged("k.a")), directory)
     (directory / CELLS / "k.b" / "run").mkdir()
-    (directory / FINDINGS / ".new-x").mkdir(parents=True)
+    (directory / FINDINGS / ".scratch-x").mkdir(parents=True)
     with open_results(directory, resume=True):
         set_aside(directory, {"k.a"}, set(), keep=False)
     assert [one.name for one in (directory / CELLS).iterdir()] == ["k.a"]

@@ -123,7 +123,7 @@ def test_several_at_once_fetch_it_once() -> None:
 
 @pytest.mark.usefixtures("repository")
 def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
-    left = tmp_path / "cache/bundles/old/.staging-x/root/usr"
+    left = tmp_path / "cache/bundles/old/.scratch-x/root/usr"
     left.mkdir(parents=True)
     (tmp_path / "cache/CACHEDIR.TAG").touch()
     bundle = fetch_bundle("old")

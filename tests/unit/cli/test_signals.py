@@ -1,0 +1,106 @@
+"""Signals: the first ends a run in order, the next at once; some come twice and mean once."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from integration.cli_run import ROOT
+
+from qemu_diff.cli.main import AS_ONE_S
+
+RUN = """
+import signal, sys, time
+from pathlib import Path
+from qemu_diff.cli.main import _Interruption
+from qemu_diff.scratch import scratch_directory
+
+interruption = _Interruption(3)
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, interruption)
+with scratch_directory(Path(sys.argv[1])) as scratch:
+    (scratch / "records.bin").write_text("x")
+    try:
+        print("runs", flush=True)
+        time.sleep(1000)
+    except KeyboardInterrupt:
+        print("ends", flush=True)
+        time.sleep(float(sys.argv[2]))
+print("ended", flush=True)
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    """Starts a run that takes so many seconds to end in order; it is under way."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(ends_in_s: float) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUN, str(tmp_path), str(ends_in_s)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
+        )  # fmt: skip
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "runs\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_first_ends_it_in_order(run, tmp_path: Path, how: signal.Signals) -> None:
+    process = run(0.1)
+    process.send_signal(how)
+    said, _ = process.communicate(timeout=20)
+    assert (process.returncode, said) == (0, "ends\nended\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (signal.SIGINT, signal.SIGINT),
+        (signal.SIGTERM, signal.SIGINT),
+        (signal.SIGHUP, signal.SIGTERM),
+    ],
+)
+def test_the_next_ends_it_at_once(
+    run, tmp_path: Path, first: signal.Signals, second: signal.Signals
+) -> None:
+    process = run(1000)
+    process.send_signal(first)
+    assert process.stdout.readline() == "ends\n"
+    time.sleep(AS_ONE_S + 0.05)
+    process.send_signal(second)
+    said, _ = process.communicate(timeout=20)
+    assert (process.returncode, said) == (3, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_at_once_are_one(run) -> None:
+    process = run(0.5)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=20)
+    assert (process.returncode, said) == (0, "ends\nended\n")
+
+
+def test_what_is_to_go_on_without_its_terminal_goes_on() -> None:
+    """nohup(1) ignores the signal for what it starts."""
+    code = (
+        "import signal, sys; from qemu_diff.cli import main; sys.argv = ['qemu-diff', '--help']\n"
+        "try: main()\n"
+        "except SystemExit: print(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)"
+    )
+    done = subprocess.run(
+        ["nohup", sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.splitlines()[-1] == "True"
