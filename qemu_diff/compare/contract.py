@@ -377,6 +377,8 @@ def _last_executions(
     register[recorded] = told.astype(np.int64)
 
     def of_groups(values: NDArray[Any], nothing: Any) -> NDArray[Any]:
+        if len(values) == len(some):
+            return values
         found = np.full(len(some), nothing, dtype=values.dtype)
         found[some] = values
         return found

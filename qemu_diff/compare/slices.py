@@ -216,7 +216,8 @@ def group_returns(records: StepRecords, returns: Returns, before: np.void | None
     kind = np.ascontiguousarray(records["kind"])
     pc, written = _pcs_before_runs(records, kind, returns, before)
     initialised = _before_runs(np.flatnonzero(kind == RecordKind.VCPU_INIT), run)
-    afresh = initialised | _before_runs(np.flatnonzero(stops_stepping(records)), run)
+    asked = np.flatnonzero(kind == RecordKind.DEBUG_CONTROL)
+    afresh = initialised | _before_runs(asked[stops_stepping(records[asked])], run)
     on, last_return = returns.stepping, None
     if before is not None:
         last_return = returns_in(np.array([before]))
@@ -481,10 +482,14 @@ def _pcs_before_runs(
     """
     run = returns.row
     pc = _before(returns.pc, UNKNOWN_PC if before is None else before["pc"].astype(np.int64))
-    writes = writes_of(records, REGISTER_PC)
-    told = np.flatnonzero(writes | (kind == RecordKind.VCPU_INIT))
-    value = np.where(writes[told], records["detail"][told, 1].astype(np.int64), UNKNOWN_PC)
-    written = _before_runs(np.flatnonzero(writes), run)
+    told = np.flatnonzero((kind == RecordKind.SET_REGISTER) | (kind == RecordKind.VCPU_INIT))
+    register, value = records["detail"][told, :2].astype(np.int64).T
+    initialised = kind[told] == RecordKind.VCPU_INIT
+    writes = ~initialised & (register == REGISTER_PC)
+    value[initialised] = UNKNOWN_PC
+    about_pc = initialised | writes
+    written = _before_runs(told[writes], run)
+    told, value = told[about_pc], value[about_pc]
     return _told_before_runs(pc, told, value, run), written
 
 

@@ -143,7 +143,8 @@ def _with_returns(records: StepRecords, cut: Cut, number: int) -> tuple[StepReco
         if len(run) >= number:
             some = some[: int(run[number - 1]) + 1]
         elif cut.record + room < len(records):
-            room += max(16, room // 4)
+            # As many as it takes if the rest is like these, and some more.
+            room += max(16, (number - len(run)) * (1 + room // (len(run) + 1)) * 9 // 8)
             continue
         return some, returns_in(some)
 

@@ -147,7 +147,19 @@ def _all_alike(first: Way, others: Sequence[Way]) -> Claim:
         f"{alike} of {due} as in the first run",
         "all",
         alike == due,
+        ", ".join(sorted(_differ(first, others))),
     )
+
+
+def _differ(first: Way, others: Sequence[Way]) -> set[str]:
+    """What of the cells' results is not the same everywhere."""
+    return {
+        name
+        for other in others
+        for cell, one in first.cells.items()
+        for name, value in one["result"].items()
+        if other.cells.get(cell, {}).get("result", {}).get(name) != value
+    }
 
 
 def _alike(one: Way, other: Way) -> int:
