@@ -256,7 +256,8 @@ def test_a_kernel_that_was_alive_and_had_a_cpu_hangs_by_itself(
 
 @pytest.mark.parametrize("state", [NEVER, EMPTY])
 @pytest.mark.parametrize(
-    ("timed", "starved_s"), [(False, 1.0), (True, BUDGET_S), (True, None), (True, BUDGET_S * STARVED)]
+    ("timed", "starved_s"),
+    [(False, 1.0), (True, BUDGET_S), (True, None), (True, BUDGET_S * STARVED)],
 )
 def test_a_kernel_that_had_no_cpu_or_shows_no_life_is_no_hang(
     state: SharedHeader, timed: bool, starved_s: float | None
