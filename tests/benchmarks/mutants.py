@@ -19,11 +19,13 @@ from typing import Any
 
 from benchmarks.conditions import conditions
 from benchmarks.measured import Claim, Measured, Plot, Series, Table
+from elftools.elf.constants import SH_FLAGS
+from elftools.elf.elffile import ELFFile
 
 from qemu_diff.config import load_campaign
 from qemu_diff.guest.qemu import find_qemu
 from qemu_diff.kernels import build_kernel
-from qemu_diff.model import Campaign, KernelSpec
+from qemu_diff.model import Build, Campaign, KernelSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 CAMPAIGNS = tuple(ROOT / "configs" / name for name in ("hostile.toml", "mutants.toml"))
@@ -83,13 +85,13 @@ class Mutant:
     :param mechanical: made by scripts/mutants.
     :param kills: (cell without the kernel, kind).
     :param lost: cells that were lost, with the reason.
-    :param same_image: the control's Image, byte for byte.
+    :param same_code: the control's code and data, byte for byte: see :func:`_content`.
     """
 
     name: str
     breaks: str
     mechanical: bool
-    same_image: bool
+    same_code: bool
     kills: list[tuple[str, str]] = field(default_factory=list)
     passed: int = 0
     lost: list[tuple[str, str]] = field(default_factory=list)
@@ -97,8 +99,8 @@ class Mutant:
     @property
     def why_alive(self) -> str:
         """Why nothing kills it; empty: a gap in the oracle."""
-        if self.same_image:
-            return "equivalent: its Image is the control's, byte for byte"
+        if self.same_code:
+            return "equivalent: its vmlinux is the control's, byte for byte, but for line numbers"
         if self.name in EQUIVALENT:
             return f"equivalent: {EQUIVALENT[self.name]}"
         return NOT_A_BUG.get(self.name, "")
@@ -146,13 +148,27 @@ def _say(words: str) -> None:
 def _mutants(campaign: Campaign) -> list[Mutant]:
     """Their kernels are built here, one after the other: the campaign finds them in the cache."""
     control = build_kernel(next(one for one in campaign.kernels if one.name == CONTROL))
-    reference = control.image.read_bytes()
+    reference = _content(control)
     return [_mutant(one, reference) for one in campaign.kernels if one.name != CONTROL]
 
 
-def _mutant(spec: KernelSpec, reference: bytes) -> Mutant:
+def _content(build: Build) -> dict[str, bytes]:
+    """Section → content of all that is loaded, but for the lines that BUG() and WARN() name
+    (``__bug_table``) and the build id (``.notes``)."""
+    assert build.vmlinux is not None
+    with build.vmlinux.open("rb") as file:
+        return {
+            section.name: section.data()
+            for section in ELFFile(file).iter_sections()
+            if section["sh_flags"] & SH_FLAGS.SHF_ALLOC
+            and section["sh_type"] != "SHT_NOBITS"
+            and section.name not in ("__bug_table", ".notes")
+        }
+
+
+def _mutant(spec: KernelSpec, reference: dict[str, bytes]) -> Mutant:
     _say(f"kernel {spec.name}")
-    image = build_kernel(spec).image.read_bytes()
+    content = _content(build_kernel(spec))
     (patch,) = spec.patches
     text = patch.read_text()
     words = _MUTANT.match(text)
@@ -160,7 +176,7 @@ def _mutant(spec: KernelSpec, reference: bytes) -> Mutant:
     if _ON_PURPOSE in text:
         breaks = words["name"] if words else ""
     mechanical = patch.parent.name == "mechanical"
-    return Mutant(spec.name, " ".join(breaks.split()), mechanical, image == reference)
+    return Mutant(spec.name, " ".join(breaks.split()), mechanical, content == reference)
 
 
 def _run(campaign: Path, results: Path) -> int:
