@@ -490,13 +490,9 @@ class _CellRunner:
 
     def _read(self, done: Boot) -> tuple[Trace | None, _Unjudged | None]:
         """A boot's trace; or why its records, which L1 alone writes, can't be one."""
-        try:
-            read_records(done.directory / RECORDS)
-        except CorruptDataError as error:
-            full = done.header is not None and done.header.dropped > 0
-            if done.header is None or (full and done.header.count <= RECORD_CAPACITY):
-                raise
-            return None, _overwritten(str(error), done.header)
+        damage = "" if self._from_outside else _damage(done)
+        if damage:
+            return None, _overwritten(damage, done.header or NO_HEADER)
         trace = read_boot(done.directory, self._context.tools)
         self._passes |= reported_passes(trace.records)
         for name in (RECORDS, TRUTH, TIMER_LOG):
@@ -536,6 +532,19 @@ class _CellRunner:
             self._stage.progress(f"{name}: {heartbeat} steps", fraction)
 
         return report
+
+
+def _damage(done: Boot) -> str:
+    """How sealed records contradict themselves, or nothing; that they found no room is our own
+    fault, unless more are counted than there can be."""
+    header = done.header
+    if header is None or (header.dropped and header.count <= RECORD_CAPACITY):
+        return ""
+    try:
+        read_records(done.directory / RECORDS)
+    except CorruptDataError as error:
+        return str(error)
+    return ""
 
 
 def read_boot(directory: Path, tools: Tools) -> Trace:
