@@ -6,6 +6,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import html5lib
 import pytest
@@ -13,9 +14,10 @@ from integration.conftest import write_campaign
 from integration.test_trouble import HVC, run_one
 from lxml import etree
 
+from qemu_diff.campaign import cell
 from qemu_diff.cli.terminal import OnlyText
 from qemu_diff.guest import machine
-from qemu_diff.model import Build, CampaignResult, CellVerdict
+from qemu_diff.model import Build, CampaignResult, CellResult, CellVerdict
 from qemu_diff.report.html import html
 from qemu_diff.report.junit import junit
 from qemu_diff.report.kcidb import kcidb
@@ -30,6 +32,20 @@ WORDS = "/\x1b]0;t\x07\x9b2J<b>|`*::error::x]]>#"
 """What the kernel is told to start, and says that it can't."""
 
 
+def test_what_our_analysis_stumbles_over_costs_one_cell(
+    builds: dict[str, Build], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumbles(*_: object) -> CellResult:
+        raise IndexError("index 5 is out of bounds")
+
+    monkeypatch.setattr(cell, "judged_cell", stumbles)
+    campaign = write_campaign(tmp_path / "campaign.toml", builds, {"one": "patched"}, HVC)
+    lost = run_one(builds["patched"], campaign, tmp_path / "cell")
+    assert lost.verdict is CellVerdict.LOST
+    assert "a bug of ours: its records can't be judged: IndexError" in lost.reason
+    assert "stumbles" in (tmp_path / "cell" / cell.UNREADABLE).read_text()
+
+
 @pytest.fixture(scope="module")
 def result(builds: dict[str, Build], tmp_path_factory: pytest.TempPathFactory) -> CampaignResult:
     """The cell of a real kernel whose last words are :data:`WORDS`."""
@@ -38,15 +54,15 @@ def result(builds: dict[str, Build], tmp_path_factory: pytest.TempPathFactory) -
     with pytest.MonkeyPatch.context() as patch:
         arguments = (*machine.KERNEL_ARGUMENTS, "rdinit=/nothing", f"init={WORDS}")
         patch.setattr(machine, "KERNEL_ARGUMENTS", arguments)
-        cell = run_one(builds["patched"], campaign, directory / "cell")
-    return CampaignResult("hostile", (cell,), (), complete=True)
+        lost = run_one(builds["patched"], campaign, directory / "cell")
+    return CampaignResult("hostile", (lost,), (), complete=True)
 
 
 def test_the_kernel_has_said_it(result: CampaignResult) -> None:
-    (cell,) = result.cells
-    assert cell.verdict is CellVerdict.LOST
-    assert "\x1b]0;t\x07" in cell.reason
-    assert "<b>|`*::error::x]]>#" in cell.reason
+    (lost,) = result.cells
+    assert lost.verdict is CellVerdict.LOST
+    assert "\x1b]0;t\x07" in lost.reason
+    assert "<b>|`*::error::x]]>#" in lost.reason
 
 
 def test_no_terminal_and_no_runner_acts_on_it(
