@@ -30,6 +30,12 @@ from qemu_diff.guest.gdbstub import POLL_S
 MOST_QUOTED = 200
 """Characters of gdb's that an error repeats."""
 
+MOST_NESTED = 100
+"""Tuples and lists of a record within each other; gdb's own have a few."""
+
+MOST_LINE = 16 << 20
+"""Bytes of a line of gdb's."""
+
 _STRUCTURED = re.compile(r"\d*[\^*=+]")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _SCRIPT = re.compile(r'script=\{((?:"(?:[^"\\]|\\.)*",?)*)\}')
@@ -86,10 +92,12 @@ def record_of(line: str) -> Record:
 
 def _is_record(line: str) -> bool:
     """Whether a line follows the syntax: values are reduced to strings, from the inside."""
-    reduced, before = _STRING.sub('""', line), ""
-    while reduced != before:
+    reduced = _STRING.sub('""', line)
+    for _ in range(MOST_NESTED):
         before = reduced
         reduced = _LIST.sub('""', _TUPLE.sub('""', reduced))
+        if reduced == before:
+            break
     return _RECORD.fullmatch(reduced) is not None
 
 
@@ -175,6 +183,8 @@ class MiProcess:
         if not data:
             raise self._ended()
         *lines, self._partial = (self._partial + data).split(b"\n")
+        if len(self._partial) > MOST_LINE:
+            raise DebuggerError(f"gdb sent a line of more than {MOST_LINE:,} bytes")
         for line in lines:
             text = line.decode(errors="replace").rstrip("\r")
             if text and not response_is_finished(text):

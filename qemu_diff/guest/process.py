@@ -36,6 +36,9 @@ MOST_BETWEEN_LOOKS_S = 5.0
 AFTER_OOPS_S = 10.0
 """How long a kernel that has panicked may take to go down by itself."""
 
+REGISTERS_S = 5.0
+"""How long QEMU may take to say where its vCPU is."""
+
 LINE_CHARACTERS = 400
 """Of a line of the console that is repeated in a result."""
 
@@ -346,7 +349,7 @@ def _warnings(text: bytes, cut: int) -> tuple[str, ...]:
 def _registers(qmp_socket: Path) -> str:
     """What QEMU says of its vCPU, as evidence beside a guest that makes no progress."""
     with suppress(QMPError, OSError, asyncio.TimeoutError):
-        return asyncio.run(asyncio.wait_for(_ask_registers(qmp_socket), timeout=5))
+        return asyncio.run(asyncio.wait_for(_ask_registers(qmp_socket), timeout=REGISTERS_S))
     return ""
 
 

@@ -108,7 +108,7 @@ def _capabilities(qemu: psutil.Process, _: Path) -> str:
 def _runtime_directory(qemu: psutil.Process, _: Path) -> str:
     wrong = []
     for word in qemu.cmdline():
-        for path in re.findall(r"(?:unix:|path=)(/[^,]+)", word):
+        for path in re.findall(r"(?:^unix:|,path=)(/[^,]+)", word):
             socket, directory = Path(path).stat(), Path(path).parent.stat()
             modes = (stat.S_IMODE(directory.st_mode), stat.S_IMODE(socket.st_mode) & 0o077)
             if modes != (0o700, 0) or not stat.S_ISSOCK(socket.st_mode):

@@ -80,6 +80,7 @@ def lying_vmlinux() -> bytes:
         ("ledger", damaged_ledger("UPDATE cell SET signatures = '['")),
         ("ledger", damaged_ledger("UPDATE cell SET violations = '5'")),
         ("learnt windows", b""),
+        ("GDB/MI", b"^done,a=" + b"{a=" * 20_000 + b'""' + b"}" * 20_000),
         ("timer log", b"arm_gt_recalc gt recalc: timer 0 irqstate 1 next tick 0x" + b"f" * 99),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fakes.unix_server import mute, serving
 
 from qemu_diff.confinement import offered
 from qemu_diff.errors import InfrastructureError
@@ -437,3 +439,39 @@ def test_a_socket_s_path_is_short_and_private_and_goes_away() -> None:
         assert socket.parent.stat().st_mode & 0o777 == 0o700
         socket.write_text("")
     assert not socket.parent.exists()
+
+
+# --- what QMP says ---
+
+GREETING = (
+    b'{"QMP": {"version": {"qemu": {"micro": 0, "minor": 0, "major": 9}}, "capabilities": []}}\n'
+)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"\0\xff noise\n",
+        b"[" * 100_000 + b"\n",
+        b"9" * 5000 + b"\n",
+        b'{"QMP": 5}\n',
+        b"[]\n",
+        GREETING + b'{"return": {}}\n' * 3,
+        GREETING + b'{"id": 5, "error": []}\n',
+        GREETING + b'{"event": "X"}\n',
+        b"x" * (11 << 20),
+    ],
+)
+def test_a_qmp_that_talks_nonsense_tells_no_registers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    monkeypatch.setattr(process, "REGISTERS_S", 0.3)
+
+    def serve(connection: socket.socket) -> None:
+        connection.sendall(said)
+        mute(connection)
+
+    with serving(tmp_path / "qmp", serve):
+        told = process._registers(tmp_path / "qmp")
+    assert isinstance(told, str)
