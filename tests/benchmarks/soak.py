@@ -113,10 +113,11 @@ def campaign(path: Path, boots: int) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def soak(boots: int, directory: Path, jobs: int) -> Soak:
+def soak(boots: int, directory: Path, jobs: int, every_s: float = SAMPLE_S) -> Soak:
     """Run the campaign in a process of its own, and look at that from outside.
 
     :param directory: empty; gets the campaign, its results and what is temporary.
+    :param every_s: seconds from one look to the next.
     """
     scratch = directory / "tmp"
     scratch.mkdir()
@@ -130,7 +131,7 @@ def soak(boots: int, directory: Path, jobs: int) -> Soak:
     started = time.monotonic()
     with (directory / "said").open("wb") as said:
         process = psutil.Popen(command, env=environment, stdout=said, stderr=said)
-    samples, seen = _watched(process, results, scratch, boots)
+    samples, seen = _watched(process, results, scratch, boots, every_s)
     status = process.wait()
     left = tuple(one.name() for one in seen if one.is_running())
     found = tuple(str(path.relative_to(scratch)) for path in sorted(scratch.rglob("*")))
@@ -174,7 +175,7 @@ def _memory_of(results: Path) -> float:
 
 
 def _watched(
-    process: psutil.Popen, results: Path, scratch: Path, boots: int
+    process: psutil.Popen, results: Path, scratch: Path, boots: int, every_s: float
 ) -> tuple[list[Sample], set[psutil.Process]]:
     """Samples until the process ends, and every child that was seen."""
     samples: list[Sample] = []
@@ -190,7 +191,7 @@ def _watched(
         if samples[-1].boots >= said + max(boots // 20, 1):
             said = samples[-1].boots
             print(f"  {samples[-1]}", flush=True)
-        time.sleep(SAMPLE_S)
+        time.sleep(every_s)
     return samples, seen
 
 
