@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from qemu_diff.config.paths import mode
+from qemu_diff.confinement import offered
 from qemu_diff.errors import QemuDiffError
 from qemu_diff.guest.gdb import GDB, find_gdb
 from qemu_diff.guest.qemu import QEMU_PROGRAM, find_qemu
@@ -85,6 +86,7 @@ def checks() -> tuple[Check, ...]:
     return (
         _python_packages(),
         _qemu(),
+        _confinement(),
         _host_compiler(),
         _cross_compiler(),
         *_kernel_tools(),
@@ -162,6 +164,23 @@ def _qemu() -> Check:
         apt="apt-get install qemu-system-arm",
         dnf="dnf install qemu-system-aarch64-core",
         needed_for="every run",
+    )
+
+
+def _confinement() -> Check:
+    here = offered()
+    lacking = [
+        *([] if here.no_network else ["network namespaces"]),
+        *([] if here.landlock else ["Landlock"]),
+    ]
+    return Check(
+        "confinement",
+        not lacking,
+        f"no {' and no '.join(lacking)}" if lacking else "no network, no writing elsewhere",
+        apt="",
+        dnf="",
+        needed_for="keeping a hostile kernel's QEMU away from the network and from other files",
+        required=False,
     )
 
 

@@ -18,8 +18,9 @@ class Event:
     """Something that happened in a stage.
 
     :param stage: ``kernel``, ``cell``, …
-    :param subject: what it is about: a kernel's name, a cell's id.
-    :param state: ``started``, ``progress``, ``finished``, ``failed`` or ``skipped``.
+    :param subject: what it is about: a kernel's name, a cell's id, a boot's directory.
+    :param state: ``started``, ``progress``, ``finished``, ``failed`` or ``skipped``; of the stage
+        ``boot`` only ``exited``: its QEMU is gone, after ``wall_s``.
     :param text: one line for people; may be empty.
     :param fraction: how much of the subject is done, 0.0 to 1.0, or None where unknown.
     :param wall_s: seconds since the stage started.

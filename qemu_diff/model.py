@@ -325,19 +325,21 @@ class ViolationKind(StrEnum):
 
 
 class Expectation(StrEnum):
-    """What a campaign expects of a cell: ``pass``, ``hang``, or violations that must be seen."""
+    """What a campaign expects of a cell: a verdict, or violations that must be seen."""
 
     PASS = "pass"
     LOST_STEP = "lost-step"
     SPURIOUS_STEP = "spurious-step"
     WRONG_PC = "wrong-pc"
     HANG = "hang"
+    KERNEL_OOPS = "kernel-oops"
     SS_LEAK = "ss-leak"
     STATE_MISMATCH = "state-mismatch"
     LOST_INTERRUPT = "lost-interrupt"
     SPURIOUS_INTERRUPT = "spurious-interrupt"
     FAIL = "fail"
-    """Of a peer: it does not tell how a step was broken."""
+    """It fails, whatever is broken: a peer does not tell how; an exit that no job expects, or
+    records that L1 wrote over, are no step's fault."""
 
 
 DEFAULT_JOB = "step"
@@ -349,7 +351,7 @@ class Cell:
     """One point of the matrix. ``id`` is stable: it names the cell's directory and its testcase.
 
     :param expected: every kind of violation that must be seen, and no other, ascending; or
-        ``pass`` or ``hang`` alone.
+        ``pass``, ``hang``, ``kernel-oops`` or ``fail`` alone.
     :param job: name of a job file in ``guest_images/jobs``.
     :param session: name of a session file in ``guest_images/sessions``, which then takes the place
         of the job; or empty.
@@ -951,6 +953,8 @@ class CellResult:
             return self.verdict is CellVerdict.PASS
         if self.cell.expected == (Expectation.HANG,):
             return self.verdict is CellVerdict.HANG
+        if self.cell.expected == (Expectation.KERNEL_OOPS,):
+            return self.verdict is CellVerdict.KERNEL_OOPS
         if self.cell.expected == (Expectation.FAIL,):
             return self.verdict is CellVerdict.FAIL
         seen = {kind.value for kind, number in self.violations if number}

@@ -3,8 +3,10 @@
  * The job interpreter. Operations are data (step_abi.h): a new scenario is a
  * new job, not new C.
  */
+#define _GNU_SOURCE	/* unshare() */
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -16,6 +18,7 @@
 
 #include "counter.h"
 #include "flood.h"
+#include "hot.h"
 #include "proc_interrupts.h"
 #include "job.h"
 #include "marks.h"
@@ -51,6 +54,10 @@
  * done with. Each handler of what is pending asks twice at most.
  */
 #define MOST_SERVED	1000
+#define MOST_INTERRUPTED 10000	/* returns with EINTR in a row: a flood gives a step a few */
+
+/* The first of what is HOT: all of it fits into the page that begins here. */
+asm(".pushsection .text.hot, \"ax\", %progbits\n\t.balign 4096\n\t.popsection");
 
 struct repeat {
 	uint32_t begin, end;		/* operations [begin, end) */
@@ -74,12 +81,14 @@ struct runner {
 	int in_step;			/* from a step's first KVM_RUN to its report */
 	int placed;			/* the step has had its one placement */
 	int armed;			/* ... and its timers run */
+	int periodic;			/* a timer runs, whatever is stepped */
 	struct placement first;
 	uint32_t second_delay;
 	uint64_t armed_at;
 	uint32_t turns, turn;		/* OP_TIMER_TURNS; this pass's steps so far */
 	uint32_t handler_steps;
 	int in_handler;			/* the step before was the handler's */
+	int interrupted;		/* returns with EINTR in a row */
 	uint32_t operation;
 };
 
@@ -124,12 +133,12 @@ void job_load(struct job *job)
 }
 
 /* The pass: the outermost repeat's iteration. */
-static uint64_t iteration(const struct runner *runner)
+HOT static uint64_t iteration(const struct runner *runner)
 {
 	return runner->depth ? runner->repeats[0].iteration : 0;
 }
 
-static struct step_record *new_record(const struct runner *runner, enum record_kind kind)
+HOT static struct step_record *new_record(const struct runner *runner, enum record_kind kind)
 {
 	struct step_record *record = shared_record(kind);
 
@@ -141,16 +150,15 @@ static struct step_record *new_record(const struct runner *runner, enum record_k
 /* --- one KVM_RUN --- */
 
 /* BR, BLR, RET: 1101011 0000 op 11111 000000 Rn 00000 (DDI 0487, C4.1.66). */
-static int is_register_branch(uint32_t instruction)
+HOT static int is_register_branch(uint32_t instruction)
 {
 	return (instruction & 0xff9ffc1f) == 0xd61f0000;
 }
 
 /* Only here can user space know where a register branch or an exception return must go. */
-static void note_register_branch(const struct runner *runner, struct step_record *record)
+HOT static void note_register_branch(struct runner *runner, struct step_record *record)
 {
-	uint64_t pc = vm_get_register(&runner->vm, CORE_REGISTER(regs.pc));
-	uint32_t instruction = vm_instruction(&runner->vm, pc);
+	uint32_t instruction = vm_instruction(&runner->vm, vm_pc(&runner->vm));
 	uint32_t rn = instruction >> 5 & 31;
 	uint64_t target = CORE_REGISTER(regs.regs[0]) + 2 * rn;
 
@@ -164,7 +172,7 @@ static void note_register_branch(const struct runner *runner, struct step_record
 }
 
 /* What shows that L2 has taken an interrupt, and from where: at its vector nobody has changed it. */
-static void note_interrupt(const struct runner *runner, struct step_record *record)
+HOT static void note_interrupt(const struct runner *runner, struct step_record *record)
 {
 	uint64_t offset = record->pc & VECTOR_OFFSET;
 
@@ -175,7 +183,7 @@ static void note_interrupt(const struct runner *runner, struct step_record *reco
 	record->detail[1] = vm_get_register(&runner->vm, CORE_REGISTER(spsr[KVM_SPSR_EL1]));
 }
 
-static void note_exit(const struct runner *runner, struct step_record *record)
+HOT static void note_exit(const struct runner *runner, struct step_record *record)
 {
 	const struct kvm_run *run = runner->vm.run;
 
@@ -215,7 +223,7 @@ static void note_exit(const struct runner *runner, struct step_record *record)
 	}
 }
 
-static struct step_record *new_run(const struct runner *runner)
+HOT static struct step_record *new_run(struct runner *runner)
 {
 	struct step_record *record = new_record(runner, RECORD_RUN);
 
@@ -234,7 +242,7 @@ static int spares_handler(struct runner *runner)
 
 	if (!header->counters)
 		return 0;
-	pc = vm_get_register(&runner->vm, CORE_REGISTER(regs.pc));
+	pc = vm_pc(&runner->vm);
 	if (pc < header->handler_begin || pc >= header->handler_end) {
 		/* Where the interrupt came before its instruction, that is next: once undisturbed. */
 		int returned = runner->in_handler;
@@ -264,14 +272,14 @@ static int is_turn(struct runner *runner)
 	return !runner->turns || runner->turn++ == iteration(runner) % runner->turns;
 }
 
-static void arm_timers(struct runner *runner, struct step_record *record)
+HOT static void arm_timers(struct runner *runner, struct step_record *record)
 {
 	struct placement shots[MOST_SHOTS];
 	int count;
 
-	record->delay_ns = flood_period(&record->armed_at);
-	if (record->delay_ns) {
+	if (runner->periodic) {
 		record->flags |= FLAG_PERIODIC;
+		record->delay_ns = flood_period(&record->armed_at);
 		record->timer_kind = runner->timer.kind;
 	}
 	if (runner->armed)
@@ -292,7 +300,7 @@ static void arm_timers(struct runner *runner, struct step_record *record)
 }
 
 /* User space serves the exit and enters L2 again: the report is yet to come. */
-static int step_goes_on(const struct runner *runner, const struct step_record *record)
+HOT static int step_goes_on(const struct runner *runner, const struct step_record *record)
 {
 	return runner->in_step &&
 	       (record->error == EINTR ||
@@ -300,7 +308,7 @@ static int step_goes_on(const struct runner *runner, const struct step_record *r
 }
 
 /* A timer runs on through the exits of a step that user space serves. */
-static void end_timers(struct runner *runner, struct step_record *record)
+HOT static void end_timers(struct runner *runner, struct step_record *record)
 {
 	if (!runner->armed)
 		return;
@@ -312,23 +320,20 @@ static void end_timers(struct runner *runner, struct step_record *record)
 	runner->armed = 0;
 }
 
-static void enter(struct runner *runner, struct step_record *record)
+HOT static void enter(struct runner *runner, struct step_record *record)
 {
-	int result;
-
 	record->entered_at = counter();
 	watchdog_watch(1);
-	result = ioctl(runner->vm.vcpu, KVM_RUN, 0);
+	record->error = vm_run(&runner->vm);
 	mark_returned();
 	watchdog_watch(0);
-	record->error = result < 0 ? errno : 0;
 	record->returned_at = counter();
 	shared_heartbeat();
 }
 
-static void note_return(const struct runner *runner, struct step_record *record)
+HOT static void note_return(struct runner *runner, struct step_record *record)
 {
-	record->pc = vm_get_register(&runner->vm, CORE_REGISTER(regs.pc));
+	record->pc = vm_pc(&runner->vm);
 	record->pstate = vm_get_register(&runner->vm, CORE_REGISTER(regs.pstate));
 	if (record->error == EINTR)
 		record->flags |= FLAG_EINTR;
@@ -336,7 +341,17 @@ static void note_return(const struct runner *runner, struct step_record *record)
 		note_exit(runner, record);
 }
 
-static struct step_record *run_once(struct runner *runner)
+HOT static void check_interrupted(struct runner *runner, struct step_record *record)
+{
+	runner->interrupted = record->flags & FLAG_EINTR ? runner->interrupted + 1 : 0;
+	if (runner->interrupted < MOST_INTERRUPTED)
+		return;
+	record->flags |= FLAG_STALLED;
+	end(STATE_STALLED, "L2 gets no further: KVM_RUN returned EINTR %d times; PC %#llx",
+	    runner->interrupted, (unsigned long long)record->pc);
+}
+
+HOT static struct step_record *run_once(struct runner *runner)
 {
 	struct step_record *record = new_run(runner);
 
@@ -351,10 +366,11 @@ static struct step_record *run_once(struct runner *runner)
 		    (unsigned long long)runner->job->header->stall_ns,
 		    (unsigned long long)record->pc);
 	}
+	check_interrupted(runner, record);
 	return record;
 }
 
-static void expect_exit(struct step_record *record, uint32_t reason)
+HOT static void expect_exit(struct step_record *record, uint32_t reason)
 {
 	if (!record->error && record->exit_reason == reason)
 		return;
@@ -365,7 +381,7 @@ static void expect_exit(struct step_record *record, uint32_t reason)
 }
 
 /* Does what an exit asks of user space; 0 if it is none that asks for something. */
-static int serve_exit(const struct runner *runner, const struct step_record *record)
+HOT static int serve_exit(const struct runner *runner, const struct step_record *record)
 {
 	struct kvm_run *run = runner->vm.run;
 
@@ -502,6 +518,7 @@ static void set_grid(struct runner *runner, const struct operation *operation)
 static void set_period(struct runner *runner, const struct operation *operation)
 {
 	runner->timer.kind = operation->kind;
+	runner->periodic = operation->a != 0;
 	flood_periodic(operation->kind, operation->a);
 }
 
@@ -664,12 +681,14 @@ static void perform_simple(struct runner *runner, const struct operation *operat
 /* --- steps, and what is done in their midst --- */
 
 /* A step has one placement at most: no block gives it another, or has one of its own. */
-static void perform_block(struct runner *runner, enum occasion occasion)
+HOT static void perform_block(struct runner *runner, enum occasion occasion)
 {
 	const struct block *block = &runner->blocks[occasion];
 	uint32_t step = runner->operation;
 	int placed = runner->placed;
 
+	if (block->begin == block->end)
+		return;
 	runner->placed = 1;
 	for (runner->operation = block->begin; runner->operation < block->end; runner->operation++)
 		perform_simple(runner, &runner->job->operations[runner->operation]);
@@ -678,7 +697,7 @@ static void perform_block(struct runner *runner, enum occasion occasion)
 }
 
 /* Returns the PC of the report: a block may change it, and overwrite the record. */
-static uint64_t run_to_report(struct runner *runner)
+HOT static uint64_t run_to_report(struct runner *runner)
 {
 	shared_touch(MOST_RECORDS);
 	runner->placed = 0;
@@ -699,13 +718,16 @@ static uint64_t run_to_report(struct runner *runner)
 	}
 }
 
-static void step(struct runner *runner, const struct operation *operation)
+HOT __attribute__((noinline)) static void step(struct runner *runner, const struct operation *operation)
 {
-	for (uint32_t i = 0; i < operation->n; i++) {
+	const uint32_t most = operation->n;
+	const uint64_t end_pc = operation->a;
+
+	for (uint32_t i = 0; i < most; i++) {
 		uint64_t pc = run_to_report(runner);
 
 		perform_block(runner, ON_REPORT);
-		if (pc == operation->a)
+		if (pc == end_pc)
 			return;
 	}
 }
@@ -810,6 +832,16 @@ static void perform(struct runner *runner, const struct operation *operation)
 }
 
 /*
+ * A table of open files that threads share is counted on at each ioctl(2), up and down (Linux
+ * fs/file.c, __fget_light()). The threads keep theirs: whatever they use is open by now.
+ */
+static void own_open_files(void)
+{
+	if (unshare(CLONE_FILES))
+		end(STATE_FAILED, "unshare: %s", strerror(errno));
+}
+
+/*
  * Whatever else L1 has to run runs now. As long as something waits for this CPU, L1's path from
  * KVM_RUN into L2 is another one: kvm_arch_vcpu_load() asks single_task_running() whether to trap
  * WFE and WFI, and takes 7 ns less. A window would then have two places, one before L1's first tick.
@@ -832,6 +864,7 @@ void job_run(const struct job *job)
 	load_payload(&runner);
 	flood_start(&runner.vm, job->header);
 	watchdog_start(runner.vm.run, job->header->stall_ns);
+	own_open_files();
 	let_others_run();
 	mark_job_begin();
 	while (runner.operation < job->header->operations) {

@@ -16,15 +16,18 @@
 
 #include <crc32.h>
 
+#include "hot.h"
 #include "shared.h"
 
 #define PCI_DEVICES		"/sys/bus/pci/devices"
 #define IVSHMEM_VENDOR		"0x1af4"
 #define IVSHMEM_DEVICE		"0x1110"
+#define PAGE			4096ul	/* or more, and then it is touched more often */
 
 static struct shared_header *header;
 static struct step_record *records;
 static struct step_record scratch;
+static uintptr_t touched;		/* the page that was touched last */
 
 static int attribute_is(const char *device, const char *name, const char *value)
 {
@@ -103,7 +106,7 @@ void shared_open(void)
 	header->magic = SHARED_MAGIC;
 }
 
-struct step_record *shared_record(enum record_kind kind)
+HOT struct step_record *shared_record(enum record_kind kind)
 {
 	struct step_record *record = &scratch;
 
@@ -117,15 +120,18 @@ struct step_record *shared_record(enum record_kind kind)
 	return record;
 }
 
-void shared_touch(uint64_t ahead)
+HOT void shared_touch(uint64_t ahead)
 {
 	uint64_t index = header->count + ahead;
+	uintptr_t page = (uintptr_t)&records[index] & -PAGE;
 
-	if (index < header->capacity)
-		*(volatile uint32_t *)&records[index].sequence = 0;
+	if (index >= header->capacity || page == touched)
+		return;
+	*(volatile uint32_t *)&records[index].sequence = 0;
+	touched = page;
 }
 
-void shared_heartbeat(void)
+HOT void shared_heartbeat(void)
 {
 	__atomic_fetch_add(&header->heartbeat, 1, __ATOMIC_RELEASE);
 }

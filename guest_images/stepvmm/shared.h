@@ -27,6 +27,6 @@ void shared_close(enum shared_state state, const char *message);
 
 /* Ends L1: the message goes to the shared region and to the console. */
 _Noreturn void end(enum shared_state state, const char *format, ...)
-	__attribute__((format(printf, 2, 3)));
+	__attribute__((cold, format(printf, 2, 3)));
 
 #endif

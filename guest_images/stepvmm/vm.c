@@ -6,6 +6,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
+#include "hot.h"
 #include "shared.h"
 #include "vm.h"
 
@@ -78,10 +79,11 @@ static void init_vgic(const struct kvm_create_device *vgic)
 				"vgic init");
 }
 
-void vm_init_vcpu(const struct vm *vm)
+void vm_init_vcpu(struct vm *vm)
 {
 	struct kvm_vcpu_init init;
 
+	vm->pc_known = 0;
 	vm_ioctl(vm->fd, KVM_ARM_PREFERRED_TARGET, &init, "KVM_ARM_PREFERRED_TARGET");
 	init.features[0] |= 1u << KVM_ARM_VCPU_PSCI_0_2;
 	vm_ioctl(vm->vcpu, KVM_ARM_VCPU_INIT, &init, "KVM_ARM_VCPU_INIT");
@@ -143,21 +145,37 @@ void vm_create(struct vm *vm, uint64_t load_address, size_t memory_bytes)
 	init_vgic(&vgic);
 }
 
-uint64_t vm_get_register(const struct vm *vm, uint64_t id)
+HOT int vm_run(struct vm *vm)
+{
+	vm->pc_known = 0;
+	return -raw_ioctl(vm->vcpu, KVM_RUN, 0);
+}
+
+HOT uint64_t vm_get_register(const struct vm *vm, uint64_t id)
 {
 	uint64_t value = 0;
 	struct kvm_one_reg request = { .id = id, .addr = (uintptr_t)&value };
+	int error = -raw_ioctl(vm->vcpu, KVM_GET_ONE_REG, (uintptr_t)&request);
 
-	if (ioctl(vm->vcpu, KVM_GET_ONE_REG, &request))
+	if (error)
 		end(STATE_FAILED, "KVM_GET_ONE_REG %#llx: %s", (unsigned long long)id,
-		    strerror(errno));
+		    strerror(error));
 	return value;
 }
 
-void vm_set_register(const struct vm *vm, uint64_t id, uint64_t value)
+HOT uint64_t vm_pc(struct vm *vm)
+{
+	if (!vm->pc_known)
+		vm->pc = vm_get_register(vm, CORE_REGISTER(regs.pc));
+	vm->pc_known = 1;
+	return vm->pc;
+}
+
+void vm_set_register(struct vm *vm, uint64_t id, uint64_t value)
 {
 	struct kvm_one_reg request = { .id = id, .addr = (uintptr_t)&value };
 
+	vm->pc_known = 0;
 	if (ioctl(vm->vcpu, KVM_SET_ONE_REG, &request))
 		end(STATE_FAILED, "KVM_SET_ONE_REG %#llx: %s", (unsigned long long)id,
 		    strerror(errno));
@@ -193,7 +211,7 @@ void vm_interruptible_by(int signal)
 		end(STATE_FAILED, "sigaction: %s", strerror(errno));
 }
 
-static uint8_t *memory_at(const struct vm *vm, uint64_t address, size_t bytes)
+HOT static uint8_t *memory_at(const struct vm *vm, uint64_t address, size_t bytes)
 {
 	uint64_t offset = address - vm->load_address;
 
@@ -211,7 +229,7 @@ void *vm_at(const struct vm *vm, uint64_t address, size_t bytes)
 	return there;
 }
 
-uint32_t vm_instruction(const struct vm *vm, uint64_t address)
+HOT uint32_t vm_instruction(const struct vm *vm, uint64_t address)
 {
 	const uint8_t *there = memory_at(vm, address, sizeof(uint32_t));
 	uint32_t word = 0;

@@ -36,6 +36,8 @@ struct vm {
 	size_t memory_bytes;
 	uint32_t memory_flags;
 	int irqfd;
+	uint64_t pc;			/* as KVM last told it, as long as nothing can have changed it */
+	int pc_known;
 };
 
 /* A VM with a vgic v3, one vCPU with PSCI 0.2, and one slot of zeroed memory. */
@@ -64,11 +66,17 @@ int vm_ioctl(int fd, unsigned long request, void *argument, const char *what);
 void vm_set_device_attribute(int device, uint32_t group, uint64_t attribute, uint64_t *value,
 			     const char *what);
 
+/* KVM_RUN: 0, or the error. */
+int vm_run(struct vm *vm);
+
 uint64_t vm_get_register(const struct vm *vm, uint64_t id);
-void vm_set_register(const struct vm *vm, uint64_t id, uint64_t value);
+void vm_set_register(struct vm *vm, uint64_t id, uint64_t value);
+
+/* L2's PC; KVM is asked only where it may be another than before. */
+uint64_t vm_pc(struct vm *vm);
 
 /* KVM_ARM_VCPU_INIT, as at the vCPU's creation: resets it. */
-void vm_init_vcpu(const struct vm *vm);
+void vm_init_vcpu(struct vm *vm);
 
 /* KVM_SET_GUEST_DEBUG. control: KVM_GUESTDBG_*; bvr, bcr: the first hardware breakpoint */
 void vm_set_debug(const struct vm *vm, uint32_t control, uint64_t bvr, uint64_t bcr);

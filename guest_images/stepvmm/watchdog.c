@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "hot.h"
 #include "shared.h"
 #include "vm.h"
 #include "watchdog.h"
@@ -58,12 +59,12 @@ void watchdog_start(struct kvm_run *run, uint64_t stall_ns)
 		end(STATE_FAILED, "pthread_create: %s", strerror(error));
 }
 
-void watchdog_watch(int inside)
+HOT void watchdog_watch(int inside)
 {
 	__atomic_store_n(&inside_run, inside, __ATOMIC_RELEASE);
 }
 
-int watchdog_stalled(void)
+HOT int watchdog_stalled(void)
 {
 	return __atomic_load_n(&stalled, __ATOMIC_ACQUIRE);
 }

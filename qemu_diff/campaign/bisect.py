@@ -293,7 +293,7 @@ class _Course:
                     build_s=float(kept["build_s"]),
                     run_s=float(kept["run_s"]),
                 )
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
                 continue
         return step
 

@@ -111,7 +111,7 @@ def parse_log(text: str, name: str) -> BisectionLog:
             continue
         try:
             log = _after(log, line, comments)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{name}:{number}: {error}") from error
         comments.clear()
     return log

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -42,7 +44,7 @@ from qemu_diff.drive.job import (
     table_job,
 )
 from qemu_diff.drive.stepper import Errand, Stepper
-from qemu_diff.errors import InfrastructureError, LostGuestError
+from qemu_diff.errors import CorruptDataError, InfrastructureError, LostGuestError
 from qemu_diff.events import Stage
 from qemu_diff.flood import adaptive
 from qemu_diff.flood.placement import Sweep, pair_grid, random_placements, sweep
@@ -65,6 +67,7 @@ from qemu_diff.model import (
     SourceCount,
 )
 from qemu_diff.trace.listing import Listing
+from qemu_diff.trace.records import read_records
 from qemu_diff.trace.trace import Trace, read_trace
 
 ATTEMPTS = 2
@@ -73,6 +76,9 @@ ATTEMPTS = 2
 LEARNING_PASSES = 5
 LEARNING_DELAY_NS = 1_000_000
 """Longer than any step: the timer is armed and programmed, but never fires inside a window."""
+
+MOST_WINDOW_NS = 100 * LEARNING_DELAY_NS
+"""What L1 says of its clock may be anything; a grid over it is as large as it says."""
 
 ASSUMED_RUNS, ASSUMED_INSTRUCTIONS, ASSUMED_RECORDS = 4, 16, 4
 """Where nothing is learnt: returns of each instruction of a payload with so many more, as loops,
@@ -96,6 +102,24 @@ OUR_PANICS = (
     "Unable to mount root fs",
 )
 """Kernel panics for want of a PID 1: ours died, or the kernel can't unpack an initramfs."""
+
+KILLED_INIT = re.compile(r"Attempted to kill init! exitcode=0x(?P<code>[0-9a-f]+)")
+"""Linux kernel/exit.c, ``do_exit()``; the code is wait(2)'s status."""
+
+SIGNAL_MASK = 0x7F
+"""Of wait(2)'s status; 0: it ended by itself."""
+
+KVM = "KVM_"
+"""How the step VMM begins to say that an ioctl failed, by its name (stepvmm/vm.c)."""
+
+TOLD_TO_GO = "terminating on signal"
+"""QEMU, when somebody ends it from outside (QEMU system/runstate.c, ``qemu_kill_report()``)."""
+
+STARVED = 0.75
+"""Of its budget: a boot that waited so long for a CPU tells nothing by being late."""
+
+GAVE_UP = "stepvmm: "
+"""Our program, before it has a header to say so in (guest_images/stepvmm/shared.c, ``end()``)."""
 
 NO_HEADER = SharedHeader(SharedState.EMPTY, 0, 0, 0, 0, 0, "")
 
@@ -126,6 +150,13 @@ class CellContext:
     explain: bool = True
 
 
+UNREADABLE = "unreadable.txt"
+"""In a cell's directory: where our analysis stumbled over its records."""
+
+_UNREADABLE = (ArithmeticError, AssertionError, LookupError, MemoryError, TypeError, ValueError)
+"""What code may raise that works on numbers which a guest has chosen."""
+
+
 class _Ended(Exception):  # noqa: N818 - a verdict, not an error
     """The cell's verdict is known without judging steps."""
 
@@ -148,6 +179,12 @@ def run_cell(cell: Cell, context: CellContext, stage: Stage) -> CellResult:
         result = unjudged_cell(cell, ended.verdict, ended.reason)
     except (InfrastructureError, OSError) as error:
         result = unjudged_cell(cell, CellVerdict.LOST, str(error))
+    except _UNREADABLE as error:
+        # What a hostile kernel makes of its records must not cost the other cells theirs.
+        report = context.directory / UNREADABLE
+        report.write_text(traceback.format_exc(), encoding="utf-8", errors="replace")
+        reason = f"a bug of ours: its records can't be judged: {error!r}; see {report.name}"
+        result = unjudged_cell(cell, CellVerdict.LOST, reason)
     return replace(result, attempts=runner.attempts, warnings=tuple(runner.warnings))
 
 
@@ -430,7 +467,10 @@ class _CellRunner:
             done = self._boot_once(name, job, landmarks)
             self.warnings.update(dict.fromkeys(done.exit.warnings))
             unjudged = _unjudged(done, self._context.budget_s)
+            trace = None
             if unjudged is None:
+                trace, unjudged = self._read(done)
+            if trace is not None:
                 self._redirects += done.redirects
                 self._device_interrupts += done.device_interrupts
                 self._device_held_back += done.device_held_back
@@ -438,7 +478,8 @@ class _CellRunner:
                 self._witnessed += done.witnessed
                 self._stopped_on_the_way += done.stopped_on_the_way
                 self._transcript = done.transcript, done.shown
-                return self._read(done)
+                return trace
+            assert unjudged is not None
             endings.append(unjudged)
             if not unjudged.worth_another_try:
                 break
@@ -447,7 +488,15 @@ class _CellRunner:
                 done.directory.rename(done.directory.with_name(f"{name}.try-{attempt}"))
         raise _believed(endings)
 
-    def _read(self, done: Boot) -> Trace:
+    def _read(self, done: Boot) -> tuple[Trace | None, _Unjudged | None]:
+        """A boot's trace; or why its records, which L1 alone writes, can't be one."""
+        try:
+            read_records(done.directory / RECORDS)
+        except CorruptDataError as error:
+            full = done.header is not None and done.header.dropped > 0
+            if done.header is None or (full and done.header.count <= RECORD_CAPACITY):
+                raise
+            return None, _overwritten(str(error), done.header)
         trace = read_boot(done.directory, self._context.tools)
         self._passes |= reported_passes(trace.records)
         for name in (RECORDS, TRUTH, TIMER_LOG):
@@ -458,7 +507,7 @@ class _CellRunner:
             raise InfrastructureError(
                 f"asked for kvm_mode {wanted}, but on this CPU this kernel runs KVM in {ran} mode"
             )
-        return trace
+        return trace, None
 
     def _boot_once(self, name: str, job: Job, landmarks: tuple[int, ...]) -> Boot:
         context = self._context
@@ -559,7 +608,10 @@ class Learnt:
 
 
 def learnt_from(trace: Trace) -> Learnt:
-    """What ``LEARNING_PASSES`` quiet passes show."""
+    """What ``LEARNING_PASSES`` quiet passes show.
+
+    :raises CorruptDataError: see :func:`longest_window`.
+    """
     runs = float(np.sum(trace.records["kind"] == RecordKind.RUN))
     armed = (trace.records["flags"] & RecordFlag.TIMER_ARMED) != 0
     placed = len(np.unique(trace.records["armed_at"][armed]))
@@ -583,13 +635,21 @@ def longest_window(trace: Trace) -> int:
 
     A timer runs on through the exits of a step that user space serves.
     Of each instruction the shortest pass counts: the first has stage-2 faults, others L1's tick.
+
+    :raises CorruptDataError: no timer was armed, or a step takes longer than one can.
     """
     armed = (trace.records["flags"] & RecordFlag.TIMER_ARMED) != 0
     runs = trace.records[(trace.records["kind"] == RecordKind.RUN) & armed]
+    if not len(runs):
+        raise CorruptDataError("no timer was armed in a pass that was to show the step windows")
     length = (runs["returned_at"] - runs["armed_at"]).astype(np.int64)
     _, instruction = np.unique(runs["pc"], return_inverse=True)
     shortest: NDArray[np.int64] = np.full(instruction.max() + 1, np.iinfo(np.int64).max)
     np.minimum.at(shortest, instruction, length)
+    if shortest.min() < 0 or shortest.max() > MOST_WINDOW_NS:
+        raise CorruptDataError(
+            f"steps of {shortest.min():,} to {shortest.max():,} ns are none: L1's clock is wrong"
+        )
     return int(shortest.max())
 
 
@@ -613,15 +673,13 @@ def _unjudged(done: Boot, budget_s: float) -> _Unjudged | None:
     """Why a boot can't be judged, or None if it can."""
     ended, header = done.exit, done.header or NO_HEADER
     if ended.death:
-        ours = any(words in ended.death for words in OUR_PANICS)
-        verdict = CellVerdict.LOST if ours else CellVerdict.KERNEL_OOPS
-        return _Unjudged(verdict, ended.death, worth_another_try=ours)
+        return _death(ended.death, header, done.damage)
     if done.debugger:
         return _Unjudged(CellVerdict.LOST, done.debugger, worth_another_try=True)
     if header.state is SharedState.NO_KVM:
         return _Unjudged(CellVerdict.LOST, header.message, worth_another_try=False)
-    if no_progress := _no_progress(done, header, budget_s):
-        return no_progress
+    if of_kernel := _no_progress(done, header, budget_s) or _deed(done, header, budget_s):
+        return of_kernel
     if header.state is SharedState.DONE and ended.ending is Ending.EXITED:
         return _without_redirects(done)
     again = header.state is not SharedState.FAILED
@@ -632,6 +690,40 @@ def unjudged_reason(done: Boot, budget_s: float) -> tuple[CellVerdict, str] | No
     """The verdict of a boot that left nothing to judge, and why; None where it left something."""
     found = _unjudged(done, budget_s)
     return None if found is None else (found.verdict, found.reason)
+
+
+def _death(words: str, header: SharedHeader, damage: str) -> _Unjudged:
+    """A kernel that died. Whoever kills our PID 1 in the midst of its job is the kernel."""
+    killed = KILLED_INIT.search(words)
+    by_signal = killed is not None and int(killed["code"], 16) & SIGNAL_MASK
+    at_work = header.state is SharedState.RUNNING and header.heartbeat
+    if by_signal and (at_work or damage):
+        reason = f"the step VMM was killed by signal {by_signal}: {words}"
+        return _Unjudged(CellVerdict.KERNEL_OOPS, reason, True, evidence=header.heartbeat)
+    ours = any(one in words for one in OUR_PANICS)
+    verdict = CellVerdict.LOST if ours else CellVerdict.KERNEL_OOPS
+    return _Unjudged(verdict, words, worth_another_try=ours)
+
+
+def _deed(done: Boot, header: SharedHeader, budget_s: float) -> _Unjudged | None:
+    """What L1 has done to itself, or to us, if it does it again."""
+    ended = done.exit
+    if done.damage and ended.ending in (Ending.EXITED, Ending.OUT_OF_BUDGET):
+        return _overwritten(done.damage, header)
+    if header.state is SharedState.FAILED and header.heartbeat and header.message.startswith(KVM):
+        reason = f"KVM refused after {header.heartbeat} steps: {header.message}"
+        return _Unjudged(CellVerdict.FAIL, reason, True, evidence=header.heartbeat)
+    running = header.state in (SharedState.EMPTY, SharedState.RUNNING)
+    by_itself = ended.ending is Ending.EXITED and done.timed and running
+    if by_itself and TOLD_TO_GO not in ended.last_line and GAVE_UP not in ended.last_line:
+        reason = _loss(done, header, budget_s)
+        return _Unjudged(CellVerdict.KERNEL_OOPS, reason, True, evidence=header.heartbeat)
+    return None
+
+
+def _overwritten(damage: str, header: SharedHeader) -> _Unjudged:
+    reason = f"L1 wrote over what it had recorded: {damage}"
+    return _Unjudged(CellVerdict.FAIL, reason, worth_another_try=True, evidence=header.heartbeat)
 
 
 def _without_redirects(done: Boot) -> _Unjudged | None:
@@ -645,18 +737,20 @@ def _without_redirects(done: Boot) -> _Unjudged | None:
 def _no_progress(done: Boot, header: SharedHeader, budget_s: float) -> _Unjudged | None:
     """What is the kernel's doing, if it happens again at the same point.
 
-    A guest that was slow, but still stepped, is no evidence; nor is one that never began.
+    A guest that was slow, but still stepped, is no evidence; nor is one that never began, unless
+    its kernel was alive, and had a CPU.
     """
-    stands_still = header.heartbeat > 0 and done.idle_s > budget_s / 2
+    cut_off = done.exit.ending is Ending.OUT_OF_BUDGET and done.idle_s > budget_s / 2
+    starved_s = done.exit.starved_s
+    began = header.heartbeat > 0
+    alive = done.timed and starved_s is not None and starved_s < budget_s * STARVED
     if header.state is SharedState.STALLED:
         verdict, reason = CellVerdict.HANG, header.message
-    elif (
-        header.state is SharedState.RUNNING
-        and done.exit.ending is Ending.OUT_OF_BUDGET
-        and stands_still
-    ):
+    elif header.state is SharedState.RUNNING and cut_off and (began or alive):
         verdict = CellVerdict.HANG
         reason = f"no return from KVM_RUN for {budget_s / 2:g} s, after {header.heartbeat} steps"
+    elif header.state is SharedState.EMPTY and not done.damage and cut_off and alive:
+        verdict, reason = CellVerdict.HANG, _loss(done, header, budget_s)
     elif header.state is SharedState.UNEXPECTED:
         verdict, reason = CellVerdict.FAIL, f"an exit that no job expects: {header.message}"
     else:
@@ -690,7 +784,7 @@ def _believed(endings: list[_Unjudged]) -> _Ended:
     anything else was the machine.
     """
     last = endings[-1]
-    if last.verdict in (CellVerdict.KERNEL_OOPS, CellVerdict.LOST):
+    if last.verdict is CellVerdict.LOST or not last.worth_another_try:
         return _Ended(last.verdict, last.reason)
     if len({(one.verdict, one.evidence) for one in endings}) == 1 < len(endings):
         return _Ended(last.verdict, f"{last.reason}; the same on every try")

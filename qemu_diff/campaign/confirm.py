@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +112,20 @@ class Confirmer:
     boots: Path
     findings: Path
     sources: FindingSources
+    _latest: dict[str, tuple[Trace, Observation]] = field(default_factory=dict, init=False)
+
+    def batch(self, boot: str) -> tuple[Trace, Observation]:
+        """What one of the cell's boots left; signatures that are asked for one after the other are
+        of the same boot, mostly.
+
+        :raises InfrastructureError: it can't be read.
+        """
+        if boot not in self._latest:
+            trace = read_boot(self.boots / boot, self.bench.tools)
+            program, listing = program_of(self.bench.payload), Listing(self.bench.payload)
+            self._latest.clear()
+            self._latest[boot] = trace, observe(trace, program, listing, boot)
+        return self._latest[boot]
 
 
 def confirmed(result: CellResult, confirmer: Confirmer) -> CellResult:
@@ -223,9 +237,7 @@ def _jobs(found: Finding, wanted: Signature, confirmer: Confirmer) -> Iterator[J
     bench = confirmer.bench
     if bench.cell.flood.placement in (Placement.PERIODIC, Placement.PAIRS):
         return
-    trace = read_boot(confirmer.boots / found.boot, bench.tools)
-    program, listing = program_of(bench.payload), Listing(bench.payload)
-    observation = observe(trace, program, listing, found.boot)
+    trace, observation = confirmer.batch(found.boot)
     for number in passes_to_try(observation, trace, bench, wanted):
         yield one_pass(confirmer.routine, bench.cell, placements_of_pass(trace, number))
 

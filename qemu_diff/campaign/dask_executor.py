@@ -101,7 +101,7 @@ def _address(given: str) -> str:
         return str(json.loads(path.read_text())["address"])
     except OSError as error:
         raise UserError(f"--scheduler {given}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"--scheduler {given}: no scheduler file") from error
 
 

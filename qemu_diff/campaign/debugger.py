@@ -98,7 +98,7 @@ def debug(
     bench: Bench,
     session: Session,
     out: Path,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None],
 ) -> int | None:
     """Hand a finding over to gdb.
 

@@ -28,6 +28,7 @@ from qemu_diff.guest.shared import seal_of
 from qemu_diff.model import (
     Cell,
     Confirmation,
+    DebianSource,
     Finding,
     KernelSource,
     Payload,
@@ -313,11 +314,34 @@ def _read_record(path: Path) -> FindingRecord:
         raise ResultsError(f"{path}: {where}: {first['msg']}") from error
 
 
+def _misnamed(record: FindingRecord) -> str:
+    """What is no name though a file, a directory or a package is named after it; or nothing."""
+    cell, kernel, spec = record.cell, record.kernel, record.qemu_spec
+    names = {
+        "id": record.id,
+        "kernel.name": kernel.name,
+        "payload.name": record.payload.name,
+        "cell.kernel": cell.kernel,
+        "cell.payload": cell.payload,
+        "cell.job": cell.job,
+        "cell.session": cell.session,
+        "cell.machine.nested_qemu": cell.machine.nested_qemu,
+        "qemu_spec.suite": spec.suite if spec else "",
+    }
+    if isinstance(kernel.source, DebianSource):
+        names["kernel.source.package"] = kernel.source.package
+        names["kernel.source.suite"] = kernel.source.suite or ""
+    wrong = [what for what, name in names.items() if name and not _FILE_NAME.fullmatch(name)]
+    return f"{wrong[0]} {names[wrong[0]]!r} is no name" if wrong else ""
+
+
 def _check_record(directory: Path, record: FindingRecord, files: tuple[str, ...]) -> None:
     """What a type can't say."""
     payload, kernel, cell = record.payload, record.kernel, record.cell
     wrong = None
-    if not _KEY.fullmatch(kernel.key):
+    if misnamed := _misnamed(record):
+        wrong = misnamed
+    elif not _KEY.fullmatch(kernel.key):
         wrong = f"kernel.key {kernel.key!r} is no key"
     elif payload.load_address != LOAD_ADDRESS:
         wrong = f"payload.load_address is {payload.load_address:#x}, not {LOAD_ADDRESS:#x}"

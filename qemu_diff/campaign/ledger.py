@@ -410,6 +410,9 @@ def _one_line(path: Path) -> Iterator[None]:
         raise (NoLedgerError if foreign else LedgerError)(f"{path}: {error}") from error
     except OSError as error:
         raise LedgerError(f"{path}: {error.strerror}") from error
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        # SQLite checks no more than its own pages.
+        raise LedgerError(f"{path}: damaged: {' '.join(str(error).split())}") from error
 
 
 def _connect(where: str, wait_s: float) -> sqlite3.Connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +22,9 @@ from qemu_diff.guest.qemu import Qemu, check_cpu, find_qemu
 from qemu_diff.kernels import build_kernel, cached_build, given_build, image_build
 from qemu_diff.model import Build, Finding, GitSource, ImageSource, KernelSpec, TreeSource
 from qemu_diff.truth.plugin import prepare_plugin
+
+_QEMU_NAME = re.compile(r"qemu-system-[\w.-]+")
+"""A program that is looked for on ``PATH``."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,10 @@ def _qemu(record: FindingRecord) -> tuple[Qemu, str]:
     spec = record.qemu_spec
     if spec is None:
         return find_qemu(), ""
+    if spec.program and not _QEMU_NAME.fullmatch(spec.program):
+        # Whoever sent the finding may have sent the program, too.
+        why = "a finding may not name a program by its path; set QEMU_DIFF_QEMU"
+        return find_qemu(), f"QEMU {spec.name} ({spec.program}) is not used: {why}"
     try:
         return qemu_of(spec), ""
     except (UserError, InfrastructureError) as error:

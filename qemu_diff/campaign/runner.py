@@ -40,6 +40,7 @@ def run_campaign(
     executor: Executor,
     publish: Publish,
     start: Start = NOTHING_DONE,
+    in_turn: Sequence[Cell] = (),
 ) -> CampaignResult:
     """Run the given cells of a campaign.
 
@@ -47,11 +48,12 @@ def run_campaign(
     :param executor: where they are run.
     :param publish: called with what is known so far, after each cell.
     :param start: what the run begins with: its cells that are finished are not run again.
+    :param in_turn: the same cells in the order in which they are begun; none: as they are given.
     :returns: ``complete`` is False where the user called it off.
     :raises InfrastructureError: results can't be written.
     """
     run = _Run(campaign, tuple(cells), places, prepared, publish, start=start)
-    return run.run(executor)
+    return run.run(executor, in_turn or cells)
 
 
 class _Run:
@@ -72,9 +74,14 @@ class _Run:
         self._publish = publish
         self._start = start
         self._done: dict[str, CellResult] = {}
+        self._planned_pairs = pairs(campaign, cells)
+        self._pairs_of: dict[str, list[tuple[Cell, Cell]]] = {}
+        for pair in self._planned_pairs:
+            for cell in pair:
+                self._pairs_of.setdefault(cell.id, []).append(pair)
         self._pairs: dict[tuple[str, str], PairResult] = {}
 
-    def run(self, executor: Executor) -> CampaignResult:
+    def run(self, executor: Executor, in_turn: Sequence[Cell]) -> CampaignResult:
         self._keep_payloads()
         for finished in self._start.finished.values():
             self._add(finished)
@@ -86,7 +93,7 @@ class _Run:
         called_off = False
         futures: list[Future[CellResult]] = []
         try:
-            for cell in self._cells:
+            for cell in in_turn:
                 if cell.id not in self._done:
                     futures.append(executor.submit(tasks[cell.id], self._places))
             self._collect(futures)
@@ -122,7 +129,7 @@ class _Run:
     def _add(self, result: CellResult) -> None:
         identity = self._start.identities.get(result.cell.id, "")
         self._done[result.cell.id] = replace(result, identity=identity)
-        for baseline, candidate in pairs(self._campaign, self._cells):
+        for baseline, candidate in self._pairs_of.get(result.cell.id, ()):
             key = baseline.id, candidate.id
             if key in self._pairs or not {*key} <= self._done.keys():
                 continue
@@ -162,7 +169,7 @@ class _Run:
         in_order = tuple(self._done[cell.id] for cell in self._cells if cell.id in self._done)
         paired = tuple(
             self._pairs[key]
-            for baseline, candidate in pairs(self._campaign, self._cells)
+            for baseline, candidate in self._planned_pairs
             if (key := (baseline.id, candidate.id)) in self._pairs
         )
         return CampaignResult(

@@ -130,11 +130,15 @@ def debug(
     session = Session(command, batch, reverse)
     with kept(out) as directory:
         bench = bench_of(stored, kernel, guest_images, cache)
-        status = debug_finding(stored, bench, session, directory)
+        status = debug_finding(stored, bench, session, directory, _say)
     if status is None:
         console_here().print(f"{stored.record.id}: not reproduced", markup=False, soft_wrap=True)
         return ExitCode.UNEXPECTED
     return ExitCode.UNEXPECTED if batch and status else ExitCode.AS_EXPECTED
+
+
+def _say(text: str) -> None:
+    console_here().print(text, markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -88,9 +87,12 @@ def _run(arguments: list[str]) -> int:
         complaints.print("qemu-diff: interrupted")
         return failed(ExitCode.LOST)
     except Exception as error:  # whatever it is, it is ours, and no verdict about a kernel
-        report = Path(tempfile.gettempdir()) / f"qemu-diff-crash-{os.getpid()}.txt"
-        report.write_text(traceback.format_exc(), encoding="utf-8")
-        complaints.print(f"qemu-diff: a bug of ours: {error!r}; the traceback is in {report}")
+        # Anybody may have laid a link under a name that can be guessed.
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="qemu-diff-crash-", suffix=".txt", delete=False
+        ) as report:
+            report.write(traceback.format_exc())
+        complaints.print(f"qemu-diff: a bug of ours: {error!r}; the traceback is in {report.name}")
         return failed(ExitCode.LOST)
     return int(status or 0)
 

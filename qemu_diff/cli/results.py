@@ -147,7 +147,7 @@ def sequence(
         cache=cache,
     )
     console = console_here()
-    console.print(title, style="bold", highlight=False)
+    console.print(title, style="bold", markup=False, highlight=False)
     for line in render(rows):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return ExitCode.AS_EXPECTED

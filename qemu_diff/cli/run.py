@@ -11,7 +11,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from qemu_diff.campaign.estimate import Estimate, estimate
+from qemu_diff.campaign.estimate import Estimate, estimate, longest_first
 from qemu_diff.campaign.executor import executor
 from qemu_diff.campaign.identity import cell_identities
 from qemu_diff.campaign.ledger import Ledger, PastDuration, RunLog, default_ledger
@@ -133,6 +133,10 @@ def run(
     past = _past_runs(ledger, loaded.name, named=ledger_file is not None)
     log = RunLog(ledger, directory)
     planned = {cell.id for cell in plan(loaded)}
+    in_turn = cells
+    if scheduler or at_once_of(jobs) > 1:
+        expected = _estimate(loaded, cells, ledger_file, at_once_of(jobs))
+        in_turn = longest_first(cells, expected.cells)
 
     def since(result: CampaignResult) -> Nights:
         return nights(past, result, planned)
@@ -152,6 +156,7 @@ def run(
                 executor=cells_run_by,
                 publish=publisher.publish,
                 start=start,
+                in_turn=in_turn,
             )
             publisher.finish(result)
             append_files(files, Told(result, nights=since(result)))

@@ -5,15 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Iterable
 from io import BufferedWriter, FileIO, TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from qemu_diff.campaign.capacity import usable_cpus
 from qemu_diff.campaign.outcome import MEANINGS, ExitCode
 from qemu_diff.errors import UserError
+from qemu_diff.report.printable import printable, without_commands
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
@@ -87,16 +90,33 @@ def at_once_of(jobs: int | None) -> int:
     return checked_jobs(jobs) or usable_cpus()
 
 
+class OnlyText(Console):
+    """A console on which others' text stays text, whoever prints it: what a kernel, a gdb or a file
+    puts into our lines moves no cursor, sets no title and gives no CI a command."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """As rich does, and then without what a terminal would act on."""
+        for one in super().render(renderable, options):
+            yield one if one.control else one._replace(text=_only_text(one.text))
+
+
+def _only_text(text: str) -> str:
+    shown = "\n".join(one if one.isprintable() else printable(one) for one in text.split("\n"))
+    return without_commands(shown) if os.environ.get("CI") else shown
+
+
 def console_here() -> Console:
     """Where commands print; without colours and cursor movements in CI."""
     quiet = bool(os.environ.get("CI"))
     width = None if sys.stdout.isatty() else 120
-    return Console(width=width, force_terminal=False if quiet else None, highlight=False)
+    return OnlyText(width=width, force_terminal=False if quiet else None, highlight=False)
 
 
 def complaints_here() -> Console:
     """Where commands complain."""
-    return Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    return OnlyText(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 
 def warn(line: str) -> None:

@@ -39,8 +39,10 @@ L2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +51,6 @@ from qemu_diff.abi import (
     EC_SHIFT,
     ExceptionClass,
     RecordFlag,
-    RecordKind,
     StepRecords,
     TruthKind,
     TruthRecords,
@@ -60,14 +61,15 @@ from qemu_diff.compare.slices import (
     UNKNOWN_PC,
     Executions,
     Groups,
-    executions,
-    exits_through,
-    group_slices,
+    Shown,
+    TruthColumns,
+    count_by,
+    executions_of,
     last_of,
     modes_before_runs,
-    moved,
-    slice_truth,
+    shown_in,
 )
+from qemu_diff.compare.windows import WINDOW, Cut, Window, keep_freed_memory, window_at
 from qemu_diff.model import ViolationKind
 
 
@@ -141,114 +143,209 @@ def judge(
     :param phantom: shape (t,): truth records of instructions that did not execute.
     :raises CorruptDataError: the truth does not hold one mark for each return from KVM_RUN.
     """
-    runs = records[records["kind"] == RecordKind.RUN]
-    groups = group_slices(records)
-    slices = slice_truth(records, truth, groups)
-    done = executions(truth, phantom, slices, program)
-    number = np.arange(len(groups.run))
-    executed = np.bincount(done.group, minlength=len(number)).astype(np.int64)
-    reported = runs["pc"][groups.run].astype(np.int64)
-    last = _last_executions(runs, done, number, modes_before_runs(records))
-    begins = _begins(truth, slices.group, number)
-    took_irq = program.is_irq_vector(begins) & (begins != groups.previous_pc)
-    outcome = _outcomes(runs, groups, executed, last, program)
-    first = _first_of_group(done.pc, done.group, number)
-    # The interrupt came first, and L2 went on without a stop at its vector.
-    outcome[took_irq & (executed > 0)] = Judged.LOST_STEP
-    _check_continuity(outcome, groups, np.where(took_irq, UNKNOWN_PC, begins), number)
-    keep = groups.closed & groups.stepping & ~groups.unfinished
-    keep &= ~_spent(records, groups, done, program)
-    undone = (executed == 0) | _interrupted_before(runs, groups, last)
-    entered = _entered_pending(truth, phantom)
-    entered &= ~_spent_by_irq(truth, slices.group, undone, groups, program)
-    redirects = truth["kind"] == TruthKind.REDIRECT
+    return join_steps(list(judge_windows(records, truth, phantom.__getitem__, program)))
+
+
+def judge_windows(
+    records: StepRecords,
+    truth: TruthRecords,
+    phantoms_in: Callable[[slice], NDArray[np.bool_]],
+    program: Program,
+    size: int = WINDOW,
+) -> Iterator[Steps]:
+    """As :func:`judge`, a part of the boot at a time, for streams that are larger than memory.
+
+    :param phantoms_in: which truth records of a slice did not execute.
+    :param size: see :func:`~qemu_diff.compare.windows.window_at`.
+    """
+    keep_freed_memory()
+    cut = Cut()
+    while True:
+        window = window_at(records, truth, cut, size)
+        rows = slice(cut.truth, cut.truth + len(window.truth))
+        steps, spent = _judge_window(window, phantoms_in(rows), program)
+        yield steps
+        if window.last:
+            return
+        cut = window.next(spent=spent)
+
+
+def join_steps(parts: Sequence[Steps]) -> Steps:
+    """Several parts as one, in their order; at least one."""
     return Steps(
-        first_run=groups.first_run[keep],
-        run=groups.run[keep],
-        previous_pc=groups.previous_pc[keep],
-        reported_pc=reported[keep],
-        executed=executed[keep],
-        first_executed=first[keep],
-        active_pending=_count(entered, slices.group, number)[keep] > 0,
-        irq_exits=_count(exits_through(truth, VectorSlot.IRQ), slices.group, number)[keep],
-        redirects=_count(redirects, slices.group, number)[keep],
-        outcome=outcome[keep],
+        **{
+            one.name: np.concatenate([getattr(part, one.name) for part in parts])
+            for one in fields(Steps)
+        }
     )
 
 
-def _spent(
-    records: StepRecords, groups: Groups, done: Executions, program: Program
-) -> NDArray[np.bool_]:
+def _judge_window(
+    window: Window, phantom: NDArray[np.bool_], program: Program
+) -> tuple[Steps, bool]:
+    """The window's steps; and whether a step was spent where its last group begins."""
+    groups, truth = window.groups, TruthColumns(window.truth)
+    shown = shown_in(truth, window.slices)
+    done = executions_of(shown, truth, phantom, window.slices, program)
+    executed = np.bincount(done.group, minlength=len(groups))
+    closing = _closing(window)
+    begins = _first_of_groups(
+        window.truth["pc"], np.bincount(shown.group, minlength=len(groups)), shown.row
+    )
+    took_irq = program.is_irq_vector(begins) & (begins != groups.previous_pc)
+    last = _last_executions(window, done, executed, program)
+    outcome = _outcomes(closing, groups, executed, last, program)
+    # The interrupt came first, and L2 went on without a stop at its vector.
+    outcome[took_irq & (executed > 0)] = Judged.LOST_STEP
+    _check_continuity(outcome, groups, np.where(took_irq, UNKNOWN_PC, begins))
+    spent = _spent(window, done, program)
+    keep = groups.closed & groups.stepping & ~groups.unfinished & ~spent
+    keep[window.judged :] = False
+    entered = _made_by_entry(shown, truth, phantom)
+    if program.irq_vectors:
+        undone = (executed == 0) | _interrupted_before(closing, last)
+        entered[_spent_by_irq(window, shown, undone, program)] = False
+    end = window.slices.end[groups.run]
+    steps = Steps(
+        first_run=groups.first_run + window.cut.run,
+        run=groups.run + window.cut.run,
+        previous_pc=groups.previous_pc,
+        reported_pc=closing.pc,
+        executed=executed,
+        first_executed=_first_of_groups(done.pc, executed),
+        active_pending=np.bincount(shown.group[entered], minlength=len(groups)) > 0,
+        irq_exits=count_by(truth.exits_through(VectorSlot.IRQ), end),
+        redirects=count_by(truth.redirect, end),
+        outcome=outcome,
+    )
+    return _kept(steps, keep), bool(spent[-1:].any())
+
+
+def _kept(steps: Steps, keep: NDArray[np.bool_]) -> Steps:
+    kept = int(np.sum(keep))
+    some = slice(kept) if keep[:kept].all() else keep
+    return Steps(**{one.name: getattr(steps, one.name)[some] for one in fields(Steps)})
+
+
+@dataclass(frozen=True)
+class _Closing:
+    """The RUN record that ends each group. Shape (g,).
+
+    :param ec: ESR_EL2.EC.
+    :param at_vector: indexes of the groups that end with L2 at an IRQ's vector. Shape (v,).
+    :param elr: ELR_EL1 there. Shape (v,).
+    :param spsr: SPSR_EL1 there. Shape (v,).
+    """
+
+    pc: NDArray[np.int64]
+    ec: NDArray[np.int64]
+    at_vector: NDArray[np.int64]
+    elr: NDArray[np.int64]
+    spsr: NDArray[np.int64]
+
+
+def _closing(window: Window) -> _Closing:
+    run = window.groups.run
+    row = window.returns.row[run]
+    at_vector = np.flatnonzero(window.returns.flags[run] & RecordFlag.AT_VECTOR)
+    detail = window.records["detail"][row[at_vector], :2].astype(np.int64)
+    return _Closing(
+        pc=window.returns.pc[run],
+        ec=window.records["esr"][row].astype(np.int64) >> EC_SHIFT,
+        at_vector=at_vector,
+        elr=detail[:, 0],
+        spsr=detail[:, 1],
+    )
+
+
+def _spent(window: Window, done: Executions, program: Program) -> NDArray[np.bool_]:
     """Groups that begin while a step is spent, but not reported: PC was written. Shape (g,).
 
     Taking an interrupt spends it as well; a return that shows L2 at the vector tells.
     """
-    is_run = records["kind"] == RecordKind.RUN
-    runs = records[is_run]
-    if not len(runs):
-        return np.zeros(0, dtype=bool)
-    came = program.is_irq_vector(runs["pc"].astype(np.int64)) & moved(records)
-    stepped = ((runs["flags"] & RecordFlag.STEPPING) != 0) & (
-        came | (np.bincount(done.run, minlength=len(runs)) > 0)
-    )
-    before = np.append(0, np.cumsum(stepped))
+    groups = window.groups
+    found = np.zeros(len(groups), dtype=bool)
+    knows = np.flatnonzero(~(groups.after_report | groups.afresh[groups.first_run]))
+    if not len(knows):
+        return found
+    pc = window.returns.pc
+    came = program.is_irq_vector(pc) & (pc != groups.pc_before)
+    ran = np.bincount(done.run, minlength=len(pc)) > 0
+    before = np.append(0, np.cumsum(window.returns.stepping & (came | ran)))
     forgets = groups.afresh.copy()
     forgets[groups.first_run[groups.after_report]] = True
-    since = np.maximum(last_of(forgets), 0)[groups.first_run]
-    return np.asarray(before[groups.first_run] > before[since])
-
-
-def _entered_pending(truth: TruthRecords, phantom: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Phantoms that an entry in Active-pending made. Shape (t,)."""
-    instruction = truth["kind"] == TruthKind.INSTRUCTION
-    left = (truth["kind"] == TruthKind.EXIT) | (truth["kind"] == TruthKind.MARK)
-    before = np.append(-1, last_of(instruction | left))[: len(truth)]
-    after_execution = np.append(instruction & ~phantom, False)[before]
-    return np.asarray(phantom & ~after_execution)
-
-
-def _interrupted_before(
-    runs: StepRecords, groups: Groups, last: _LastExecutions
-) -> NDArray[np.bool_]:
-    """Groups whose last instruction faulted: after the interrupt it is executed. Shape (g,)."""
-    closing = runs[groups.run]
-    at_vector = (closing["flags"] & RecordFlag.AT_VECTOR) != 0
-    elr = closing["detail"][:, 0].astype(np.int64)
-    return np.asarray(at_vector & last.faulted & (elr == last.pc))
-
-
-def _spent_by_irq(
-    truth: TruthRecords,
-    row_group: NDArray[np.int64],
-    undone: NDArray[np.bool_],
-    groups: Groups,
-    program: Program,
-) -> NDArray[np.bool_]:
-    """The phantom with which L2 took an IRQ in Active-not-pending: the first that stands at an
-    IRQ's vector, in a group that has not completed an instruction. Shape (t,)."""
-    pc = truth["pc"].astype(np.int64)
-    at = (truth["kind"] == TruthKind.INSTRUCTION) & (row_group >= 0) & program.is_irq_vector(pc)
-    rows = np.flatnonzero(at)
-    rows = rows[undone[row_group[rows]] & (pc[rows] != groups.previous_pc[row_group[rows]])]
-    _, first = np.unique(row_group[rows], return_index=True)
-    found = np.zeros(len(truth), dtype=bool)
-    found[rows[first]] = True
+    first = groups.first_run[knows]
+    since = last_of(forgets)[first]
+    found[knows] = before[first] > before[np.maximum(since, 0)]
+    found[knows] |= (since < 0) & window.cut.spent
     return found
 
 
-def _count(
-    chosen: NDArray[np.bool_], row_group: NDArray[np.int64], number: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Chosen truth records of each group. Shape (g,)."""
-    rows = row_group[chosen & (row_group >= 0)]
-    return np.bincount(rows, minlength=len(number)).astype(np.int64)
+def _made_by_entry(
+    shown: Shown, truth: TruthColumns, phantom: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Phantoms that an entry in Active-pending made. Shape (s,)."""
+    found = phantom[shown.row]
+    at = np.flatnonzero(found)
+    found[at] = ~_follows_execution(shown.row[at], truth, phantom)
+    return found
 
 
-def _first_of_group(
-    values: NDArray[np.int64], group: NDArray[np.int64], number: NDArray[np.int64]
+def _follows_execution(
+    row: NDArray[np.int64], truth: TruthColumns, phantom: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Which truth records come after an executed instruction, with no exit or mark between. Shape
+    of ``row``."""
+    before = row - 1
+    silent = ~_tells(truth.kind[before]) & (before >= 0)
+    if silent.any():
+        telling = np.append(-1, np.flatnonzero(_tells(truth.kind)))
+        before[silent] = telling[np.searchsorted(telling, row[silent]) - 1]
+    executed = truth.instruction[before] & ~phantom[before]
+    return np.asarray(executed & (before >= 0))
+
+
+def _tells(kind: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Records that tell whether L2 has run since, or left."""
+    left = (kind == TruthKind.EXIT) | (kind == TruthKind.MARK)
+    return np.asarray(left | (kind == TruthKind.INSTRUCTION))
+
+
+def _interrupted_before(closing: _Closing, last: _LastExecutions) -> NDArray[np.bool_]:
+    """Groups whose last instruction faulted: after the interrupt it is executed. Shape (g,)."""
+    found = np.zeros(len(closing.pc), dtype=bool)
+    at = closing.at_vector
+    found[at] = last.faulted[at] & (closing.elr == last.pc[at])
+    return found
+
+
+def _spent_by_irq(
+    window: Window, shown: Shown, undone: NDArray[np.bool_], program: Program
 ) -> NDArray[np.int64]:
-    begin, end = np.searchsorted(group, number), np.searchsorted(group, number, side="right")
-    return np.where(begin < end, np.append(values, UNKNOWN_PC)[begin], UNKNOWN_PC)
+    """Indexes, of what is shown, of the phantoms with which L2 took an IRQ in Active-not-pending:
+    the first that stands at an IRQ's vector, in each group that has not completed an instruction.
+    """
+    pc = window.truth["pc"][shown.row].astype(np.int64)
+    at = np.flatnonzero(program.is_irq_vector(pc))
+    group = shown.group[at]
+    fits = undone[group] & (pc[at] != window.groups.previous_pc[group])
+    at, group = at[fits], group[fits]
+    return np.asarray(at[np.append(True, group[1:] != group[:-1])[: len(at)]])
+
+
+def _first_of_groups(
+    values: NDArray[Any], each: NDArray[np.int64], row: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """The first value of each group, or ``UNKNOWN_PC``. Shape (g,).
+
+    :param each: how many values each group has.
+    :param row: where they are, group by group; None: they stand in order.
+    """
+    found = np.full(len(each), UNKNOWN_PC, dtype=np.int64)
+    some = each > 0
+    first = (np.cumsum(each) - each)[some]
+    found[some] = values[first if row is None else row[first]].astype(np.int64)
+    return found
 
 
 @dataclass(frozen=True)
@@ -269,24 +366,35 @@ class _LastExecutions:
 
 
 def _last_executions(
-    runs: StepRecords, done: Executions, number: NDArray[np.int64], modes: NDArray[np.int64]
+    window: Window, done: Executions, executed: NDArray[np.int64], program: Program
 ) -> _LastExecutions:
-    end = np.searchsorted(done.group, number, side="right")
-    some = np.searchsorted(done.group, number) < end
-    run = np.where(some, np.append(done.run, 0)[end - 1], 0)
-    flags = runs["flags"][run] if len(runs) else np.zeros(0, dtype=np.uint32)
-    register = runs["branch_register"][run] if len(runs) else np.zeros(0, dtype=np.uint64)
+    some = executed > 0
+    at = (np.cumsum(executed) - 1)[some]
+    run = done.run[at]
+    recorded = (window.returns.flags[run] & RecordFlag.BRANCH_REGISTER) != 0
+    register = np.zeros(len(run), dtype=np.int64)
+    told = window.records["branch_register"][window.returns.row[run[recorded]]]
+    register[recorded] = told.astype(np.int64)
+
+    def of_groups(values: NDArray[Any], nothing: Any) -> NDArray[Any]:
+        found = np.full(len(some), nothing, dtype=values.dtype)
+        found[some] = values
+        return found
+
+    mode = np.broadcast_to(np.int64(UNKNOWN_MODE), some.shape)
+    if program.vectors is not None:
+        mode = of_groups(modes_before_runs(window.records, window.before)[run], UNKNOWN_MODE)
     return _LastExecutions(
-        faulted=np.asarray(some & np.append(done.faulted, False)[end - 1]),
-        pc=np.where(some, np.append(done.pc, UNKNOWN_PC)[end - 1], UNKNOWN_PC),
-        register=register.astype(np.int64),
-        recorded=np.asarray(some & ((flags & RecordFlag.BRANCH_REGISTER) != 0)),
-        mode=np.where(some, modes[run], UNKNOWN_MODE) if len(runs) else modes,
+        faulted=of_groups(done.faulted[at], False),
+        pc=of_groups(done.pc[at], UNKNOWN_PC),
+        register=of_groups(register, 0),
+        recorded=of_groups(recorded, False),
+        mode=mode,
     )
 
 
 def _outcomes(
-    runs: StepRecords,
+    closing: _Closing,
     groups: Groups,
     executed: NDArray[np.int64],
     last: _LastExecutions,
@@ -297,13 +405,13 @@ def _outcomes(
     After an executed instruction the Software Step exception is due, and has priority over a
     breakpoint (DDI 0487, D1.3.5.5 "Synchronous exception prioritization").
     """
-    ec = runs["esr"][groups.run].astype(np.int64) >> EC_SHIFT
-    reported = runs["pc"][groups.run].astype(np.int64)
+    ec, reported = closing.ec, closing.pc
+    stepped = ec == ExceptionClass.SOFTWARE_STEP
     itself = (ec == ExceptionClass.WATCHPOINT) | (ec == ExceptionClass.BRK)
     breakpoint_hit = ec == ExceptionClass.BREAKPOINT
     stands_still = (groups.previous_pc == reported) | (groups.previous_pc == UNKNOWN_PC)
     follows = program.follows(last.pc, reported, last.register, last.recorded, last.mode)
-    irq = _takes_irq(runs, groups, executed, last, program) & (ec == ExceptionClass.SOFTWARE_STEP)
+    irq = _takes_irq(closing, groups, executed, last, program) & stepped
     cases = [
         (breakpoint_hit & (executed > 0), Judged.LOST_STEP),
         (breakpoint_hit & stands_still, Judged.OK),
@@ -312,54 +420,47 @@ def _outcomes(
         (irq, Judged.OK),
         (executed == 0, Judged.SPURIOUS_STEP),
         (itself & (last.pc == reported), Judged.OK),
-        ((ec == ExceptionClass.SOFTWARE_STEP) & follows, Judged.OK),
+        (stepped & follows, Judged.OK),
     ]
-    conditions = [condition for condition, _ in cases]
-    outcomes = [outcome for _, outcome in cases]
-    return np.select(conditions, outcomes, default=Judged.WRONG_PC).astype(np.int64)
+    outcome = np.full(len(executed), Judged.WRONG_PC, dtype=np.int64)
+    for condition, judged in reversed(cases):
+        np.copyto(outcome, judged, where=condition)
+    return outcome
 
 
 def _takes_irq(
-    runs: StepRecords,
+    closing: _Closing,
     groups: Groups,
     executed: NDArray[np.int64],
     last: _LastExecutions,
     program: Program,
 ) -> NDArray[np.bool_]:
     """Groups that end at the vector of an IRQ that L2 could take, after one instruction at most."""
-    closing = runs[groups.run]
-    reported, elr, spsr = (
-        values.astype(np.int64)
-        for values in (closing["pc"], closing["detail"][:, 0], closing["detail"][:, 1])
-    )
-    seen = (closing["flags"] & RecordFlag.AT_VECTOR) != 0
-    from_previous = (elr == groups.previous_pc) | (groups.previous_pc == UNKNOWN_PC)
-    after_one = program.follows(last.pc, elr, last.register, last.recorded, last.mode)
-    again = last.faulted & (elr == last.pc)
-    where = np.where(executed == 0, from_previous, after_one | again)
-    return np.asarray(seen & program.takes_irq(reported, spsr) & where)
-
-
-def _begins(
-    truth: TruthRecords, row_group: NDArray[np.int64], number: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Where each group goes on, or ``UNKNOWN_PC``: a phantom says it just as an executed
-    instruction does. Shape (g,)."""
-    rows = np.flatnonzero((truth["kind"] == TruthKind.INSTRUCTION) & (row_group >= 0))
-    return _first_of_group(truth["pc"][rows].astype(np.int64), row_group[rows], number)
+    found = np.zeros(len(executed), dtype=bool)
+    at = closing.at_vector
+    elr, pc, previous = closing.elr, last.pc[at], groups.previous_pc[at]
+    from_previous = (elr == previous) | (previous == UNKNOWN_PC)
+    after_one = program.follows(pc, elr, last.register[at], last.recorded[at], last.mode[at])
+    again = last.faulted[at] & (elr == pc)
+    where = np.where(executed[at] == 0, from_previous, after_one | again)
+    found[at] = program.takes_irq(closing.pc[at], closing.spsr) & where
+    return found
 
 
 def _check_continuity(
-    outcome: NDArray[np.int64],
-    groups: Groups,
-    begins: NDArray[np.int64],
-    number: NDArray[np.int64],
+    outcome: NDArray[np.int64], groups: Groups, begins: NDArray[np.int64]
 ) -> None:
     """L2 must go on at the PC before; if it does not, the report that named that PC is wrong.
 
     Where no report named it, but the job or a return for a signal, the new step is.
+
+    :param begins: where each group goes on, or ``UNKNOWN_PC``: a phantom says it just as an
+        executed instruction does. Shape (g,).
     """
     known = (begins != UNKNOWN_PC) & (groups.previous_pc != UNKNOWN_PC)
-    broken = known & (begins != groups.previous_pc)
-    blamed = np.where(groups.after_report & ~groups.pc_written, number - 1, number)[broken]
-    outcome[blamed] = np.where(outcome[blamed] == Judged.OK, Judged.WRONG_PC, outcome[blamed])
+    broken = np.flatnonzero(known & (begins != groups.previous_pc))
+    blamed = broken - (groups.after_report & ~groups.pc_written)[broken]
+    # A report before the window was judged in the window before.
+    blamed = blamed[blamed >= 0]
+    blamed = blamed[outcome[blamed] == Judged.OK]
+    outcome[blamed] = Judged.WRONG_PC

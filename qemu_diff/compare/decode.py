@@ -214,7 +214,7 @@ class Program:
 
     def holds(self, pc: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which PCs are addresses of instructions of this program."""
-        return np.asarray((pc >= self.load_address) & (pc < self.end) & (pc % 4 == 0))
+        return np.asarray((pc >= self.load_address) & (pc < self.end) & (pc & 3 == 0))
 
     def executes_once(self, pc: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which PCs hold an instruction that ``runs_once``; False outside. Shape (n,)."""
@@ -250,11 +250,12 @@ class Program:
         inside, index = self._index(pc)
         fall_through, target = self.fall_through[index], self.target[index]
         # A kernel may report any PC, the one that looks like NO_SUCCESSOR included.
-        legal = ((fall_through == successor) & (fall_through != NO_SUCCESSOR)) | (
-            (target == successor) & (target != NO_SUCCESSOR)
-        )
-        legal |= self.by_register[index] & recorded & (register == successor)
-        legal |= self.to_vector[index] & self._is_vector(successor, mode)
+        legal = (fall_through == successor) | (target == successor)
+        legal &= successor != NO_SUCCESSOR
+        if recorded.any():
+            legal |= self.by_register[index] & recorded & (register == successor)
+        if self.vectors is not None:
+            legal |= self.to_vector[index] & self._is_vector(successor, mode)
         return np.asarray(inside & legal)
 
     def successors(
@@ -278,7 +279,7 @@ class Program:
     def _index(self, pc: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
         """Whether each PC is inside, and its index into the tables, 0 where it is not."""
         inside = self.holds(pc)
-        return inside, np.where(inside, (pc - self.load_address) // 4, 0)
+        return inside, np.where(inside, (pc - self.load_address) >> 2, 0)
 
     def _is_vector(self, pc: NDArray[np.int64], mode: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether each PC is where a synchronous exception in ``mode`` goes."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from qemu_diff.abi import RecordFlag, RecordKind, StepRecords
-from qemu_diff.compare.contract import Judged, Steps, judge
+from qemu_diff.compare.contract import Judged, Steps, join_steps, judge
 from qemu_diff.compare.coverage import resolution_of
 from qemu_diff.compare.decode import Program
 from qemu_diff.compare.interrupts import (
@@ -89,12 +89,7 @@ def observe(
 
 def merge(observations: list[Observation]) -> Observation:
     """Several boots of one cell as one; indexes of runs are those of each boot."""
-    steps = Steps(
-        **{
-            field.name: np.concatenate([getattr(one.steps, field.name) for one in observations])
-            for field in fields(Steps)
-        }
-    )
+    steps = join_steps([one.steps for one in observations])
     placements = Placements(
         **{
             field.name: np.concatenate(

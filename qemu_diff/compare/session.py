@@ -147,8 +147,7 @@ def _path(
     shown = (rows["kind"] == TruthKind.INSTRUCTION) & places.of_vcpu(pc, done.vcpu)
     keep = shown | (rows["kind"] == TruthKind.EXIT) | (rows["kind"] == TruthKind.REDIRECT)
     rows, off, first = rows[keep], off[keep], pc[shown][:1]
-    nothing = np.zeros(len(rows), dtype=np.int64)
-    whole = Slices(nothing, nothing, np.zeros(len(rows), dtype=bool))
+    whole = Slices(np.array([len(rows)]), np.zeros(1, dtype=np.int64), np.zeros(1, dtype=bool))
     executed = executed_in(executions(rows, off, whole, program), 0)
     calls = program.is_of(np.array(executed, dtype=np.int64), "branch-link")
     returns = {pc + 4 for pc, is_call in zip(executed, calls, strict=True) if is_call}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,10 +38,14 @@ PSTATE_MODE = 0x1F
 SLOT_TYPE_MASK = 0x180
 """Bits of a vector's offset that tell synchronous, IRQ, FIQ and SError."""
 
+NO_SLOT = 1
+"""In place of these bits: no exit."""
+
 
 @dataclass(frozen=True)
 class Groups:
-    """Joined slices. Arrays have shape (g,), but ``of_run`` and ``afresh``: one entry per RUN.
+    """Joined slices. Arrays have shape (g,), but ``of_run``, ``afresh`` and ``pc_before``: these
+    have one entry per RUN.
 
     :param closed: a debug exception closes the group.
     :param stepping: stepping was on, all the time.
@@ -50,6 +55,7 @@ class Groups:
     :param unfinished: an instruction before the group is completed in it.
     :param afresh: between the RUN before and this one, what KVM knew of a step was taken from it:
         stepping was turned off, or on, or the vCPU was initialised again.
+    :param pc_before: where user space knows L2 to stand before each KVM_RUN, or ``UNKNOWN_PC``.
     """
 
     first_run: NDArray[np.int64]
@@ -62,6 +68,20 @@ class Groups:
     after_report: NDArray[np.bool_]
     unfinished: NDArray[np.bool_]
     afresh: NDArray[np.bool_]
+    pc_before: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.run)
+
+    def first(self, number: int, runs: int) -> Groups:
+        """The first so many, which are made of so many RUNs."""
+        per_run = ("of_run", "afresh", "pc_before")
+        return Groups(
+            **{
+                one.name: getattr(self, one.name)[: runs if one.name in per_run else number]
+                for one in fields(self)
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -82,54 +102,146 @@ class Executions:
 
 @dataclass(frozen=True)
 class Slices:
-    """Where each truth record belongs. Shape (t,).
+    """The truth, cut at the marks: one entry per RUN; what comes after the last is in none.
 
-    :param run: number of the RUN record whose slice it lies in; after the last mark there is none,
-        and the number is that of all RUN records.
-    :param group: the group, or -1 after the last mark.
-    :param served: its slice ends with MMIO that user space serves: the last instruction there is
+    :param end: index after the slice's last truth record: after its mark.
+    :param group: the group, ascending.
+    :param served: the slice ends with MMIO that user space serves: the last instruction there is
         completed by that.
     """
 
-    run: NDArray[np.int64]
+    end: NDArray[np.int64]
     group: NDArray[np.int64]
     served: NDArray[np.bool_]
 
 
-def group_slices(records: StepRecords) -> Groups:
+@dataclass(frozen=True)
+class Shown:
+    """The instructions that the truth shows in slices, phantoms too. Shape (s,).
+
+    :param row: index of the truth record.
+    :param run: number of the slice's RUN record.
+    :param each: how many each slice shows. Shape (runs,).
+    """
+
+    row: NDArray[np.int64]
+    run: NDArray[np.int64]
+    group: NDArray[np.int64]
+    each: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Returns:
+    """The RUN records, by column. Shape (runs,).
+
+    :param row: index of the record.
+    :param closes: a debug exception was reported.
+    :param mmio: user space is to serve MMIO.
+    :param stepping: stepping was on.
+    """
+
+    row: NDArray[np.int64]
+    pc: NDArray[np.int64]
+    flags: NDArray[np.uint32]
+    closes: NDArray[np.bool_]
+    mmio: NDArray[np.bool_]
+
+    @property
+    def stepping(self) -> NDArray[np.bool_]:
+        return np.asarray((self.flags & RecordFlag.STEPPING) != 0)
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def __getitem__(self, part: slice) -> Returns:
+        return Returns(**{one.name: getattr(self, one.name)[part] for one in fields(self)})
+
+
+class TruthColumns:
+    """Truth records by column, made when they are first asked for. Shape (t,)."""
+
+    def __init__(self, truth: TruthRecords) -> None:
+        self.truth = truth
+        self.kind: NDArray[np.uint8] = np.ascontiguousarray(truth["kind"])
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    @cached_property
+    def instruction(self) -> NDArray[np.bool_]:
+        """Instructions, phantoms too."""
+        return np.asarray(self.kind == TruthKind.INSTRUCTION)
+
+    @cached_property
+    def slot(self) -> NDArray[np.uint32]:
+        """Of exits from L2 which of EL2's vectors they took; ``NO_SLOT`` of all else."""
+        exits = self.kind == TruthKind.EXIT
+        return np.where(exits, self.truth["detail"] & SLOT_TYPE_MASK, np.uint32(NO_SLOT))
+
+    def exits_through(self, slot: VectorSlot) -> NDArray[np.bool_]:
+        """Exits from L2 through one of EL2's vectors."""
+        return np.asarray(self.slot == slot & SLOT_TYPE_MASK)
+
+    @cached_property
+    def redirect(self) -> NDArray[np.bool_]:
+        """Redirects of a taken Software Step exception; the exit is the record before."""
+        return np.asarray(self.kind == TruthKind.REDIRECT)
+
+    @cached_property
+    def faults(self) -> NDArray[np.bool_]:
+        """Synchronous exits, but those that are a Software Step exception that was redirected."""
+        found = self.exits_through(VectorSlot.SYNCHRONOUS)
+        found[np.flatnonzero(self.redirect[1:])] = False
+        return found
+
+
+def group_slices(records: StepRecords, before: np.void | None = None) -> Groups:
     """Join each slice that no debug exception closes with the next one.
 
     A group also ends where the job writes PC, turns stepping off or on, or initialises the vCPU
     again: what was executed since the last report is then nobody's step. What follows is a new one,
     from where user space last saw L2.
+
+    :param before: of a part of a boot, which begins with a group: the RUN record just before.
     """
-    is_run = records["kind"] == RecordKind.RUN
-    runs = records[is_run]
-    pc, written = _pcs_before_runs(records, is_run)
-    closes = (runs["exit_reason"] == KVM_EXIT_DEBUG) & (runs["error"] == 0)
-    on = (runs["flags"] & RecordFlag.STEPPING) != 0
-    initialised = _last_before_runs(records["kind"] == RecordKind.VCPU_INIT, is_run) >= 0
-    afresh = initialised | (_last_before_runs(stops_stepping(records), is_run) >= 0)
-    afresh[1:] |= on[1:] != on[:-1]
-    starts = written | afresh
-    starts[:1] = True
-    starts[1:] |= closes[:-1]
-    first = np.flatnonzero(starts)
-    last = np.append(first[1:], len(runs)) - 1 if len(first) else first
+    return group_returns(records, returns_in(records), before)
+
+
+def group_returns(records: StepRecords, returns: Returns, before: np.void | None = None) -> Groups:
+    """As :func:`group_slices`.
+
+    :param returns: :func:`returns_in` these records.
+    """
+    run = returns.row
+    kind = np.ascontiguousarray(records["kind"])
+    pc, written = _pcs_before_runs(records, kind, returns, before)
+    initialised = _before_runs(np.flatnonzero(kind == RecordKind.VCPU_INIT), run)
+    afresh = initialised | _before_runs(np.flatnonzero(stops_stepping(records)), run)
+    on, last_return = returns.stepping, None
+    if before is not None:
+        last_return = returns_in(np.array([before]))
+    if len(run):
+        afresh |= on != _before(on, on[0] if last_return is None else last_return.stepping[0])
+    after_report = _before(returns.closes, last_return is not None and last_return.closes[0])
     # KVM_EXIT_MMIO: "the corresponding operations are complete (and guest state is consistent) only
     # after userspace has re-entered the kernel with KVM_RUN" (KVM API, 5).
-    unfinished = _ends_with_mmio(runs)
+    unfinished = _before(returns.mmio, last_return is not None and last_return.mmio[0])
+    starts = written | afresh | after_report
+    starts[:1] = True
+    first = np.flatnonzero(starts)
+    last = np.append(first[1:], len(run)) - 1 if len(first) else first
     return Groups(
         first_run=first,
         run=last,
         of_run=np.cumsum(starts) - 1,
-        closed=closes[last],
+        closed=returns.closes[last],
         stepping=on[first],
         previous_pc=pc[first],
         pc_written=written[first],
-        after_report=_before(closes)[first],
-        unfinished=_before(unfinished)[first] & ~initialised[first],
+        after_report=after_report[first],
+        unfinished=unfinished[first] & ~initialised[first],
         afresh=afresh,
+        pc_before=pc,
     )
 
 
@@ -138,62 +250,138 @@ def slice_truth(records: StepRecords, truth: TruthRecords, groups: Groups) -> Sl
 
     :raises CorruptDataError: see :func:`judge`.
     """
-    run = run_of_truth(records, truth)
-    served = np.append(_ends_with_mmio(records[records["kind"] == RecordKind.RUN]), False)
-    return Slices(run, np.append(groups.of_run, -1)[run].astype(np.int64), served[run])
+    returns, end = returns_in(records), ends_of_slices(truth)
+    check_marks(len(end), len(returns))
+    return Slices(end, groups.of_run, returns.mmio)
 
 
-def _ends_with_mmio(runs: StepRecords) -> NDArray[np.bool_]:
-    return np.asarray((runs["exit_reason"] == KVM_EXIT_MMIO) & (runs["error"] == 0))
+def returns_in(records: StepRecords) -> Returns:
+    """The RUN records, by column."""
+    row = runs_of(records)
+    reason, succeeded = records["exit_reason"][row], records["error"][row] == 0
+    return Returns(
+        row=row,
+        pc=records["pc"][row].astype(np.int64),
+        flags=records["flags"][row],
+        closes=(reason == KVM_EXIT_DEBUG) & succeeded,
+        mmio=(reason == KVM_EXIT_MMIO) & succeeded,
+    )
+
+
+def runs_of(records: StepRecords) -> NDArray[np.int64]:
+    """Indexes of the RUN records. Shape (runs,)."""
+    return np.flatnonzero(records["kind"] == RecordKind.RUN)
+
+
+def ends_of_slices(truth: TruthRecords) -> NDArray[np.int64]:
+    """Indexes after the marks of returns from KVM_RUN. Shape (marks,)."""
+    marks = np.flatnonzero(truth["kind"] == TruthKind.MARK)
+    return np.asarray(marks[truth["detail"][marks] == Mark.RETURNED] + 1)
+
+
+def check_marks(marks: int, runs: int) -> None:
+    """:raises CorruptDataError: there is not one mark for each return from KVM_RUN."""
+    if marks != runs:
+        raise CorruptDataError(f"the truth holds {marks} marks for {runs} returns from KVM_RUN")
 
 
 def run_of_truth(records: StepRecords, truth: TruthRecords) -> NDArray[np.int64]:
-    """See :class:`Slices`.
+    """Number of the RUN record whose slice each truth record lies in; after the last mark there is
+    none, and the number is that of all RUN records. Shape (t,).
 
     :raises CorruptDataError: see :func:`judge`.
     """
-    runs = int(np.sum(records["kind"] == RecordKind.RUN))
-    marks = np.flatnonzero((truth["kind"] == TruthKind.MARK) & (truth["detail"] == Mark.RETURNED))
-    if len(marks) != runs:
-        raise CorruptDataError(
-            f"the truth holds {len(marks)} marks for {runs} returns from KVM_RUN"
-        )
-    return np.searchsorted(marks, np.arange(len(truth)), side="left").astype(np.int64)
+    end = ends_of_slices(truth)
+    check_marks(len(end), len(runs_of(records)))
+    return _part_of(len(truth), end)
+
+
+def _part_of(length: int, end: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many of the ends are not after each index. Shape (length,).
+
+    :param end: ascending.
+    """
+    return np.cumsum(np.bincount(end, minlength=length + 1)[:length])
+
+
+def shown_in(truth: TruthColumns, slices: Slices) -> Shown:
+    """The instructions that the truth shows."""
+    each = count_by(truth.instruction, slices.end)
+    upto = np.cumsum(each)
+    shown = int(upto[-1]) if len(upto) else 0
+    run = _part_of(shown, upto[:-1])
+    return Shown(np.flatnonzero(truth.instruction)[:shown], run, slices.group[run], each)
+
+
+def count_by(chosen: NDArray[np.bool_], end: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many are chosen before each end, and not before the one before it. Shape of ``end``.
+
+    :param chosen: shape (t,).
+    :param end: indexes, ascending.
+    """
+    if not chosen.any():
+        return np.zeros(len(end), dtype=np.int64)
+    counted = np.zeros(len(chosen) + 1, dtype=np.int32)
+    np.cumsum(chosen, out=counted[1:])
+    return np.diff(counted[end], prepend=np.int32(0)).astype(np.int64)
 
 
 def executions(
     truth: TruthRecords, phantom: NDArray[np.bool_], slices: Slices, program: Program
 ) -> Executions:
     """What each group executed; of repeats that count once, the last."""
-    shown = np.flatnonzero((truth["kind"] == TruthKind.INSTRUCTION) & (slices.group >= 0))
-    faults = exits_through(truth, VectorSlot.SYNCHRONOUS) & ~redirected(truth)
-    exits = np.cumsum(faults).astype(np.int64)
-    pc, group = truth["pc"].astype(np.int64), slices.group
-    left = np.zeros(len(truth), dtype=bool)
-    left[shown] = _exits_before_next(exits, slices, shown) > exits[shown]
-    # "The MMIO instruction is emulated and should not be re-executed" (Linux arch/arm64/kvm/mmio.c)
-    last_of_run = np.ones(len(shown), dtype=bool)
-    last_of_run[:-1] = slices.run[shown[1:]] != slices.run[shown[:-1]]
-    left[shown[last_of_run & slices.served[shown]]] = False
-    row = shown[~phantom[shown]]
-    faulted = left[row] & ~program.executes_once(pc[row])
-    again = np.zeros(len(row), dtype=bool)
-    again[:-1] = (pc[row[1:]] == pc[row[:-1]]) & (group[row[1:]] == group[row[:-1]])
-    last = ~(again & faulted)
-    row = row[last]
-    return Executions(pc[row], group[row], slices.run[row], faulted[last])
+    columns = TruthColumns(truth)
+    return executions_of(shown_in(columns, slices), columns, phantom, slices, program)
 
 
-def _exits_before_next(
-    exits: NDArray[np.int64], slices: Slices, shown: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Of the running number of exits: its value at the next instruction of the same group; at the
-    group's end less the one that is reported, where there is none. Shape (shown,)."""
-    order = np.where(slices.group < 0, len(slices.group), slices.group)
-    found = exits[np.searchsorted(order, slices.group[shown], side="right") - 1] - 1
-    same = slices.group[shown[1:]] == slices.group[shown[:-1]]
-    found[:-1][same] = exits[shown[1:]][same]
-    return found
+def executions_of(
+    shown: Shown,
+    truth: TruthColumns,
+    phantom: NDArray[np.bool_],
+    slices: Slices,
+    program: Program,
+) -> Executions:
+    """As :func:`executions`.
+
+    :param shown: :func:`shown_in` these slices.
+    """
+    left = _left_by_fault(shown, truth, slices)
+    if slices.served.any():
+        # "The MMIO instruction is emulated and should not be re-executed" (Linux
+        # arch/arm64/kvm/mmio.c)
+        last_of_run = np.append(shown.run[1:] != shown.run[:-1], True)[: len(shown.run)]
+        left &= ~(last_of_run & slices.served[shown.run])
+    executed = ~phantom[shown.row]
+    pc = truth.truth["pc"][shown.row[executed]].astype(np.int64)
+    group, run = shown.group[executed], shown.run[executed]
+    faulted = left[executed]
+    # Faults are few: everything else need not be looked up.
+    at = np.flatnonzero(faulted)
+    at = at[~program.executes_once(pc[at])]
+    faulted[:] = False
+    faulted[at] = True
+    at = at[at < len(pc) - 1]
+    again = at[(pc[at + 1] == pc[at]) & (group[at + 1] == group[at])]
+    if not len(again):
+        return Executions(pc, group, run, faulted)
+    last = np.ones(len(pc), dtype=bool)
+    last[again] = False
+    return Executions(pc[last], group[last], run[last], faulted[last])
+
+
+def _left_by_fault(shown: Shown, truth: TruthColumns, slices: Slices) -> NDArray[np.bool_]:
+    """Instructions after which a synchronous exit that is not the step exception comes before the
+    group's next; of those before the group's end the last is the one that is reported. Shape (s,).
+    """
+    if not len(shown.row):
+        return np.zeros(0, dtype=bool)
+    counted = np.cumsum(truth.faults, dtype=np.int32)
+    before = counted[shown.row]
+    through_next = np.append(before[1:], 0)
+    last = np.append(shown.group[1:] != shown.group[:-1], True)
+    end_of_group = slices.end[np.append(slices.group[1:] != slices.group[:-1], True)]
+    through_next[last] = counted[end_of_group[shown.group[last]] - 1] - 1
+    return np.asarray(through_next > before)
 
 
 def executed_in(done: Executions, group: int) -> tuple[int, ...]:
@@ -212,17 +400,26 @@ def pass_of_record(records: StepRecords) -> NDArray[np.int64]:
     return np.cumsum(records["kind"] == RecordKind.PASS).astype(np.int64) - 1
 
 
-def modes_before_runs(records: StepRecords) -> NDArray[np.int64]:
-    """PSTATE.M as user space knows it before each KVM_RUN, or ``UNKNOWN_MODE``. Shape (runs,)."""
-    is_run = records["kind"] == RecordKind.RUN
-    told = reads_of(records, REGISTER_PSTATE) | writes_of(records, REGISTER_PSTATE)
-    known = is_run | told | (records["kind"] == RecordKind.VCPU_INIT)
-    value = np.where(is_run, records["pstate"], records["detail"][:, 1])
+def modes_before_runs(records: StepRecords, before: np.void | None = None) -> NDArray[np.int64]:
+    """PSTATE.M as user space knows it before each KVM_RUN, or ``UNKNOWN_MODE``. Shape (runs,).
+
+    :param before: see :func:`group_slices`.
+    """
+    kind = np.ascontiguousarray(records["kind"])
+    run = np.flatnonzero(kind == RecordKind.RUN)
+    mode = (records["pstate"][run] & PSTATE_MODE).astype(np.int64)
+    mode = _before(mode, UNKNOWN_MODE if before is None else int(before["pstate"]) & PSTATE_MODE)
+    told = np.flatnonzero(
+        (kind == RecordKind.REGISTER)
+        | (kind == RecordKind.SET_REGISTER)
+        | (kind == RecordKind.VCPU_INIT)
+    )
+    initialised = kind[told] == RecordKind.VCPU_INIT
+    of_pstate = initialised | (records["detail"][told, 0] == REGISTER_PSTATE)
+    value = (records["detail"][told, 1] & PSTATE_MODE).astype(np.int64)
     # VCPU_RESET_PSTATE_EL1 (Linux arch/arm64/kvm/reset.c)
-    value[records["kind"] == RecordKind.VCPU_INIT] = PSTATE_EL1H_MASKED
-    mode = np.append(value & PSTATE_MODE, 0).astype(np.int64)
-    before = _before(last_of(known), -1)[is_run]
-    return np.where(before < 0, UNKNOWN_MODE, mode[before])
+    value[initialised] = PSTATE_EL1H_MASKED & PSTATE_MODE
+    return _told_before_runs(mode, told[of_pstate], value[of_pstate], run)
 
 
 def pcs(records: StepRecords) -> NDArray[np.int64]:
@@ -235,30 +432,29 @@ def pcs(records: StepRecords) -> NDArray[np.int64]:
     return np.append(value, UNKNOWN_PC)[last_of(told)]
 
 
-def moved(records: StepRecords) -> NDArray[np.bool_]:
-    """RUN records that show L2 elsewhere than user space knew it before. Shape (runs,)."""
-    is_run = records["kind"] == RecordKind.RUN
-    pc, _ = _pcs_before_runs(records, is_run)
-    return np.asarray(records["pc"][is_run].astype(np.int64) != pc)
-
-
 def stops_stepping(records: StepRecords) -> NDArray[np.bool_]:
     """Records of the job's asking for no steps. Shape (r,)."""
-    control = records["detail"][:, 0] & STEPPING_CONTROL
-    stops = (records["kind"] == RecordKind.DEBUG_CONTROL) & (control != STEPPING_CONTROL)
-    return np.asarray(stops)
+    found = np.asarray(records["kind"] == RecordKind.DEBUG_CONTROL)
+    asked = np.flatnonzero(found)
+    found[asked] = records["detail"][asked, 0] & STEPPING_CONTROL != STEPPING_CONTROL
+    return found
 
 
 def reads_of(records: StepRecords, register: int) -> NDArray[np.bool_]:
     """Records of the job's reading a register. Shape (r,)."""
-    reads = records["kind"] == RecordKind.REGISTER
-    return np.asarray(reads & (records["detail"][:, 0] == register))
+    return _of_register(records, RecordKind.REGISTER, register)
 
 
 def writes_of(records: StepRecords, register: int) -> NDArray[np.bool_]:
     """Records of the job's writing a register. Shape (r,)."""
-    writes = records["kind"] == RecordKind.SET_REGISTER
-    return np.asarray(writes & (records["detail"][:, 0] == register))
+    return _of_register(records, RecordKind.SET_REGISTER, register)
+
+
+def _of_register(records: StepRecords, kind: RecordKind, register: int) -> NDArray[np.bool_]:
+    found = np.asarray(records["kind"] == kind)
+    some = np.flatnonzero(found)
+    found[some] = records["detail"][some, 0] == register
+    return found
 
 
 def forgets_step(record: np.void) -> bool:
@@ -274,36 +470,44 @@ def last_of(chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def _pcs_before_runs(
-    records: StepRecords, is_run: NDArray[np.bool_]
+    records: StepRecords,
+    kind: NDArray[np.uint16],
+    returns: Returns,
+    before: np.void | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Where L2 stands before each RUN record, or ``UNKNOWN_PC``; whether the job wrote PC.
 
     Both have shape (runs,).
     """
-    written = _last_before_runs(writes_of(records, REGISTER_PC), is_run) >= 0
-    return _before(pcs(records), UNKNOWN_PC)[is_run], written
+    run = returns.row
+    pc = _before(returns.pc, UNKNOWN_PC if before is None else before["pc"].astype(np.int64))
+    writes = writes_of(records, REGISTER_PC)
+    told = np.flatnonzero(writes | (kind == RecordKind.VCPU_INIT))
+    value = np.where(writes[told], records["detail"][told, 1].astype(np.int64), UNKNOWN_PC)
+    written = _before_runs(np.flatnonzero(writes), run)
+    return _told_before_runs(pc, told, value, run), written
 
 
-def _last_before_runs(chosen: NDArray[np.bool_], is_run: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Index of the last chosen record between the RUN before and each, or -1. Shape (runs,)."""
-    last = _before(last_of(chosen), -1)[is_run]
-    run_before = _before(np.flatnonzero(is_run), -1)
-    return np.where(last > run_before, last, -1)
+def _before_runs(rows: NDArray[np.int64], run: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether any of these records lies between the RUN before and each. Shape (runs,)."""
+    found = np.zeros(len(run) + 1, dtype=bool)
+    found[np.searchsorted(run, rows)] = True
+    return found[:-1]
 
 
-def _before(values: NDArray[Any], first: int = 0) -> NDArray[Any]:
+def _told_before_runs(
+    known: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    value: NDArray[np.int64],
+    run: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """What is known before each KVM_RUN, if these records, ascending, tell something else after the
+    RUN before: of several the last. Shape (runs,)."""
+    found = np.append(known, 0)
+    found[np.searchsorted(run, rows)] = value
+    return found[:-1]
+
+
+def _before(values: NDArray[Any], first: Any) -> NDArray[Any]:
     """Each one's predecessor. Shape (n,)."""
     return np.append(values.dtype.type(first), values[:-1]) if len(values) else values
-
-
-def redirected(truth: TruthRecords) -> NDArray[np.bool_]:
-    """Exits that are a taken Software Step exception, turned into an interrupt. Shape (t,)."""
-    found = np.zeros(len(truth), dtype=bool)
-    found[:-1] = truth["kind"][1:] == TruthKind.REDIRECT
-    return np.asarray(found & exits_through(truth, VectorSlot.SYNCHRONOUS))
-
-
-def exits_through(truth: TruthRecords, slot: VectorSlot) -> NDArray[np.bool_]:
-    """Exits from L2 through one of EL2's vectors. Shape (t,)."""
-    exits = truth["kind"] == TruthKind.EXIT
-    return np.asarray(exits & ((truth["detail"] & SLOT_TYPE_MASK) == slot & SLOT_TYPE_MASK))

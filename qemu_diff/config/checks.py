@@ -89,7 +89,6 @@ def meaning_problems(file: CampaignFile, around: Surroundings) -> Iterator[Probl
             payloads: tuple[str, ...] = (SELFTEST_PAYLOAD,)
         else:
             yield from _payload_problems(path, scenario, around.payloads)
-            yield from _only_of_peers(path, scenario)
             payloads = around.payloads
         yield from _job_problems(path, scenario, around.jobs)
         yield from _session_problems(path, scenario, around.sessions)
@@ -303,8 +302,8 @@ def _jobs_or_sessions(scenario: ScenarioTable) -> list[str]:
     return scenario.session if "session" in scenario.model_fields_set else scenario.job
 
 
-_ALONE = {Expectation.PASS, Expectation.HANG, Expectation.FAIL}
-"""A cell that passed or hung shows no violation; a peer that fails names none."""
+_ALONE = {Expectation.PASS, Expectation.HANG, Expectation.KERNEL_OOPS, Expectation.FAIL}
+"""These show no violation."""
 
 
 # --- peers ---------------------------------------------------------------------------------------
@@ -368,15 +367,6 @@ def _outside_problems(path: KeyPath, scenario: ScenarioTable) -> Iterator[Proble
     if max(scenario.machine.cpus) > 1:
         at = (*path, "machine", "cpus")
         yield Problem(at, f"{label(at)}: the drivers from outside have one L1 CPU", "remove cpus")
-
-
-def _only_of_peers(path: KeyPath, scenario: ScenarioTable) -> Iterator[Problem]:
-    for kernel, expected in scenario.expect.items():
-        for what, kinds in expected.items():
-            if Expectation.FAIL in kinds:
-                text = f"{label((*path, 'expect', kernel, what))}: fail is a peer's"
-                remedy = "name the violations that must be seen"
-                yield Problem((*path, "expect", kernel, what), text, remedy)
 
 
 def _unused_expectation(

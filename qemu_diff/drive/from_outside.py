@@ -276,6 +276,7 @@ class FromOutside:
             command,
             errand.directory / CONSOLE,
             files.qmp_socket,
+            memory_mib=errand.machine.memory_mib,
             budget_s=errand.budget_s,
             cancel=errand.cancel,
             watch=watch,
@@ -301,8 +302,8 @@ class FromOutside:
         }
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            # QEMU appends to a log that is there.
-            (directory / TIMER_LOG).unlink(missing_ok=True)
+            # QEMU appends to a log that is there; one that it makes nobody else may read.
+            (directory / TIMER_LOG).write_bytes(b"")
             extend(self.bundle.archive, contents, directory / INITRAMFS)
         except OSError as error:
             raise InfrastructureError(f"{directory}: {error.strerror}") from error

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from qemu_diff.confinement import FILE_BYTES
 from qemu_diff.drive.async_first import Redirector, plan_of
 from qemu_diff.drive.device import DevicePender
 from qemu_diff.drive.job import Job
@@ -39,6 +40,9 @@ INITRAMFS = "initramfs"
 
 TRUTH_RECORDS_PER_RUN = 10
 """Room in the truth for each record of a return from KVM_RUN; a step takes 3 to 8."""
+
+RECORDING_BYTES = 4 << 30
+"""QEMU's recording of a boot has each access to its clock, and each interrupt."""
 
 TRUTH_CAPACITY = RECORD_CAPACITY * TRUTH_RECORDS_PER_RUN
 
@@ -76,6 +80,8 @@ class Boot:
     :param transcript: what gdb's user was shown, line by line.
     :param shown: how many of these lines there were at each stop.
     :param commands: of a session with gdb.
+    :param damage: what is wrong with the record file's header, which L1 alone writes; or nothing.
+    :param timed: whether L1 ever programmed a timer, as each kernel that gets anywhere does.
     """
 
     directory: Path
@@ -94,6 +100,8 @@ class Boot:
     transcript: tuple[str, ...] = ()
     shown: tuple[int, ...] = ()
     commands: tuple[Done, ...] = ()
+    damage: str = ""
+    timed: bool = False
 
 
 class _Pulse:
@@ -200,14 +208,25 @@ def boot(
         redirector.start()
         pender.start()
         ended = run_guest(
-            command, console, qmp_socket, budget_s=budget_s, cancel=cancel, watch=watch
+            command,
+            console,
+            qmp_socket,
+            memory_mib=machine.memory_mib,
+            budget_s=budget_s,
+            cancel=cancel,
+            watch=watch,
+            writable=[path.parent for path in (debugger, recording and recording.log) if path],
+            file_bytes=RECORDING_BYTES if recording else FILE_BYTES,
         )
         complaints = redirector.finish(), pender.finish()
+    header, damage = _tidied(directory, ended)
     return Boot(
         directory,
         ended,
-        _tidied(directory, ended),
+        header,
         pulse.idle_s,
+        damage=damage,
+        timed=(directory / TIMER_LOG).exists() and (directory / TIMER_LOG).stat().st_size > 0,
         stepping_s=pulse.stepping_s,
         redirector=complaints[0],
         redirects=redirector.redirects,
@@ -217,24 +236,26 @@ def boot(
     )
 
 
-def _tidied(directory: Path, ended: GuestExit) -> SharedHeader | None:
-    """A boot's files, cut to what they hold and sealed; the record file's header."""
+def _tidied(directory: Path, ended: GuestExit) -> tuple[SharedHeader | None, str]:
+    """A boot's files, cut to what they hold and sealed; the record file's header, or what is wrong
+    with it."""
     if ended.registers:
         (directory / "registers.txt").write_text(ended.registers)
-    header = _final_header(directory / RECORDS)
-    with suppress(CorruptDataError):
+    header, damage = _final_header(directory / RECORDS)
+    if header is not None:
         trim(directory / RECORDS)
+    with suppress(CorruptDataError):
         trim_truth(directory / TRUTH)
     (directory / INITRAMFS).unlink()
     seal_log(directory / TIMER_LOG)
-    return header
+    return header, damage
 
 
 def _write_inputs(directory: Path, job: bytes, archive: bytes) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        # QEMU appends to a log that is there.
-        (directory / TIMER_LOG).unlink(missing_ok=True)
+        # QEMU appends to a log that is there; one that it makes nobody else may read.
+        (directory / TIMER_LOG).write_bytes(b"")
         (directory / "job").write_bytes(job)
         (directory / INITRAMFS).write_bytes(archive)
     except OSError as error:
@@ -255,8 +276,8 @@ def _plugin_argument(tools: Tools, truth: Path, landmarks: tuple[int, ...]) -> s
     )
 
 
-def _final_header(shared: Path) -> SharedHeader | None:
+def _final_header(shared: Path) -> tuple[SharedHeader | None, str]:
     try:
-        return read_header(shared)
-    except CorruptDataError:
-        return None
+        return read_header(shared), ""
+    except CorruptDataError as error:
+        return None, str(error)

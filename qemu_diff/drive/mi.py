@@ -22,10 +22,10 @@ from typing import Any, cast
 
 from pygdbmi.gdbmiparser import parse_response, response_is_finished
 
+from qemu_diff.confinement import cut_off, environment
 from qemu_diff.errors import DebuggerError, InfrastructureError
 from qemu_diff.guest.gdb import require_gdb
 from qemu_diff.guest.gdbstub import POLL_S
-from qemu_diff.guest.process import die_with
 
 MOST_QUOTED = 200
 """Characters of gdb's that an error repeats."""
@@ -211,7 +211,8 @@ def mi_process(deadline: float, cancel: threading.Event, command: str = "") -> I
         # What it calls was loaded before any thread began.
         process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            bufsize=0, start_new_session=True, preexec_fn=die_with(os.getpid()),  # noqa: PLW1509
+            bufsize=0, start_new_session=True, env=environment(os.environ),
+            preexec_fn=cut_off(os.getpid()),  # noqa: PLW1509
         )  # fmt: skip
     except OSError as error:
         raise InfrastructureError(f"starting {argv[0]}: {error.strerror}") from error

@@ -64,7 +64,7 @@ GUEST_ENTRY = "guest_code_ss"
 of the program."""
 
 _BEGIN = "peer: begin"
-_EXIT = re.compile(r"^peer: exit (?P<status>-?\d+) (?P<ns>\d+)$")
+_EXIT = re.compile(r"^peer: exit (?P<status>-?[0-9]{1,10}) (?P<ns>[0-9]{1,20})$")
 _FAILED = re.compile(r"^peer: failed: (?P<reason>.*)$")
 
 
@@ -207,6 +207,7 @@ def run_peer(
             command,
             directory / CONSOLE,
             qmp_socket,
+            memory_mib=machine.memory_mib,
             budget_s=budget_s,
             cancel=cancel,
             watch=redirector.check,

@@ -16,6 +16,7 @@ from qemu_diff.abi import Mark
 from qemu_diff.errors import CompileError
 from qemu_diff.guest.initramfs import pack
 from qemu_diff.guest.toolchain import CROSS_COMPILER, compile_cached
+from qemu_diff.kernels.symbols import ELF64_SYMBOL
 from qemu_diff.model import GuestInterrupts, Payload
 
 LOAD_ADDRESS = 0x5A5A_0000
@@ -29,6 +30,10 @@ _RT = np.uint32(0x1F)
 _BL = 0x9400_0000
 _IMM26 = np.uint32(0x03FF_FFFF)
 """A64 words and their fields (DDI 0487, C6.2)."""
+
+_TYPE, _STT_NOTYPE, _STT_FUNC = 0xF, 0, 2
+_SHN_UNDEF, _SHN_ABS = 0, 0xFFF1
+"""Of a symbol's ``st_info`` and ``st_shndx`` (elf.h)."""
 
 _MARK_SYMBOLS = {
     Mark.RETURNED: "mark_returned",
@@ -202,12 +207,16 @@ def _symbols(program: Path) -> list[tuple[int, str]]:
     table = elf.get_section_by_name(".symtab")
     if not isinstance(table, SymbolTableSection):
         raise CompileError(f"{program} has no symbol table")
+    # A static program has thousands, which elftools reads one by one.
+    symbols = np.frombuffer(table.data(), ELF64_SYMBOL)
+    code = np.isin(symbols["info"] & _TYPE, (_STT_NOTYPE, _STT_FUNC))
+    placed = ~np.isin(symbols["section"], (_SHN_UNDEF, _SHN_ABS))
+    chosen = symbols[code & placed & (symbols["name"] != 0)]
+    names = table.stringtable.data()
     return sorted(
-        (symbol["st_value"], symbol.name)
-        for symbol in table.iter_symbols()
-        if symbol.name and symbol["st_shndx"] not in ("SHN_UNDEF", "SHN_ABS")
-        and symbol["st_info"]["type"] in ("STT_NOTYPE", "STT_FUNC")
-    )  # fmt: skip
+        (address, names[begin : names.index(0, begin)].decode())
+        for address, begin in zip(chosen["value"].tolist(), chosen["name"].tolist(), strict=True)
+    )
 
 
 def _sections(program: Path) -> tuple[bytes, bytes]:

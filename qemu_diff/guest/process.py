@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import os
 import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,7 +19,9 @@ from typing import BinaryIO
 import pexpect
 from qemu.qmp import QMPClient, QMPError
 
+from qemu_diff.confinement import FILE_BYTES, OVERHEAD_BYTES, Confinement, confine, environment
 from qemu_diff.errors import InfrastructureError
+from qemu_diff.events import Event, emit
 from qemu_diff.scratch import scratch_directory
 
 # A QEMU that can't be asked any more is no news: what became of it is said in the cell's reason.
@@ -35,28 +36,29 @@ MOST_BETWEEN_LOOKS_S = 5.0
 AFTER_OOPS_S = 10.0
 """How long a kernel that has panicked may take to go down by itself."""
 
-PR_SET_PDEATHSIG = 1
-"""Linux include/uapi/linux/prctl.h."""
+LINE_CHARACTERS = 400
+"""Of a line of the console that is repeated in a result."""
 
-_FOUND, _CONSOLE_ENDED = 0, 1
-"""Indexes into what is waited for on the console."""
+MOST_WARNINGS = 100
+"""Different ones of one boot that are repeated in a result."""
 
-_LIBC = ctypes.CDLL(None)
-"""Loaded before any fork: a child of a process with threads must not load libraries."""
+CONSOLE_HEAD, CONSOLE_TAIL = 16 << 20, 64 << 10
+"""Bytes of a console that are kept: so many of its begin, and the last so many, where a kernel says
+what it died of."""
 
+_READ_BYTES = 65536
+
+_REST = rb"[^\r\n]{0,%d}" % LINE_CHARACTERS
 KERNEL_DEATH = (
-    rb"Kernel panic - not syncing: [^\r\n]*",
-    rb"Internal error: [^\r\n]*",
-    rb"Unable to handle kernel [^\r\n]*",
-    rb"kernel BUG at [^\r\n]*",
-    rb"\bBUG: [^\r\n]*",
+    rb"Kernel panic - not syncing: ",
+    rb"Internal error: ",
+    rb"Unable to handle kernel ",
+    rb"kernel BUG at ",
+    rb"\bBUG: ",
 )
-KERNEL_WARNING = (rb"WARNING: CPU: [^\r\n]*",)
-STEPVMM_LINE = (rb"stepvmm: [^\r\n]*",)
 
-_DEATH = re.compile(b"|".join(KERNEL_DEATH))
-_WARNING = re.compile(b"|".join(KERNEL_WARNING))
-_INTERESTING = re.compile(b"|".join((*KERNEL_DEATH, *KERNEL_WARNING, *STEPVMM_LINE)))
+_DEATH = re.compile(b"(?:%b)%b" % (b"|".join(KERNEL_DEATH), _REST))
+_WARNING = re.compile(rb"WARNING: CPU: " + _REST)
 
 
 class Ending(StrEnum):
@@ -102,6 +104,8 @@ class GuestExit:
     :param registers: the vCPU's registers, where QEMU was still there when the budget ran out.
     :param last_line: the last line of the console or of QEMU's own messages.
     :param wall_s: seconds from start to end.
+    :param starved_s: seconds for which QEMU's busiest thread could have run and had no CPU; None
+        where this machine's kernel does not tell, or QEMU was gone.
     """
 
     ending: Ending
@@ -111,10 +115,13 @@ class GuestExit:
     registers: str
     last_line: str
     wall_s: float
+    starved_s: float | None = None
 
 
 def how_ended(status: int) -> str:
     """A process's status in words, as :mod:`subprocess` has it: ``signal 9``, ``exit status 1``."""
+    if status == -signal.SIGXFSZ:
+        return f"signal {-status}: a file that it writes grew too long"
     return f"signal {-status}" if status < 0 else f"exit status {status}"
 
 
@@ -123,40 +130,64 @@ def run_guest(
     console: Path,
     qmp_socket: Path,
     *,
+    memory_mib: int,
     budget_s: float,
     cancel: threading.Event,
     watch: Callable[[], None] = lambda: None,
+    writable: Sequence[Path] = (),
+    file_bytes: int = FILE_BYTES,
 ) -> GuestExit:
     """Start QEMU and stay with it until it is gone.
 
     :param argv: QEMU's command line; its console is its standard input and output.
-    :param console: file that gets everything it prints.
+    :param console: file that gets what it prints, without the middle where that is too much.
     :param qmp_socket: the Unix socket that ``argv`` names.
+    :param memory_mib: the guest's.
     :param budget_s: wall-clock seconds; QEMU is asked for its registers and killed after that.
     :param cancel: set it to call the run off.
     :param watch: called a few times a second; it may raise :class:`GivenUp`.
+    :param writable: where QEMU may write beside the directories of the console and the socket.
+    :param file_bytes: of each file that it writes.
     :raises InfrastructureError: QEMU can't be started, or the console can't be written.
     :raises Cancelled: ``cancel`` was set.
     """
     started = time.monotonic()
-    with _opened(console) as log, _spawned(argv, log) as qemu:
+    confinement = Confinement(
+        (console.parent, qmp_socket.parent, Path(os.devnull), *writable),
+        (memory_mib << 20) + OVERHEAD_BYTES,
+        file_bytes,
+    )
+    with _opened(console) as file, _spawned(argv, ConsoleLog(file), confinement) as qemu:
         ending, registers = _wait(qemu, qmp_socket, budget_s, cancel, watch)
+        starved_s = _starved_s(qemu.pid)
         _reap(qemu)
-        log.flush()
+        cut = qemu.logfile.finish()
         status = -qemu.signalstatus if qemu.signalstatus else qemu.exitstatus or 0
+    wall_s = time.monotonic() - started
+    emit(Event("boot", str(console.parent), "exited", wall_s=wall_s))
     text = console.read_bytes()
     if ending is Ending.EXITED and status != 0:
         ending = Ending.DIED
-    death = _DEATH.search(text)
+    death, warnings, last_line = console_findings(text, cut)
     return GuestExit(
         ending=ending,
         status=status,
-        death=death[0].decode(errors="replace") if death else "",
-        warnings=tuple(found.decode(errors="replace") for found in _WARNING.findall(text)),
+        death=death,
+        warnings=warnings,
         registers=registers,
-        last_line=_last_line(text),
-        wall_s=time.monotonic() - started,
+        last_line=last_line,
+        wall_s=wall_s,
+        starved_s=starved_s,
     )
+
+
+def _starved_s(pid: int) -> float | None:
+    """What its busiest thread waited for a CPU (Linux Documentation/scheduler/sched-stats.rst)."""
+    with suppress(OSError, ValueError):
+        threads = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+        ran_ns, waited_ns, _ = max([int(word) for word in text.split()] for text in threads)
+        return waited_ns / 1e9 if ran_ns else None
+    return None
 
 
 @contextmanager
@@ -167,10 +198,46 @@ def private_socket() -> Iterator[Path]:
         yield directory / "qmp"
 
 
+class ConsoleLog:
+    """What a guest prints, as a file that it can't make longer than it may be."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._room = CONSOLE_HEAD
+        self._tail = b""
+        self._passed_over = 0
+
+    def write(self, data: bytes) -> None:
+        """:raises OSError: the disk refuses."""
+        self._file.write(data[: self._room])
+        rest = data[self._room :]
+        self._room -= len(data) - len(rest)
+        if rest:
+            kept = self._tail + rest
+            self._tail = kept[-CONSOLE_TAIL:]
+            self._passed_over += len(kept) - len(self._tail)
+
+    def flush(self) -> None:
+        """The file's."""
+        self._file.flush()
+
+    def finish(self) -> int:
+        """Write the end; how many bytes before it were left out.
+
+        :raises OSError: the disk refuses.
+        """
+        if self._passed_over:
+            self._file.write(b"\r\n[qemu-diff: %d bytes left out]\r\n" % self._passed_over)
+        self._file.write(self._tail)
+        self._file.flush()
+        return self._passed_over
+
+
 class _Qemu(pexpect.spawn):  # type: ignore[misc]
     """A child whose console may end before it does."""
 
     flag_eof: bool
+    logfile: ConsoleLog
 
     def close(self, force: bool = True) -> None:
         """Close the console of a child that is gone: nobody is left to be waited for."""
@@ -198,11 +265,11 @@ def _opened(console: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _spawned(argv: list[str], log: BinaryIO) -> Iterator[_Qemu]:
+def _spawned(argv: list[str], log: ConsoleLog, confinement: Confinement) -> Iterator[_Qemu]:
     try:
         qemu = _Qemu(
-            argv[0], argv[1:], logfile=log, echo=False, timeout=POLL_S, maxread=65536,
-            preexec_fn=die_with(os.getpid()),
+            argv[0], argv[1:], logfile=log, echo=False, env=environment(os.environ),
+            preexec_fn=confine(confinement, os.getpid()),
         )  # fmt: skip
     except (pexpect.ExceptionPexpect, OSError) as error:
         raise InfrastructureError(f"starting QEMU: {error}") from error
@@ -212,21 +279,6 @@ def _spawned(argv: list[str], log: BinaryIO) -> Iterator[_Qemu]:
         _kill_group(qemu)
 
 
-def die_with(parent: int) -> Callable[[], None]:
-    """What the child does before it becomes QEMU.
-
-    Whatever kills us, SIGKILL included, takes QEMU along (prctl(2), PR_SET_PDEATHSIG); and so does
-    a death before that took effect.
-    """
-
-    def prepare() -> None:
-        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return prepare
-
-
 def _wait(
     qemu: _Qemu,
     qmp_socket: Path,
@@ -234,14 +286,15 @@ def _wait(
     cancel: threading.Event,
     watch: Callable[[], None],
 ) -> tuple[Ending, str]:
-    patterns = qemu.compile_pattern_list([_INTERESTING.pattern, pexpect.EOF, pexpect.TIMEOUT])
+    seen = b""
     clock = RunningTime()
     console_open = True
     while console_open or qemu.isalive():
         if console_open:
-            matched = qemu.expect_list(patterns, timeout=POLL_S)
-            console_open = matched != _CONSOLE_ENDED
-            if matched == _FOUND and _DEATH.match(qemu.match[0]):
+            console_open, said = _read(qemu)
+            # A line may come in pieces.
+            seen = seen[-LINE_CHARACTERS:] + said
+            if _DEATH.search(seen):
                 deadline = min(deadline, clock.seconds() + AFTER_OOPS_S)
         else:
             time.sleep(POLL_S / 10)
@@ -254,6 +307,40 @@ def _wait(
         if clock.seconds() > deadline:
             return Ending.OUT_OF_BUDGET, _registers(qmp_socket)
     return Ending.EXITED, ""
+
+
+def _read(qemu: _Qemu) -> tuple[bool, bytes]:
+    """What the console prints until ``POLL_S`` have passed, and whether it is still open."""
+    said = b""
+    until = time.monotonic() + POLL_S
+    while (left_s := until - time.monotonic()) > 0:
+        try:
+            said += qemu.read_nonblocking(_READ_BYTES, left_s)
+        except pexpect.TIMEOUT:
+            break
+        except pexpect.EOF:
+            return False, said
+    return True, said
+
+
+def console_findings(text: bytes, cut: int) -> tuple[str, tuple[str, ...], str]:
+    """A console's ``death``, ``warnings`` and ``last_line``, as :class:`GuestExit` has them.
+
+    :param cut: bytes that were left out of it.
+    """
+    death = _DEATH.search(text)
+    said = death[0].decode(errors="replace") if death else ""
+    return said, _warnings(text, cut), _last_line(text)
+
+
+def _warnings(text: bytes, cut: int) -> tuple[str, ...]:
+    found = [one.decode(errors="replace") for one in _WARNING.findall(text)]
+    kept = list(dict.fromkeys(found))
+    if len(kept) > MOST_WARNINGS:
+        kept[MOST_WARNINGS:] = [f"{len(kept) - MOST_WARNINGS:,} more warnings"]
+    if cut:
+        kept.append(f"its console is not kept whole: {cut:,} bytes are left out")
+    return tuple(kept)
 
 
 def _registers(qmp_socket: Path) -> str:
@@ -290,4 +377,4 @@ def _kill_group(qemu: _Qemu) -> None:
 
 def _last_line(text: bytes) -> str:
     lines = [line for line in text.decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else ""
+    return lines[-1].strip()[:LINE_CHARACTERS] if lines else ""

@@ -142,6 +142,6 @@ def _load(metadata: Path) -> QemuBundle | None:
         archive = metadata.with_name(record.pop("archive"))
         bundle = QemuBundle(archive=archive, **record)
         intact = cache.digest_file(archive).sha256 == bundle.sha256
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return bundle if intact else None

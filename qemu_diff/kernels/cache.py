@@ -427,7 +427,7 @@ def _load(directory: Path) -> KernelMetadata | None:
             build_s=raw["build_s"],
             files={name: FileDigest(**digest) for name, digest in raw["files"].items()},
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

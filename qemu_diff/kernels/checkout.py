@@ -228,7 +228,7 @@ def _load_manifest(tree: IsolatedTree) -> Manifest:
         raw = json.loads(_manifest_path(tree).read_bytes())
         files = {name: Sighting(*sight) for name, sight in raw["files"].items()}
         return Manifest(files, bool(raw["complete"]))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return Manifest({}, complete=False)
 
 

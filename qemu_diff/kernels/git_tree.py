@@ -170,7 +170,7 @@ def _read_journal(tree: IsolatedTree) -> list[str] | None:
         return None
     try:
         return [str(one) for one in json.loads(_journal(tree).read_bytes())]
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 

@@ -34,6 +34,10 @@ _ASSIGNMENT = re.compile(r"^(CONFIG_\w+)=(.+)$")
 _UNSET = re.compile(r"^#\s*(CONFIG_\w+) is not set$")
 
 
+_SHOWN = 100
+"""Characters of a line that is refused."""
+
+
 @dataclass(frozen=True)
 class Fragment:
     """A fragment as it was read.
@@ -107,7 +111,7 @@ def read_fragment(path: Path) -> Fragment:
             options[option[0]] = (option[1], number)
         elif line.strip() and not line.startswith("#"):
             raise UserError(
-                f"{path}:{number}: not a kconfig line: {line.strip()!r}; "
+                f"{path}:{number}: not a kconfig line: {line.strip()[:_SHOWN]!r}; "
                 "it should be CONFIG_NAME=value or # CONFIG_NAME is not set"
             )
     return Fragment(path, content, options)

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..confinement import cut_off
 from . import cache, toolchain
 
 #: Constants in place of what tuxmake and Kbuild take from the tree, the machine and the clock: the
@@ -175,6 +176,7 @@ def _owned(
         encoding="utf-8",
         errors="replace",
         start_new_session=True,
+        preexec_fn=cut_off(),  # noqa: PLW1509 - what it calls is loaded
     )
     try:
         yield process

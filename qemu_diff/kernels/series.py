@@ -18,6 +18,7 @@ from ..errors import UserError
 from ..scratch import scratch_directory
 from .git import complaint, run_git
 from .patch import Patch
+from .tree import inside
 
 _PATTERNS = ("*.patch", "*.diff")
 
@@ -32,6 +33,11 @@ _CHANGE = re.compile(rb"^(?:diff --git |\+\+\+ )", re.MULTILINE)
 _POSITION = re.compile(r"\[[^\]]*?\b(\d+)/(\d+)\]")
 # git-format-patch(1), --signature: its own version, behind RFC 3676's separator.
 _SIGNATURE = re.compile(rb"\n-- \n[^\n]*\n*\Z")
+
+_LONGEST_NAME = 1000
+"""Characters of a path; Linux allows four times as many bytes (PATH_MAX)."""
+
+_SHOWN = 100
 
 _REPLY = re.compile(r"\s*re:", re.IGNORECASE)
 
@@ -77,11 +83,17 @@ def _sorted_names(directory: Path) -> list[str]:
 def _names_in(series: Path) -> Iterator[str]:
     """The files that quilt would apply."""
     for number, line in enumerate(_content(series).decode(errors="replace").splitlines(), 1):
-        words = shlex.split(line, comments=True)
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError as error:
+            raise UserError(f"{series}:{number}: not a line of a series: {error}") from error
         if not words:
             continue
         if words[1:] not in ([], ["-p1"]):
-            raise UserError(f"{series}:{number}: {' '.join(words[1:])}: only -p1 is known")
+            options = " ".join(words[1:])[:_SHOWN]
+            raise UserError(f"{series}:{number}: {options}: only -p1 is known")
+        if "\0" in words[0] or len(words[0]) > _LONGEST_NAME or not inside(words[0]):
+            raise UserError(f"{series}:{number}: {words[0][:_SHOWN]!r} is no file of the series")
         yield words[0]
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,7 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import Section
 
-_ELF64_SYMBOL = np.dtype(
+ELF64_SYMBOL = np.dtype(
     [
         ("name", "<u4"),
         ("info", "u1"),
@@ -23,6 +27,9 @@ _ELF64_SYMBOL = np.dtype(
 """``Elf64_Sym`` (elf.h)."""
 
 _STT_FUNC = 2
+
+_OF_A_LIE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""What pyelftools, and whoever believes it, raises where a file's offsets and sizes are wrong."""
 
 EXIT_HANDLERS = (
     # arch/arm64/kvm/handle_exit.c: arm_exit_handlers[]
@@ -67,19 +74,38 @@ def step_functions(vmlinux: Path | None) -> dict[int, str]:
     if vmlinux is None:
         return {}
     try:
-        with vmlinux.open("rb") as file:
-            elf = ELFFile(file)
-            return _functions(
-                elf.get_section_by_name(".symtab"), elf.get_section_by_name(".strtab")
-            )
+        status = vmlinux.stat()
+        return dict(_read(vmlinux, status.st_ino, status.st_size, status.st_mtime_ns))
     except (OSError, ELFError):
         return {}
+
+
+@contextmanager
+def opened_elf(path: Path) -> Iterator[ELFFile]:
+    """An ELF file. It is mapped: a size in it that is a lie costs no memory.
+
+    :raises OSError: it can't be read.
+    :raises ELFError: it is none, or contradicts itself; also from what is done inside.
+    """
+    with path.open("rb") as file:
+        try:
+            with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content:
+                yield ELFFile(content)  # type: ignore[arg-type]
+        except _OF_A_LIE as error:
+            raise ELFError(f"{type(error).__name__}: {error}") from error
+
+
+@lru_cache(maxsize=64)
+def _read(vmlinux: Path, *_version: int) -> Mapping[int, str]:
+    """Each cell of a kernel asks for the same."""
+    with opened_elf(vmlinux) as elf:
+        return _functions(elf.get_section_by_name(".symtab"), elf.get_section_by_name(".strtab"))
 
 
 def _functions(table: Section | None, strings: Section | None) -> dict[int, str]:
     if table is None or strings is None:
         return {}
-    symbols = np.frombuffer(table.data(), _ELF64_SYMBOL)
+    symbols = np.frombuffer(table.data(), ELF64_SYMBOL)
     symbols = symbols[(symbols["info"] & 0xF == _STT_FUNC) & (symbols["value"] != 0)]
     names = strings.data()
     found: dict[int, str] = {}

@@ -199,7 +199,7 @@ class IsolatedTree:
             return frozenset()
         try:
             return frozenset(str(path) for path in json.loads(self._journal.read_bytes()))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             self.reset()
             return frozenset()
 

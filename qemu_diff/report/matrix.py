@@ -25,6 +25,7 @@ from qemu_diff.model import (
     ViolationKind,
     Window,
 )
+from qemu_diff.report.printable import markdown_text
 
 NOTHING = "-"
 
@@ -110,7 +111,7 @@ def _line(cells: tuple[str, ...] | list[str]) -> str:
 def _marked(entry: Entry | None) -> str:
     if entry is None:
         return NOTHING
-    first, *others = (line.replace("|", "\\|") for line in entry.lines)
+    first, *others = map(markdown_text, entry.lines)
     mark = "" if entry.as_expected else " ✗"
     return "<br>".join([f"**{first}**{mark}", *others])
 

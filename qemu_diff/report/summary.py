@@ -6,21 +6,18 @@ what finds no room is counted.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from qemu_diff.model import CampaignResult, CellResult, CellVerdict, Nights
 from qemu_diff.report.cases import FIRST_NIGHT, Case, Outcome, cell_outcome, grouped
 from qemu_diff.report.history import QUIET, change_sentence, flaky_sentence, since_sentence
-from qemu_diff.report.printable import printable
+from qemu_diff.report.printable import markdown_text, printable
 from qemu_diff.report.words import closing_sentence, expectation_sentence
 
 LIST_BYTES = 150_000
 """Of one list, of which there are five, and of a table, of which there are two: less than 1 MiB
 together."""
-
-_MARKUP = re.compile(r"[\\`*_\[\]<>#|~&$]")
 
 
 def summary(result: CampaignResult, nights: Nights = FIRST_NIGHT) -> str:
@@ -33,13 +30,13 @@ def _parts(result: CampaignResult, nights: Nights) -> Iterator[str]:
     outcomes = Counter(case.outcome for group in groups for case in group.cases)
     pairs = [case for group in groups if not group.kernel for case in group.cases]
     good = outcomes[Outcome.PASS] and not outcomes[Outcome.FAILURE] + outcomes[Outcome.ERROR]
-    yield f"## {'✓' if good and result.complete else '✗'} qemu-diff: {_text(result.name)}"
-    yield f"**{_text(closing_sentence(result))}**"
+    yield f"## {'✓' if good and result.complete else '✗'} qemu-diff: {markdown_text(result.name)}"
+    yield f"**{markdown_text(closing_sentence(result))}**"
     if nights.since:
         listed = [change for change in nights.changes if change.kind not in QUIET]
         changes = [_item(change_sentence(one)) for one in listed]
         yield _part(
-            _text(since_sentence(nights).replace("since", "Since", 1)),
+            markdown_text(since_sentence(nights).replace("since", "Since", 1)),
             changes or ["All the rest is as it was."],
         )
     yield _kernels(result)
@@ -69,8 +66,8 @@ def _kernels(result: CampaignResult) -> str:
     seen = [verdict for verdict in CellVerdict if any(one[verdict] for one in counts.values())]
     rows = (
         _row(
-            _text(kernel),
-            _text(releases.get(kernel, "")),
+            markdown_text(kernel),
+            markdown_text(releases.get(kernel, "")),
             *(f"{of_kernel[verdict]:,}" for verdict in seen),
             f"**{of_kernel['unexpected']:,}**" if of_kernel["unexpected"] else "0",
         )
@@ -83,7 +80,7 @@ def _kernels(result: CampaignResult) -> str:
 def _pairs(result: CampaignResult) -> str:
     counts = Counter((*one.sides, one.outcome) for one in result.pairs)
     rows = (
-        _row(_text(baseline), _text(candidate), outcome, f"{number:,}")
+        _row(markdown_text(baseline), markdown_text(candidate), outcome, f"{number:,}")
         for (baseline, candidate, outcome), number in counts.items()
     )
     head = ("baseline", "candidate", "outcome", "pairs")
@@ -139,12 +136,7 @@ def _row(*columns: str) -> str:
 
 
 def _item(sentence: str) -> str:
-    return f"- {_text(sentence)}"
-
-
-def _text(text: str) -> str:
-    """Somebody's text, in which nothing is markup."""
-    return _MARKUP.sub(lambda found: f"\\{found[0]}", printable(text))
+    return f"- {markdown_text(sentence)}"
 
 
 def _code(text: str) -> str:

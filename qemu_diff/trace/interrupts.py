@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from qemu_diff.errors import CorruptDataError
 from qemu_diff.guest.shared import read_sealed_log
 
-_RECALC = re.compile(rb"arm_gt_recalc gt recalc: timer (\d+) .*next tick 0x([0-9a-f]+)")
+_RECALC = re.compile(rb"arm_gt_recalc gt recalc: timer (\d+) .*next tick 0x([0-9a-f]{1,16})\b")
 _DISABLED = re.compile(rb"arm_gt_recalc_disabled gt recalc: timer (\d+)")
 _NEVER = (1 << 64) - 1
 

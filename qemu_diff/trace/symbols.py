@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
 from qemu_diff.errors import SourceError
+from qemu_diff.kernels.symbols import opened_elf
 
 LARGEST_FUNCTION = 1 << 16
 """Bytes; what lies further from a symbol is no part of it."""
@@ -43,8 +43,8 @@ def read_symbols(vmlinux: Path) -> Symbols:
     :raises SourceError: it is none, or can't be read.
     """
     try:
-        with vmlinux.open("rb") as file:
-            table = ELFFile(file).get_section_by_name(".symtab")
+        with opened_elf(vmlinux) as elf:
+            table = elf.get_section_by_name(".symtab")
             if not isinstance(table, SymbolTableSection):
                 return Symbols(())
             found = {

@@ -78,7 +78,7 @@ def prepare_plugin(qemu: Qemu, guest_images: Path, cache: Path) -> TruthPlugin:
     library, api = _matching_library(qemu, guest_images, cache)
     proof = library.with_name(f"{qemu.identity}.{_rules_identity(guest_images)}.rule.json")
     # A proof that can't be read is none.
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         rule = PhantomRule(json.loads(proof.read_text())["rule"])
         return TruthPlugin(library, api, rule)
     unproven = TruthPlugin(library, api, PhantomRule.INSN_SIZE)

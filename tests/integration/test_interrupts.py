@@ -181,7 +181,7 @@ def cells_of(done: CliRun, kernel: str) -> list[Cell]:
 def test_what_is_sent_arrives(done: CliRun, kernel: str, source: FloodSource) -> None:
     one = Cell(done.cell(f"{kernel}.hvc.vhe.{source}-random.1200-5000.x2"))
     sent, handled = one.source(source)["sent"], one.source(source)["handled"]
-    assert sent > 5
+    assert sent >= 5
     assert handled == (sent if source in INTO_GUEST else None)
     assert one.keys["placements"] > 0
     if source is FloodSource.VTIMER:

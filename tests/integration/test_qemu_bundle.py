@@ -39,7 +39,9 @@ def boot(build: Build, archive: Path, directory: Path) -> str:
         # QEMU asks for random numbers as it starts. L1 has none before five seconds of its time,
         # which under TCG are eight of ours, unless it trusts its CPU's (FEAT_RNG).
         machine[machine.index("-append") + 1] += " random.trust_cpu=on"
-        ended = run_guest(machine, console, qmp, budget_s=BUDGET_S, cancel=threading.Event())
+        ended = run_guest(
+            machine, console, qmp, memory_mib=512, budget_s=BUDGET_S, cancel=threading.Event()
+        )
     assert (ended.ending, ended.death) == (Ending.EXITED, "")
     return console.read_text(errors="replace")
 

@@ -23,7 +23,7 @@ STAGES = (
     "report",
 )
 # `abi` has the layouts on disk: who writes them stands before `trace`, which reads them.
-COMMON = {"abi", "errors", "events", "model", "scratch"}
+COMMON = {"abi", "confinement", "errors", "events", "model", "scratch"}
 SEES_ALL = {"__main__", "campaign", "cli", "doctor"}
 
 

@@ -14,6 +14,7 @@ from qemu_diff.campaign.cell import (
     ASSUMED_RUNS,
     LEARNING_PASSES,
     OUR_PANICS,
+    STARVED,
     Learnt,
     _believed,
     _no_progress,
@@ -64,6 +65,9 @@ def boot(
     death: str = "",
     last_line: str = "Booting Linux",
     idle_s: float = 0.0,
+    starved_s: float | None = None,
+    timed: bool = False,
+    damage: str = "",
 ) -> Boot:
     ended = GuestExit(
         ending=ending,
@@ -73,8 +77,9 @@ def boot(
         registers="",
         last_line=last_line,
         wall_s=1.0,
+        starved_s=starved_s,
     )
-    return Boot(Path("/boot"), ended, state, idle_s)
+    return Boot(Path("/boot"), ended, state, idle_s, timed=timed, damage=damage)
 
 
 def unjudged(done: Boot) -> _Unjudged:
@@ -222,6 +227,108 @@ def test_a_job_that_never_stepped_is_no_hang() -> None:
 def test_a_panic_for_want_of_our_program_is_not_the_kernel_s(words: str) -> None:
     found = unjudged(boot(RUNNING, death=f"Kernel panic - not syncing: {words}!"))
     assert (found.verdict, found.worth_another_try) == (CellVerdict.LOST, True)
+
+
+# --- what L1 does to itself, or to us ---
+
+
+NEVER = header(SharedState.RUNNING, 0)
+CUT_OFF = Ending.OUT_OF_BUDGET
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        (NEVER, "no return from KVM_RUN for 30 s, after 0 steps"),
+        (
+            EMPTY,
+            "the kernel did not start the step VMM within 60 s; its last line: Booting Linux",
+        ),
+    ],
+)
+def test_a_kernel_that_was_alive_and_had_a_cpu_hangs_by_itself(
+    state: SharedHeader, reason: str
+) -> None:
+    done = boot(state, CUT_OFF, idle_s=BUDGET_S, timed=True, starved_s=1.0)
+    expected = _Unjudged(CellVerdict.HANG, reason, worth_another_try=True, evidence=0)
+    assert unjudged(done) == expected
+
+
+@pytest.mark.parametrize("state", [NEVER, EMPTY])
+@pytest.mark.parametrize(
+    ("timed", "starved_s"),
+    [(False, 1.0), (True, BUDGET_S), (True, None), (True, BUDGET_S * STARVED)],
+)
+def test_a_kernel_that_had_no_cpu_or_shows_no_life_is_no_hang(
+    state: SharedHeader, timed: bool, starved_s: float | None
+) -> None:
+    done = boot(state, CUT_OFF, idle_s=BUDGET_S, timed=timed, starved_s=starved_s)
+    assert unjudged(done).verdict is CellVerdict.LOST
+
+
+@pytest.mark.parametrize("state", [RUNNING, EMPTY])
+def test_a_kernel_that_goes_down_by_itself_is_to_blame_if_it_does_so_again(
+    state: SharedHeader,
+) -> None:
+    found = unjudged(boot(state, timed=True))
+    assert (found.verdict, found.worth_another_try) == (CellVerdict.KERNEL_OOPS, True)
+    assert _believed([found, found]).verdict is CellVerdict.KERNEL_OOPS
+    assert _believed([found]).verdict is CellVerdict.LOST
+
+
+@pytest.mark.parametrize(
+    "last_line",
+    [
+        "qemu-system-aarch64: terminating on signal 15 from pid 7",
+        "stepvmm: no ivshmem device (0x1af4:0x1110) on the PCI bus",
+    ],
+)
+def test_a_machine_that_was_told_to_go_or_had_no_device_is_not_the_kernel_s(
+    last_line: str,
+) -> None:
+    assert unjudged(boot(EMPTY, timed=True, last_line=last_line)).verdict is CellVerdict.LOST
+
+
+@pytest.mark.parametrize("ending", Ending)
+def test_a_header_that_l1_wrote_over_is_the_kernel_s_unless_qemu_died(ending: Ending) -> None:
+    found = unjudged(boot(None, ending, damage="records.bin: not a record file"))
+    of_kernel = ending in (Ending.EXITED, Ending.OUT_OF_BUDGET)
+    assert found.verdict is (CellVerdict.FAIL if of_kernel else CellVerdict.LOST)
+    assert found.worth_another_try
+
+
+INIT_KILLED = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b"
+INIT_ENDED = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100"
+
+
+@pytest.mark.parametrize(
+    ("state", "death", "verdict"),
+    [
+        (RUNNING, INIT_KILLED, CellVerdict.KERNEL_OOPS),
+        (NEVER, INIT_KILLED, CellVerdict.LOST),
+        (EMPTY, INIT_KILLED, CellVerdict.LOST),
+        (RUNNING, INIT_ENDED, CellVerdict.LOST),
+    ],
+)
+def test_who_kills_the_step_vmm_in_the_midst_of_its_job_is_the_kernel(
+    state: SharedHeader, death: str, verdict: CellVerdict
+) -> None:
+    found = unjudged(boot(state, death=death))
+    assert (found.verdict, found.worth_another_try) == (verdict, True)
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "message", "verdict"),
+    [
+        (20, "KVM_GET_ONE_REG 0x6030000000100040: Invalid argument", CellVerdict.FAIL),
+        (0, "KVM_GET_ONE_REG 0x6030000000100040: Invalid argument", CellVerdict.LOST),
+        (20, "operation 3: placements beyond the table", CellVerdict.LOST),
+    ],
+)
+def test_kvm_that_refuses_what_it_did_before_is_to_blame(
+    heartbeat: int, message: str, verdict: CellVerdict
+) -> None:
+    assert unjudged(boot(header(SharedState.FAILED, heartbeat, message))).verdict is verdict
 
 
 def test_an_exit_that_no_job_expects_is_the_kernel_s() -> None:

@@ -1,14 +1,17 @@
-"""How long it will take: a cell's own past first, then that of cells with the same work."""
+"""How long it will take: a cell's own past first, then that of cells with the same work; and what
+is best begun first."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from qemu_diff.campaign.estimate import estimate
+from qemu_diff.campaign.estimate import estimate, longest_first
 from qemu_diff.campaign.ledger import PastDuration, workload
-from qemu_diff.model import Driver, Expectation, FloodSpec, MachineSpec
+from qemu_diff.model import Cell, Driver, Expectation, FloodSpec, MachineSpec, Placement
 from qemu_diff.report.history import estimate_sentence
 
 from .past import cell
@@ -81,3 +84,44 @@ def test_what_is_excluded_takes_no_time() -> None:
 )  # fmt: skip
 def test_the_sentence(past: list[PastDuration], sentence: str) -> None:
     assert estimate_sentence(estimate([A, B, C], past, 1)) == sentence
+
+
+# --- what begins first ---
+
+
+def on(kernel: str, name: str) -> Cell:
+    return replace(cell(name), id=f"{kernel}.{name}", kernel=kernel)
+
+
+POINTS = [on(kernel, name) for name in ("a", "b", "c") for kernel in ("old", "new")]
+
+
+def test_the_longest_point_begins_first_and_stays_together() -> None:
+    expected_s = {"old.a": 1.0, "new.a": 2.0, "old.b": 0.5, "new.b": 9.0, "old.c": 3.0, "new.c": 3}
+    found = [one.id for one in longest_first(POINTS, expected_s)]
+    assert found == ["old.b", "new.b", "old.c", "new.c", "old.a", "new.a"]
+
+
+def test_what_nothing_is_known_of_may_be_the_longest() -> None:
+    expected_s = {"old.a": 1.0, "new.a": 2.0, "old.b": 0.5, "old.c": 3.0, "new.c": 3.0}
+    assert [one.id for one in longest_first(POINTS, expected_s)][:2] == ["old.b", "new.b"]
+    assert longest_first(POINTS, {}) == tuple(POINTS)
+
+
+def test_where_no_past_tells_most_passes_come_first() -> None:
+    floods = (
+        FloodSpec(count=3),
+        FloodSpec(placement=Placement.SWEEP, first_ns=100, last_ns=1100, step_ns=10),
+        FloodSpec(placement=Placement.SWEEP, first_ns=1200),
+        FloodSpec(count=50),
+    )
+    cells = [replace(cell(f"{number}"), flood=flood) for number, flood in enumerate(floods)]
+    assert [one.payload for one in longest_first(cells, {})] == ["2", "1", "3", "0"]
+    assert [one.payload for one in longest_first(cells, {"k.2": 9.0})] == ["1", "3", "0", "2"]
+
+
+@given(st.dictionaries(st.sampled_from([one.id for one in POINTS]), st.floats(0, 1e6)))
+def test_no_cell_is_lost_and_no_point_is_torn(expected_s: dict[str, float]) -> None:
+    found = longest_first(POINTS, expected_s)
+    assert sorted(one.id for one in found) == sorted(one.id for one in POINTS)
+    assert all(old.payload == new.payload for old, new in zip(found[::2], found[1::2], strict=True))

@@ -145,6 +145,13 @@ def set_in(*path: str, value: object) -> Callable[[Any], None]:
     [
         (("format_version",), 2, "format version 2, this qemu-diff reads 1"),
         (("kernel", "key"), "../../../../home/me1", "is no key"),
+        (("id",), "../../outside", "id '../../outside' is no name"),
+        (("id",), "/tmp/outside", "is no name"),
+        (("cell", "job"), "../../outside", "cell.job '../../outside' is no name"),
+        (("payload", "name"), "a/b", "payload.name 'a/b' is no name"),
+        (("kernel", "name"), "a]\nx", "kernel.name 'a]\\nx' is no name"),
+        (("kernel", "source"), {"package": "p", "suite": "s\ndeb http://x"}, "kernel.source.suite"),
+        (("qemu_spec",), {"name": "q", "suite": "../x"}, "qemu_spec.suite '../x' is no name"),
         (("payload", "load_address"), 0, "payload.load_address is 0x0"),
         (("payload", "end"), 1 << 40, "its range is not in L2's memory"),
         (("budget_s",), -1.0, "budget_s -1.0 is none"),

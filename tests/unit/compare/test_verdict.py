@@ -288,6 +288,7 @@ NONE_COUNTED = (*ONE_LOST, (ViolationKind.WRONG_PC, 0))
 AS_EXPECTED = {
     (Expectation.PASS, CellVerdict.PASS, NOTHING),
     (Expectation.HANG, CellVerdict.HANG, NOTHING),
+    (Expectation.KERNEL_OOPS, CellVerdict.KERNEL_OOPS, NOTHING),
     (Expectation.LOST_STEP, CellVerdict.FAIL, ONE_LOST),
     (Expectation.LOST_STEP, CellVerdict.FAIL, NONE_COUNTED),
     (Expectation.SPURIOUS_STEP, CellVerdict.FAIL, ONE_SPURIOUS),

@@ -269,11 +269,6 @@ WRONG = {
         "10:1: scenario.0.flood: a peer's flood needs last_ns; an interrupt comes first_ns to"
         " last_ns after another",
     ),
-    "a failure of ours without a name": (
-        OURS + 'expect = { unpatched = { hvc = "fail" } }\n',
-        "9:26: scenario.0.expect.unpatched.hvc: fail is a peer's; name the violations that must"
-        " be seen",
-    ),
     "a failure and a violation": (
         PEER + f'expect = {{ unpatched = {{ {SELFTEST_PAYLOAD} = ["fail", "lost-step"] }} }}\n',
         "10:26: scenario.0.expect.unpatched.debug-exceptions: fail can't be expected with others;"

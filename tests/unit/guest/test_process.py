@@ -13,13 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from qemu_diff.confinement import offered
 from qemu_diff.errors import InfrastructureError
+from qemu_diff.events import Event, subscribe
 from qemu_diff.guest import process
 from qemu_diff.guest.process import (
     Cancelled,
     Ending,
     GivenUp,
     GuestExit,
+    how_ended,
     private_socket,
     run_guest,
 )
@@ -48,6 +51,7 @@ def guest(tmp_path: Path) -> Guest:
             [str(qemu), *arguments],
             tmp_path / "console.log",
             tmp_path / "qmp",
+            memory_mib=512,
             budget_s=budget_s,
             cancel=cancel or threading.Event(),
             watch=watch,
@@ -76,6 +80,13 @@ def is_gone(pid: int) -> bool:
 
 
 # --- how it ends ---
+
+
+def test_its_life_is_told(guest: Guest, tmp_path: Path) -> None:
+    seen: list[Event] = []
+    with subscribe(seen.append):
+        ended = guest("echo Booting")
+    assert seen == [Event("boot", str(tmp_path), "exited", wall_s=ended.wall_s)]
 
 
 def test_a_guest_that_powers_off(guest: Guest, tmp_path: Path) -> None:
@@ -349,6 +360,46 @@ def test_a_console_that_never_falls_silent_does_not_stop_the_clock(guest: Guest)
     assert ended.wall_s < 5
 
 
+def test_a_console_without_an_end_is_cut_in_the_middle(
+    guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "CONSOLE_HEAD", 1000)
+    monkeypatch.setattr(process, "CONSOLE_TAIL", 100)
+    ended = guest("stty raw; seq 1 100000; echo 'Kernel panic - not syncing: x'")
+    kept = (tmp_path / "console.log").read_bytes()
+    whole = b"".join(b"%d\n" % one for one in range(1, 100_001))
+    whole += b"Kernel panic - not syncing: x\n"
+    left_out = len(whole) - 1100
+    note = b"\r\n[qemu-diff: %d bytes left out]\r\n" % left_out
+    assert kept == whole[:1000] + note + whole[-100:]
+    assert ended.death == "Kernel panic - not syncing: x"
+    assert ended.warnings == (f"its console is not kept whole: {left_out:,} bytes are left out",)
+
+
+def test_what_is_said_without_an_end_is_not_repeated_without_one(guest: Guest) -> None:
+    script = (
+        'for i in $(seq 150); do echo "WARNING: CPU: $i"; echo "WARNING: CPU: $i"; done;'
+        "echo Internal error: $(seq 1000); printf '%09999d' 0"
+    )
+    ended = guest(script)
+    assert ended.warnings[:2] == ("WARNING: CPU: 1", "WARNING: CPU: 2")
+    assert ended.warnings[99:] == ("WARNING: CPU: 100", "50 more warnings")
+    assert ended.death.startswith("Internal error: 1 2 3")
+    assert len(ended.death) < 450
+    assert ended.last_line == "0" * 400
+
+
+def test_a_file_that_grows_too_long_is_said(guest: Guest) -> None:
+    ended = guest("kill -XFSZ $$")
+    assert ended.ending is Ending.DIED
+    assert how_ended(ended.status) == "signal 25: a file that it writes grew too long"
+
+
+def test_the_guest_can_not_write_elsewhere(guest: Guest) -> None:
+    ended = guest("touch /tmp/elsewhere-$$ && rm /tmp/elsewhere-$$ && echo could")
+    assert ended.last_line != "could" or not offered().landlock
+
+
 # --- what can't be started ---
 
 
@@ -358,6 +409,7 @@ def test_a_program_that_does_not_exist(tmp_path: Path) -> None:
             [str(tmp_path / "no-such-qemu")],
             tmp_path / "console.log",
             tmp_path / "qmp",
+            memory_mib=512,
             budget_s=1,
             cancel=threading.Event(),
         )

@@ -50,5 +50,15 @@ def test_without_symbols_nothing_is_known(vmlinux: Path, tmp_path: Path) -> None
         assert step_functions(nothing) == {}
 
 
+def test_a_vmlinux_that_was_built_again_is_read_again(vmlinux: Path, tmp_path: Path) -> None:
+    first = step_functions(vmlinux)
+    first.clear()
+    assert sorted(step_functions(vmlinux).values()) == ["handle_hvc", "kvm_handle_sys_reg"]
+    source = tmp_path / "main.c"
+    source.write_text("int handle_smc(void) { return 1; }\nint main(void) { return 0; }\n")
+    subprocess.run([HOST_COMPILER, "-O0", "-o", str(vmlinux), str(source)], check=True)
+    assert list(step_functions(vmlinux).values()) == ["handle_smc"]
+
+
 def test_no_handler_is_named_twice() -> None:
     assert len(set(EXIT_HANDLERS)) == len(EXIT_HANDLERS)

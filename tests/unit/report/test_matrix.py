@@ -333,3 +333,10 @@ def test_what_a_peer_says_does_not_break_the_table() -> None:
     peer = cell(payload=SELFTEST_PAYLOAD, driver=Driver.SELFTEST)
     said = "errno=4 | Interrupted system call"
     every_cell_shows_once([CellResult(peer, CellVerdict.FAIL, reason=said)])
+
+
+def test_what_a_peer_says_is_no_markup() -> None:
+    peer = cell(payload=SELFTEST_PAYLOAD, driver=Driver.SELFTEST)
+    said = "<img src=x onerror=alert(1)> [a](http://b) **c**"
+    text = markdown(table(CellResult(peer, CellVerdict.FAIL, reason=said)))
+    assert r"\<img src=x onerror=alert(1)\> \[a\](http://b) \*\*c\*\*" in text
