@@ -260,9 +260,9 @@ def _timeless(value: Any) -> Any:
 def files_of(directory: Path) -> frozenset[str]:
     """Paths below a directory; what a killed QEMU's first try has left is meant to be there."""
     paths = (str(path.relative_to(directory)) for path in _below(directory))
-    # What ccache keeps, and where, is its own affair.
+    # What ccache keeps, and where, is its own affair; logs of builds that failed are meant to stay.
     return frozenset(
-        path for path in paths if ".try-1" not in path and not path.startswith("ccache/")
+        path for path in paths if ".try-1" not in path and not path.startswith(("ccache", "failed"))
     )
 
 
