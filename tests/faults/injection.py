@@ -166,7 +166,7 @@ class Place:
         meanwhile(process)
         said, _ = process.communicate(timeout=LIMIT_S)
         wall_s = time.monotonic() - started
-        return Ended(process.returncode, said, orphans(mark), wall_s)
+        return Ended(process.returncode, said, orphans(mark, self.directory), wall_s)
 
     def injecting(self, **variables: str) -> dict[str, str]:
         """The environment that has ``inject.c`` do something."""
@@ -212,21 +212,23 @@ class Place:
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def orphans(mark: str) -> tuple[str, ...]:
-    """Names of processes with a mark that are still there after a while."""
+def orphans(mark: str, directory: Path) -> tuple[str, ...]:
+    """Names of processes of a command that are still there after a while."""
     deadline = time.monotonic() + GRACE_S
     while True:
-        found = tuple(sorted(one.name() for one in marked(mark)))
+        found = tuple(sorted(one.name() for one in _of_a_command(mark, directory)))
         if not found or time.monotonic() > deadline:
             return found
         time.sleep(0.05)
 
 
-def marked(mark: str) -> Iterator[psutil.Process]:
-    """Living processes with a mark in their environment."""
+def _of_a_command(mark: str, directory: Path) -> Iterator[psutil.Process]:
+    """Living processes with its mark in their environment; QEMU's is not inherited, but its files
+    are in the command's directory."""
     for one in psutil.process_iter():
         try:
-            if one.environ().get(MARK) == mark and one.status() != psutil.STATUS_ZOMBIE:
+            own = one.environ().get(MARK) == mark or f"{directory}/" in " ".join(one.cmdline())
+            if own and one.status() != psutil.STATUS_ZOMBIE:
                 yield one
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
@@ -258,9 +260,9 @@ def _timeless(value: Any) -> Any:
 def files_of(directory: Path) -> frozenset[str]:
     """Paths below a directory; what a killed QEMU's first try has left is meant to be there."""
     paths = (str(path.relative_to(directory)) for path in _below(directory))
-    # What ccache keeps, and where, is its own affair.
+    # What ccache keeps, and where, is its own affair; logs of builds that failed are meant to stay.
     return frozenset(
-        path for path in paths if ".try-1" not in path and not path.startswith("ccache/")
+        path for path in paths if ".try-1" not in path and not path.startswith(("ccache", "failed"))
     )
 
 

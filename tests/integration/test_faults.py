@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from benchmarks.faults import Site, disturbed, jumping
+from benchmarks.faults import site as undisturbed
+from benchmarks.soak import soak
+from faults.injection import Fault, Point
 from integration.cli_run import command, environment, run_campaign
-from integration.conftest import WriteCampaign
+from integration.conftest import WriteCampaign, write_campaign
 from integration.test_trouble import qemus_of
 
 from qemu_diff.model import Build
@@ -95,3 +101,55 @@ def test_whichever_qemu_is_killed_changes_nothing(builds: dict[str, Build], tmp_
         }
 
     assert result("disturbed") == result("undisturbed")
+
+
+# --- at a point of a run ---
+
+
+@pytest.fixture(scope="module")
+def site(builds: dict[str, Build], tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """One cell, what it leaves when nothing disturbs it, and its points."""
+    directory = tmp_path_factory.mktemp("faults")
+    campaign = write_campaign(directory / "campaign.toml", builds, {"one": "patched"}, HVC)
+    return undisturbed(directory / "site", campaign)
+
+
+def nth(site: Site, operation: str, path: str, number: int = 1) -> Point:
+    return next(
+        one
+        for one in site.points
+        if (one.operation, one.nth) == (operation, number) and fnmatch(one.path, path)
+    )
+
+
+@pytest.mark.parametrize(
+    ("operation", "path", "number"),
+    [
+        ("open", "results/cells/*/truth.bin", 1),
+        ("rename", "results/verdicts.json", 2),
+        ("fsync", "state/ledger.sqlite3*", 2),
+    ],
+)
+def test_a_run_that_is_killed_goes_on(site: Site, operation: str, path: str, number: int) -> None:
+    outcome = disturbed(site, Fault(nth(site, operation, path, number)))
+    assert (outcome.fired, outcome.wrong) == (True, ())
+
+
+@pytest.mark.parametrize("path", ["results/verdicts.json.new", "results/cells/*/initramfs"])
+def test_a_run_whose_disk_gets_full_goes_on(site: Site, path: str) -> None:
+    outcome = disturbed(site, Fault(nth(site, "write", path), errno.ENOSPC))
+    assert (outcome.fired, outcome.wrong) == (True, ())
+
+
+def test_the_wall_clock_means_nothing_to_a_run(site: Site) -> None:
+    assert jumping(site).wrong == ()
+
+
+def test_twenty_boots_leave_nothing_behind(tmp_path: Path) -> None:
+    done = soak(20, tmp_path, jobs=2, every_s=0.5)
+    assert done.verdicts.total() == 20
+    # On a busy machine a device's interrupts may all miss: nothing is claimed then.
+    assert all("no placed interrupt" in reason for reason in done.lost)
+    assert (done.left, done.left_files) == ((), ())
+    # Two boots side by side hold some 14 of them; one that stays open of each makes 30.
+    assert max(one.descriptors for one in done.samples) < 24
