@@ -82,7 +82,7 @@ _NOTHING = "no gain"
 _MAX = cpu_option("max").removesuffix(f",cntfrq={COUNTER_HZ}")
 
 LEVERS = (
-    _kept("`pauth-impdef=on`", "TCG computes QARMA otherwise", options=_cpu("max")),
+    _kept("`pauth-impdef=on`", "for kernels that sign pointers", options=_cpu("max")),
     _with("`sve=off`", _LESS_CPU, options=_cpu(f"{_MAX},sve=off")),
     _with("`sve=off,sme=off`", _LESS_CPU, options=_cpu(f"{_MAX},sve=off,sme=off")),
     _with("`sve-max-vq=1`", _LESS_CPU, options=_cpu(f"{_MAX},sve-max-vq=1")),
