@@ -22,6 +22,8 @@ from qemu_diff.errors import QemuDiffError
 from qemu_diff.kernels import OF_THE_COMMIT
 from qemu_diff.scratch import remove_held
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 AS_ONE_S = 0.25
 """Signals within this time are one: timeout(1) sends its own to its child, and to its group."""
 
@@ -31,15 +33,20 @@ def main() -> NoReturn:
     sys.stdout, sys.stderr = never_failing(sys.stdout), never_failing(sys.stderr)
     failed = _failure(sys.argv[1:])
     interruption = _Interruption(failed(ExitCode.LOST))
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         # What was started with nohup(1), or in the background of a script, is meant to go on.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, interruption)
     try:
         status = _run(sys.argv[1:])
+    except KeyboardInterrupt:  # while something else was told
+        status = failed(ExitCode.LOST)
     except OSError as error:  # nor could what was wrong be written down: the disk is full
         complaints_here().print(f"qemu-diff: {error}")
         status = failed(ExitCode.LOST)
+    # Python takes handlers away before it ends: a signal would make another exit status of ours.
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     if trouble := trouble_of(sys.stdout):
         complaints_here().print(f"qemu-diff: standard output: {trouble.strerror}")
         status = status or failed(ExitCode.LOST)

@@ -93,6 +93,21 @@ def test_two_at_once_are_one(run) -> None:
     assert (process.returncode, said) == (0, "ends\nended\n")
 
 
+def test_one_that_comes_when_all_is_said_kills_nobody(tmp_path: Path) -> None:
+    """Python gives its handlers up first, and then takes its time."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "qemu_diff", "show", str(tmp_path)],
+        stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        assert "verdicts.json" in process.stderr.readline()
+        while process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.001)
+        assert process.stderr.read() == ""
+    assert process.returncode in (2, 3)
+
+
 def test_what_is_to_go_on_without_its_terminal_goes_on() -> None:
     """nohup(1) ignores the signal for what it starts."""
     code = (
