@@ -434,7 +434,7 @@ WRONG = {
     "unknown expectation": (
         GOOD + 'expect.patched.hvc = "lost_step"\n',
         "10:16: scenario.0.expect.patched.hvc: expected one of"
-        " pass, lost-step, spurious-step, wrong-pc, hang, ss-leak, state-mismatch,"
+        " pass, lost-step, spurious-step, wrong-pc, hang, kernel-oops, ss-leak, state-mismatch,"
         " lost-interrupt, spurious-interrupt, fail;"
         " got the string \"lost_step\"; did you mean 'lost-step'?",
     ),

@@ -53,6 +53,9 @@ ENTRY, END = LOAD_ADDRESS + 8, LOAD_ADDRESS + 0x20
 BLOB = bytes(range(0x24))
 LABELS = ((ENTRY, "entry"), (ENTRY + 8, "vectors"), (END, "step_end"))
 PAYLOAD = Payload("test", BLOB, LOAD_ADDRESS, ENTRY, ENTRY, END, labels=LABELS, classes=())
+NAMED = ("moved", "resumed", "conditional", "second_hvc", "device_write")
+"""Labels that the project's jobs name, each in a payload of theirs."""
+ALL_LABELS = (*LABELS, *((ENTRY + 12, name) for name in NAMED))
 SETUP, COUNTERS = LOAD_ADDRESS + 0x100, LOAD_ADDRESS + 0x2000
 HANDLER = (LOAD_ADDRESS + 0x200, LOAD_ADDRESS + 0x300)
 INTERRUPTED = replace(
@@ -499,14 +502,9 @@ def test_a_script_that_records_can_t_name_is_refused() -> None:
 
 @pytest.mark.parametrize("path", sorted(JOBS.glob("*.job")), ids=lambda path: path.stem)
 def test_a_job_of_the_project_is_right(path: Path) -> None:
-    labels = (
-        *LABELS,
-        *((ENTRY + 12, name) for name in ("moved", "resumed", "conditional", "second_hvc")),
-    )
-    payload = Payload("test", BLOB, LOAD_ADDRESS, ENTRY, ENTRY, END, labels=labels, classes=())
     text = path.read_text()
     assert text.startswith("# ")
-    assert compiled(parsed(text, path), payload).each_pass
+    assert compiled(parsed(text, path), replace(PAYLOAD, labels=ALL_LABELS)).each_pass
 
 
 def test_the_default_job_steps_from_the_entry_to_the_end() -> None:
@@ -521,13 +519,9 @@ DRAIN = Operation(OperationCode.CALL)
 
 @pytest.mark.parametrize("path", sorted(JOBS.glob("*.job")), ids=lambda path: path.stem)
 def test_l2_sets_itself_up_first_and_ends_what_it_handles_after_each_pass(path: Path) -> None:
-    labels = (
-        *LABELS,
-        *((ENTRY + 12, name) for name in ("moved", "resumed", "conditional", "second_hvc")),
-    )
     script = parsed(path.read_text(), path)
-    quiet = compiled(script, replace(PAYLOAD, labels=labels))
-    interrupted = compiled(script, replace(INTERRUPTED, labels=labels))
+    quiet = compiled(script, replace(PAYLOAD, labels=ALL_LABELS))
+    interrupted = compiled(script, replace(INTERRUPTED, labels=ALL_LABELS))
     codes = [[one.code for one in part] for part in (quiet.once, quiet.each_pass)]
     assert interrupted.once[0] == CALL_SETUP
     assert interrupted.each_pass[-1] == DRAIN

@@ -137,7 +137,7 @@ directory = Path(sys.argv[1])
 print("begins", flush=True)
 ended = process.run_guest(
     ["/bin/sleep", "2.5"], directory / "console", directory / "qmp",
-    budget_s=1.5, cancel=threading.Event(),
+    memory_mib=64, budget_s=1.5, cancel=threading.Event(),
 )
 print(ended.ending, flush=True)
 """
