@@ -747,18 +747,19 @@ def _no_progress(done: Boot, header: SharedHeader, budget_s: float) -> _Unjudged
     """What is the kernel's doing, if it happens again at the same point.
 
     A guest that was slow, but still stepped, is no evidence; nor is one that never began, unless
-    its kernel was alive, and had a CPU.
+    its kernel was alive, and had a CPU, and did not even print.
     """
     cut_off = done.exit.ending is Ending.OUT_OF_BUDGET and done.idle_s > budget_s / 2
     starved_s = done.exit.starved_s
     began = header.heartbeat > 0
     alive = done.timed and starved_s is not None and starved_s < budget_s * STARVED
+    stuck = alive and done.exit.silent_s > budget_s / 2
     if header.state is SharedState.STALLED:
         verdict, reason = CellVerdict.HANG, header.message
-    elif header.state is SharedState.RUNNING and cut_off and (began or alive):
+    elif header.state is SharedState.RUNNING and cut_off and (began or stuck):
         verdict = CellVerdict.HANG
         reason = f"no return from KVM_RUN for {budget_s / 2:g} s, after {header.heartbeat} steps"
-    elif header.state is SharedState.EMPTY and not done.damage and cut_off and alive:
+    elif header.state is SharedState.EMPTY and not done.damage and cut_off and stuck:
         verdict, reason = CellVerdict.HANG, _loss(done, header, budget_s)
     elif header.state is SharedState.UNEXPECTED:
         verdict, reason = CellVerdict.FAIL, f"an exit that no job expects: {header.message}"

@@ -109,6 +109,7 @@ class GuestExit:
     :param wall_s: seconds from start to end.
     :param starved_s: seconds for which QEMU's busiest thread could have run and had no CPU; None
         where this machine's kernel does not tell, or QEMU was gone.
+    :param silent_s: seconds for which the console had said nothing at the end.
     """
 
     ending: Ending
@@ -119,6 +120,7 @@ class GuestExit:
     last_line: str
     wall_s: float
     starved_s: float | None = None
+    silent_s: float = 0.0
 
 
 def how_ended(status: int) -> str:
@@ -161,7 +163,7 @@ def run_guest(
         file_bytes,
     )
     with _opened(console) as file, _spawned(argv, ConsoleLog(file), confinement) as qemu:
-        ending, registers = _wait(qemu, qmp_socket, budget_s, cancel, watch)
+        ending, registers, silent_s = _wait(qemu, qmp_socket, budget_s, cancel, watch)
         starved_s = _starved_s(qemu.pid)
         _reap(qemu)
         cut = qemu.logfile.finish()
@@ -181,6 +183,7 @@ def run_guest(
         last_line=last_line,
         wall_s=wall_s,
         starved_s=starved_s,
+        silent_s=silent_s,
     )
 
 
@@ -288,15 +291,17 @@ def _wait(
     deadline: float,
     cancel: threading.Event,
     watch: Callable[[], None],
-) -> tuple[Ending, str]:
+) -> tuple[Ending, str, float]:
     seen = b""
     clock = RunningTime()
+    spoke = clock.seconds()
     console_open = True
     while console_open or qemu.isalive():
         if console_open:
             console_open, said = _read(qemu)
             # A line may come in pieces.
             seen = seen[-LINE_CHARACTERS:] + said
+            spoke = clock.seconds() if said else spoke
             if _DEATH.search(seen):
                 deadline = min(deadline, clock.seconds() + AFTER_OOPS_S)
         else:
@@ -306,10 +311,10 @@ def _wait(
         try:
             watch()
         except GivenUp:
-            return Ending.GIVEN_UP, ""
+            return Ending.GIVEN_UP, "", clock.seconds() - spoke
         if clock.seconds() > deadline:
-            return Ending.OUT_OF_BUDGET, _registers(qmp_socket)
-    return Ending.EXITED, ""
+            return Ending.OUT_OF_BUDGET, _registers(qmp_socket), clock.seconds() - spoke
+    return Ending.EXITED, "", clock.seconds() - spoke
 
 
 def _read(qemu: _Qemu) -> tuple[bool, bytes]:

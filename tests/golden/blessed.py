@@ -2,7 +2,8 @@
 
 A run is a pure function of QEMU, the kernels' Images, the step VMM, what L2 runs and how the
 machine is set up. So its fingerprint means the same on every machine where these are the same;
-where one of them differs, it says nothing, and the difference is named.
+where one of them differs, it says nothing, and the difference is named. A difference of ours is for
+us to bless; one of the machine's, such as a package's point release, is nobody's fault.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from qemu_diff.campaign.plan import plan
 from qemu_diff.campaign.prepare import Places, Prepared, prepare
 from qemu_diff.config import load_campaign
 from qemu_diff.config.project import project_root
+from qemu_diff.guest.image import payload_source
 from qemu_diff.guest.machine import MachineFiles, argv
 from qemu_diff.kernels import cache_directory
 from qemu_diff.model import Cell
@@ -27,6 +29,9 @@ CAMPAIGN = Path(__file__).with_name("campaign.toml")
 BLESSED = Path(__file__).with_name("fingerprints.json")
 
 QEMU = "QEMU"
+OURS = "ours: "
+"""How the names of inputs begin that are files of this project, or made of nothing else."""
+
 BLESS = "if that is meant: scripts/bless, and commit tests/golden/fingerprints.json"
 
 SHORT = 12
@@ -76,16 +81,26 @@ def _inputs(
     for name, build in sorted(prepared.kernels.builds.items()):
         yield f"Image of kernel {name}", digest(build.image.read_bytes())
     yield "step VMM", digest(tools.stepvmm.program.read_bytes())
-    yield "async_first stub", digest((guest_images / "async_first" / "stub.S").read_bytes())
+    for name in ("async_first", "include", "kconfig", "stepvmm"):
+        yield f"{OURS}guest_images/{name}", _digest_of(guest_images / name)
+    patch = guest_images / "patches" / "unpatched.patch"
+    yield f"{OURS}{patch.name}", digest(patch.read_bytes())
     # The compiler of a plugin makes it faster or slower: what it records, its source says.
-    recorder = Path(plugin.__file__).with_name("plugin.c")
-    header = guest_images / "include" / "truth_abi.h"
-    yield "truth plugin", digest(recorder.read_bytes() + header.read_bytes())
+    yield f"{OURS}truth plugin", digest(Path(plugin.__file__).with_name("plugin.c").read_bytes())
     for cell in cells:
-        payload = prepared.payload_of(cell)
+        payload, source = prepared.payload_of(cell), payload_source(guest_images, cell.payload)
         yield f"payload {cell.payload}", digest(payload.blob)
-        yield f"job {cell.job} on {cell.payload}", digest(repr(prepared.routine_of(cell)).encode())
-        yield f"machine {_machine_name(cell)}", digest(_command(cell, prepared).encode())
+        yield f"{OURS}payload {cell.payload}", digest(source.read_bytes())
+        job = digest(repr(prepared.routine_of(cell)).encode())
+        yield f"{OURS}job {cell.job} on {cell.payload}", job
+        yield f"{OURS}machine {_machine_name(cell)}", digest(_command(cell, prepared).encode())
+
+
+def _digest_of(directory: Path) -> str:
+    """Of the files that lie in a directory."""
+    files = sorted(path for path in directory.iterdir() if path.is_file())
+    named = [f"{path.name} {digest(path.read_bytes())}" for path in files]
+    return digest("\n".join(named).encode())
 
 
 def _machine_name(cell: Cell) -> str:
@@ -114,19 +129,42 @@ def recorded(verdicts: dict[str, Any]) -> dict[str, Recorded]:
 
 
 def complaint(run: Run, blessed: Sequence[Run]) -> str:
-    """What is wrong with a run, in one line; nothing if it is what was blessed."""
-    known = {one.inputs[QEMU]: one for one in blessed}
-    if (golden := known.get(run.inputs[QEMU])) is None:
-        there = "; ".join(known) or "nothing"
-        return f"no run of {run.inputs[QEMU]!r} is blessed, but of {there}: {BLESS}"
-    if differs := differences(golden.inputs, run.inputs):
-        return f"blessed with another {'; '.join(differs)}: {BLESS}"
-    if cells := _unlike(golden.cells, run.cells):
-        return (
-            f"with the same {', '.join(run.inputs)}, another run of {', '.join(cells)}: the same "
-            f"answer everywhere is lost, or flood/ or drive/ asks for something else; {BLESS}"
-        )
+    """What is wrong with a run, in one line; nothing if it is what was blessed, or if nobody could
+    have blessed it: see :func:`unknown`."""
+    alike = [one for one in blessed if _ours(one) == _ours(run)]
+    if not alike:
+        return f"blessed with another {_apart(run, blessed, OURS)}: {BLESS}"
+    for golden in alike:
+        if golden.inputs == run.inputs and (cells := _unlike(golden.cells, run.cells)):
+            return (
+                f"with the same {', '.join(run.inputs)}, another run of {', '.join(cells)}: the "
+                f"same answer everywhere is lost, or flood/ or drive/ asks for something else; "
+                f"{BLESS}"
+            )
     return ""
+
+
+def unknown(run: Run, blessed: Sequence[Run]) -> str:
+    """What of this machine's no blessed run had, in one line; nothing where one had it all."""
+    if any(one.inputs == run.inputs for one in blessed):
+        return ""
+    return f"no blessed run has this machine's {_apart(run, blessed)}: {BLESS}"
+
+
+def _ours(run: Run) -> dict[str, str]:
+    return {name: value for name, value in run.inputs.items() if name.startswith(OURS)}
+
+
+def _apart(run: Run, blessed: Sequence[Run], of: str = "") -> str:
+    """What a run has otherwise than the blessed one that is most like it.
+
+    :param of: how the names of inputs begin that count.
+    """
+    if not blessed:
+        return "everything"
+    nearest = min(blessed, key=lambda one: len(differences(one.inputs, run.inputs)))
+    found = differences(nearest.inputs, run.inputs)
+    return "; ".join(one for one in found if one.startswith(of))
 
 
 def differences(one: dict[str, str], other: dict[str, str]) -> list[str]:

@@ -66,6 +66,7 @@ def boot(
     last_line: str = "Booting Linux",
     idle_s: float = 0.0,
     starved_s: float | None = None,
+    silent_s: float = 0.0,
     timed: bool = False,
     damage: str = "",
 ) -> Boot:
@@ -78,6 +79,7 @@ def boot(
         last_line=last_line,
         wall_s=1.0,
         starved_s=starved_s,
+        silent_s=silent_s,
     )
     return Boot(Path("/boot"), ended, state, idle_s, timed=timed, damage=damage)
 
@@ -249,20 +251,28 @@ CUT_OFF = Ending.OUT_OF_BUDGET
 def test_a_kernel_that_was_alive_and_had_a_cpu_hangs_by_itself(
     state: SharedHeader, reason: str
 ) -> None:
-    done = boot(state, CUT_OFF, idle_s=BUDGET_S, timed=True, starved_s=1.0)
+    done = boot(state, CUT_OFF, idle_s=BUDGET_S, timed=True, starved_s=1.0, silent_s=BUDGET_S - 1)
     expected = _Unjudged(CellVerdict.HANG, reason, worth_another_try=True, evidence=0)
     assert unjudged(done) == expected
 
 
 @pytest.mark.parametrize("state", [NEVER, EMPTY])
 @pytest.mark.parametrize(
-    ("timed", "starved_s"),
-    [(False, 1.0), (True, BUDGET_S), (True, None), (True, BUDGET_S * STARVED)],
+    ("timed", "starved_s", "silent_s"),
+    [
+        (False, 1.0, BUDGET_S),
+        (True, BUDGET_S, BUDGET_S),
+        (True, None, BUDGET_S),
+        (True, BUDGET_S * STARVED, BUDGET_S),
+        (True, 1.0, BUDGET_S / 2),
+    ],
 )
-def test_a_kernel_that_had_no_cpu_or_shows_no_life_is_no_hang(
-    state: SharedHeader, timed: bool, starved_s: float | None
+def test_a_kernel_that_had_no_cpu_or_shows_no_life_or_still_prints_is_no_hang(
+    state: SharedHeader, timed: bool, starved_s: float | None, silent_s: float
 ) -> None:
-    done = boot(state, CUT_OFF, idle_s=BUDGET_S, timed=timed, starved_s=starved_s)
+    done = boot(
+        state, CUT_OFF, idle_s=BUDGET_S, timed=timed, starved_s=starved_s, silent_s=silent_s
+    )
     assert unjudged(done).verdict is CellVerdict.LOST
 
 

@@ -5,36 +5,52 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from golden.blessed import BLESSED, QEMU, Recorded, Run, bless, complaint, load
+import pytest
+from golden.blessed import BLESSED, OURS, QEMU, Recorded, Run, bless, complaint, load, unknown
 
 RUN = Run(
-    {QEMU: "QEMU emulator version 7.2.22 (Debian)", "step VMM": "1f" * 32},
+    {
+        QEMU: "QEMU emulator version 7.2.22 (Debian)",
+        "step VMM": "1f" * 32,
+        f"{OURS}guest_images/stepvmm": "3b" * 32,
+    },
     {"patched.hvc.vhe.quiet": Recorded("pass", "ab" * 16)},
 )
 NEWER = replace(RUN, inputs={**RUN.inputs, QEMU: "QEMU emulator version 10.0.0"})
 
 
 def test_what_was_blessed_is_no_complaint() -> None:
-    assert complaint(RUN, [NEWER, RUN]) == ""
+    assert complaint(RUN, [NEWER, RUN]) == unknown(RUN, [NEWER, RUN]) == ""
 
 
-def test_a_qemu_that_nobody_blessed_is_named_and_so_is_the_remedy() -> None:
-    said = complaint(NEWER, [RUN])
+@pytest.mark.parametrize("name", [QEMU, "step VMM", "Image of kernel patched"])
+def test_what_a_machine_has_that_nobody_blessed_is_named_and_no_fault(name: str) -> None:
+    other = replace(RUN, inputs={**RUN.inputs, name: "2a" * 32}, cells={})
 
-    assert "no run of 'QEMU emulator version 10.0.0' is blessed" in said
+    assert complaint(other, [RUN]) == ""
+    said = unknown(other, [RUN])
+    assert said.startswith(f"no blessed run has this machine's {name} (")
+    assert ", here 2a2a2a2a2a2a): " in said
     assert "scripts/bless" in said
     assert "\n" not in said
 
 
-def test_the_input_that_differs_is_named() -> None:
-    other = replace(RUN, inputs={**RUN.inputs, "step VMM": "2a" * 32, "payload hvc": "00" * 32})
+def test_what_differs_of_ours_is_named_and_must_be_blessed() -> None:
+    stepvmm = f"{OURS}guest_images/stepvmm"
+    other = replace(RUN, inputs={**RUN.inputs, stepvmm: "2a" * 32, f"{OURS}payload": "00" * 32})
 
-    said = complaint(other, [RUN])
+    said = complaint(other, [NEWER, RUN])
 
     assert (
-        "blessed with another payload hvc (none, here 000000000000); step VMM (1f1f1f1f1f1f" in said
+        f"blessed with another {stepvmm} (3b3b3b3b3b3b, here 2a2a2a2a2a2a); "
+        f"{OURS}payload (none, here 000000000000): " in said
     )
     assert "scripts/bless" in said
+
+
+def test_where_nothing_is_blessed_that_is_said() -> None:
+    assert complaint(RUN, []).startswith("blessed with another everything: ")
+    assert unknown(RUN, []).startswith("no blessed run has this machine's everything: ")
 
 
 def test_the_same_inputs_must_give_the_same_run() -> None:

@@ -125,6 +125,7 @@ def test_a_qemu_that_never_ends_is_ended(
     assert ended.ending is Ending.OUT_OF_BUDGET
     assert ended.last_line == "Booting"
     assert 0.5 <= ended.wall_s <= time.monotonic() - started < 5
+    assert 0 < ended.silent_s <= 0.7
     assert all(is_gone(pid) for pid in leaves_pids())
 
 
