@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * PID 1 of L1: the least that stepping takes. KVM_RUN and KVM_GET_ONE_REG(PC) for each step, and
- * nothing else but the return to the payload's entry at its end. The console says when the first
+ * nothing else but the return to the payload's entry at its end; and PSTATE, where the job asks for it. The console says when the first
  * steps, which translate L1's code, are done, and when all are: the host looks at its own clocks.
  */
 #include <fcntl.h>
@@ -34,10 +34,10 @@ static int checked(int result, const char *what)
 	exit(1);
 }
 
-static uint64_t get_pc(void)
+static uint64_t get_register(uint64_t id)
 {
 	uint64_t value;
-	struct kvm_one_reg request = { .id = CORE(regs.pc), .addr = (uintptr_t)&value };
+	struct kvm_one_reg request = { .id = id, .addr = (uintptr_t)&value };
 
 	checked(ioctl(vcpu, KVM_GET_ONE_REG, &request), "KVM_GET_ONE_REG");
 	return value;
@@ -95,7 +95,7 @@ static void create_vcpu(int kvm)
 	set_vgic(vgic.fd, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_CTRL_INIT, 0);
 }
 
-static void step(uint64_t entry, uint64_t end, long steps)
+static void step(uint64_t entry, uint64_t end, long steps, int reads_pstate)
 {
 	uint64_t pc = end;
 
@@ -105,7 +105,9 @@ static void step(uint64_t entry, uint64_t end, long steps)
 		checked(ioctl(vcpu, KVM_RUN, 0), "KVM_RUN");
 		if (run->exit_reason != KVM_EXIT_DEBUG)
 			checked(-1, "another exit than KVM_EXIT_DEBUG");
-		pc = get_pc();
+		pc = get_register(CORE(regs.pc));
+		if (reads_pstate)
+			get_register(CORE(regs.pstate));
 	}
 }
 
@@ -115,16 +117,16 @@ int main(void)
 		.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP,
 	};
 	uint64_t address, entry, end;
+	int kvm, reads_pstate;
 	long first, steps;
 	size_t bytes;
 	FILE *job;
-	int kvm;
 
 	mkdir("/dev", 0755);
 	mount("dev", "/dev", "devtmpfs", 0, NULL);
 	job = fopen("/job", "r");
-	if (!job || fscanf(job, "%li %zi %li %li %ld %ld", &address, &bytes, &entry, &end, &first,
-			   &steps) != 6)
+	if (!job || fscanf(job, "%li %zi %li %li %ld %ld %d", &address, &bytes, &entry, &end, &first,
+			   &steps, &reads_pstate) != 7)
 		checked(-1, "/job");
 	kvm = checked(open("/dev/kvm", O_RDWR), "/dev/kvm");
 	vm = checked(ioctl(kvm, KVM_CREATE_VM, 0), "KVM_CREATE_VM");
@@ -132,10 +134,10 @@ int main(void)
 	create_vcpu(kvm);
 	set_register(CORE(regs.pstate), EL1H_MASKED);
 	checked(ioctl(vcpu, KVM_SET_GUEST_DEBUG, &debug), "KVM_SET_GUEST_DEBUG");
-	step(entry, end, first);
+	step(entry, end, first, reads_pstate);
 	puts("floor: begin");
 	fflush(stdout);
-	step(entry, end, steps);
+	step(entry, end, steps, reads_pstate);
 	puts("floor: end");
 	fflush(stdout);
 	reboot(RB_POWER_OFF);

@@ -72,6 +72,7 @@ class Way:
 
     :param passes: of the step VMM over the payload; the floor's steps are fixed.
     :param floor: floor.c is PID 1 of L1, and not the step VMM.
+    :param pstate: it reads PSTATE, too, as the step VMM does.
     :param kconfig: fragments over our own.
     :param suite: of L0's QEMU; empty: the one on ``PATH``.
     :param options: instead of those that L0 has: name → value; None: it is left out.
@@ -82,6 +83,7 @@ class Way:
     name: str
     passes: int = PASSES
     floor: bool = False
+    pstate: bool = False
     plugin: bool = False
     icount: bool = False
     machine: MachineSpec = field(default_factory=MachineSpec)
@@ -230,7 +232,7 @@ class Stepping:
             return initramfs(self.stepvmm, job.encode(self.payload), self.payload)
         numbers = (
             LOAD_ADDRESS, MEMORY_BYTES, self.payload.entry, self.payload.end,
-            FIRST_STEPS, FLOOR_STEPS,
+            FIRST_STEPS, FLOOR_STEPS, int(way.pstate),
         )  # fmt: skip
         job = " ".join(map(str, numbers))
         return pack({"init": self.floor, "job": job.encode(), "payload": self.payload.blob})

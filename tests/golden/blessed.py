@@ -88,7 +88,7 @@ def _inputs(
     # The compiler of a plugin makes it faster or slower: what it records, its source says.
     yield f"{OURS}truth plugin", digest(Path(plugin.__file__).with_name("plugin.c").read_bytes())
     for cell in cells:
-        payload, source = prepared.payload_of(cell), payload_source(guest_images, cell.payload)
+        payload, source = prepared.payload_of(cell), payload_source(cell.payload, guest_images)
         yield f"payload {cell.payload}", digest(payload.blob)
         yield f"{OURS}payload {cell.payload}", digest(source.read_bytes())
         job = digest(repr(prepared.routine_of(cell)).encode())
