@@ -12,5 +12,5 @@ def conditions(qemu: Qemu | None = None, *more: str) -> str:
     load = os.getloadavg()[0]
     parts = [f"{os.cpu_count()} CPUs, load {load:.1f} at the end"]
     if qemu is not None:
-        parts.insert(0, f"QEMU {qemu.version}")
+        parts.insert(0, qemu.version)
     return ", ".join([*parts, *more])
