@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,9 @@ LINE_CHARACTERS = 400
 
 MOST_WARNINGS = 100
 """Different ones of one boot that are repeated in a result."""
+
+MOST_PARENT_BYTES = 64
+"""Of the path of a directory in which a private directory still has room for a socket's name."""
 
 CONSOLE_HEAD, CONSOLE_TAIL = 16 << 20, 64 << 10
 """Bytes of a console that are kept: so many of its begin, and the last so many, where a kernel says
@@ -198,9 +202,10 @@ def _starved_s(pid: int) -> float | None:
 
 @contextmanager
 def private_socket() -> Iterator[Path]:
-    """A path for a Unix socket in a directory of its own: results may lie deeper than the 108
-    bytes that a socket's path may have (unix(7))."""
-    with scratch_directory() as directory:
+    """A path for a Unix socket, and room for others beside it, in a directory of its own: results,
+    and ``TMPDIR``, may lie deeper than the 108 bytes that a socket's path may have (unix(7))."""
+    deep = len(os.fsencode(tempfile.gettempdir())) > MOST_PARENT_BYTES
+    with scratch_directory(Path("/tmp") if deep else None) as directory:
         yield directory / "qmp"
 
 

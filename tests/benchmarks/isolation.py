@@ -46,6 +46,17 @@ SETTLED_S = 0.7
 """After so long a QEMU has opened all that it opens."""
 
 
+@dataclass(frozen=True)
+class Looked:
+    """The last look at one QEMU: one that is about to set itself up lacks things.
+
+    :param found: property → what is wrong, or nothing.
+    """
+
+    driver: str
+    found: dict[str, str]
+
+
 @dataclass
 class Seen:
     """What was seen of the QEMUs of one run.
@@ -59,6 +70,13 @@ class Seen:
     looked_at: dict[str, int] = field(default_factory=dict)
     status: int = -1
     output: str = ""
+
+    def add(self, looked: Looked) -> None:
+        """Count a QEMU."""
+        self.looked_at[looked.driver] = self.looked_at.get(looked.driver, 0) + 1
+        for name, fault in looked.found.items():
+            if fault:
+                self.faults[name].append(f"{looked.driver}: {fault}")
 
 
 Look = Callable[[psutil.Process, Path], str]
@@ -171,7 +189,9 @@ PROPERTIES: dict[str, tuple[str, Look]] = {
 
 
 def look(results: Path, drivers: tuple[Driver, ...] = DRIVERS) -> Seen:
-    """Run a cell of each driver, and look at each QEMU once.
+    """Run a cell of each driver, and look at each QEMU until nothing is wrong with it.
+
+    One that is gone before that has what was wrong with it last.
 
     :param results: gets the campaign and its results.
     """
@@ -188,13 +208,16 @@ def look(results: Path, drivers: tuple[Driver, ...] = DRIVERS) -> Seen:
         run = subprocess.Popen(
             [*command, "--jobs", "1"], stdout=output, stderr=output, env=environment
         )
-        done: set[int] = set()
+        latest: dict[int, Looked] = {}
         while run.poll() is None:
+            done = {pid for pid, looked in latest.items() if not any(looked.found.values())}
             for qemu in _qemus(run.pid, done):
-                if _look_at(qemu, results, seen):
-                    done.add(qemu.pid)
+                if looked := _look_at(qemu, results):
+                    latest[qemu.pid] = looked
             time.sleep(POLL_S)
         seen.status = run.returncode
+        for looked in latest.values():
+            seen.add(looked)
         output.seek(0)
         seen.output = output.read()
     return seen
@@ -210,20 +233,18 @@ def _qemus(parent: int, done: set[int]) -> Iterator[psutil.Process]:
         return
 
 
-def _look_at(qemu: psutil.Process, results: Path, seen: Seen) -> bool:
-    """Whether it was there to be looked at: files that it closes meanwhile are another try."""
+def _look_at(qemu: psutil.Process, results: Path) -> Looked | None:
+    """What it lacks; None where it was not there to be looked at: files that it closes meanwhile
+    are another try."""
     try:
         command = " ".join(qemu.cmdline())
         outside = re.search(r"driver-([a-z]+)", command)
         driver = outside[1] if outside else Driver.IN_GUEST.value
-        found = {name: wrong(qemu, results) for name, (_, wrong) in PROPERTIES.items()}
+        return Looked(
+            driver, {name: wrong(qemu, results) for name, (_, wrong) in PROPERTIES.items()}
+        )
     except (psutil.NoSuchProcess, OSError):
-        return False
-    seen.looked_at[driver] = seen.looked_at.get(driver, 0) + 1
-    for name, fault in found.items():
-        if fault:
-            seen.faults[name].append(f"{driver}: {fault}")
-    return True
+        return None
 
 
 ATTEMPTS = {

@@ -149,7 +149,7 @@ def test_twenty_boots_leave_nothing_behind(tmp_path: Path) -> None:
     done = soak(20, tmp_path, jobs=2, every_s=0.5)
     assert done.verdicts.total() == 20
     # On a busy machine a device's interrupts may all miss: nothing is claimed then.
-    assert all("no placed interrupt" in reason for reason in done.lost)
+    assert [reason for reason in done.lost if "no placed interrupt" not in reason] == []
     assert (done.left, done.left_files) == ((), ())
     # Two boots side by side hold some 14 of them; one that stays open of each makes 30.
     assert max(one.descriptors for one in done.samples) < 24

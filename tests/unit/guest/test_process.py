@@ -434,9 +434,16 @@ def test_a_console_that_can_not_be_written(guest: Guest, tmp_path: Path) -> None
 # --- the socket ---
 
 
-def test_a_socket_s_path_is_short_and_private_and_goes_away() -> None:
+@pytest.mark.parametrize("depth", [0, 3])
+def test_a_socket_s_path_is_short_and_private_and_goes_away(
+    depth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path.joinpath(*["deeper-than-most-directories"] * depth)
+    deep.mkdir(parents=True, exist_ok=True)
+    if depth:
+        monkeypatch.setattr("tempfile.tempdir", str(deep))
     with private_socket() as socket:
-        assert len(os.fsencode(socket)) < 108
+        assert len(os.fsencode(socket.with_name("a-long-name"))) < 108
         assert socket.parent.stat().st_mode & 0o777 == 0o700
         socket.write_text("")
     assert not socket.parent.exists()
