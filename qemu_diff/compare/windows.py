@@ -25,7 +25,7 @@ from qemu_diff.compare.slices import (
     runs_of,
 )
 
-WINDOW = 1 << 17
+WINDOW = 1 << 18
 """Truth records of a window, if its groups have room there: what is made of them stays in a CPU's
 caches."""
 
