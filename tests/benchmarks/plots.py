@@ -29,7 +29,7 @@ def draw(plot: Plot, path: Path) -> None:
             axes.set_yscale("log")
         axes.grid(visible=True, alpha=0.3)
         if len(plot.series) > 1:
-            axes.legend()
+            figure.legend(loc="outside lower center", ncols=len(plot.series))
         figure.savefig(path, metadata={"Date": None, "Creator": None})
         plt.close(figure)
 
