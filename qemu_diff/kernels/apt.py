@@ -33,7 +33,8 @@ _RELEASE = re.compile(r"^'(?P<archive>[^']+)/dists/(?P<suite>[^/']+)/InRelease' 
 # What `--print-uris` says of a package file: 'URI' NAME_VERSION_ARCHITECTURE.deb SIZE HASH. Neither
 # name nor version has an underscore (Debian Policy 5.6.1, 5.6.12); the epoch's colon is %3a.
 _OFFER = re.compile(
-    r"^'[^']*' (?P<name>[^_\s]+)_(?P<version>[^_\s]+)_[^_\s]+\.deb (?P<size>\d+)\b", re.MULTILINE
+    r"^'[^']*' (?P<name>[^_\s]+)_(?P<version>[^_\s]+)_[^_\s]+\.deb (?P<size>\d{1,18})\b",
+    re.MULTILINE,
 )
 _DEPENDS = re.compile(r"^(?:Pre-)?Depends: (?P<list>.+)$", re.MULTILINE)
 

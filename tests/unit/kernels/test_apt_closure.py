@@ -36,6 +36,10 @@ def test_any_answer_can_be_read(answer: str) -> None:
     assert offers(answer) == ()
 
 
+def test_a_size_that_no_file_has_is_no_offer() -> None:
+    assert offers("'http://x/p_1_all.deb' p_1_all.deb 1" + 5000 * "9") == ()
+
+
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
     """``old`` has a tool of version 1; its backports one of version 2 that needs a newer libone."""
