@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+import subprocess
 import tempfile
 import threading
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pexpect
+from pexpect.fdpexpect import fdspawn
 from qemu.qmp import QMPClient, QMPError
 
 from qemu_diff.confinement import FILE_BYTES, OVERHEAD_BYTES, Confinement, confine, environment
@@ -148,7 +150,7 @@ def run_guest(
 ) -> GuestExit:
     """Start QEMU and stay with it until it is gone.
 
-    :param argv: QEMU's command line; its console is its standard input and output.
+    :param argv: QEMU's command line; its console is its standard output.
     :param console: file that gets what it prints, without the middle where that is too much.
     :param qmp_socket: the Unix socket that ``argv`` names.
     :param memory_mib: the guest's.
@@ -168,10 +170,10 @@ def run_guest(
     )
     with _opened(console) as file, _spawned(argv, ConsoleLog(file), confinement) as qemu:
         ending, registers, silent_s = _wait(qemu, qmp_socket, budget_s, cancel, watch)
-        starved_s = _starved_s(qemu.pid)
-        _reap(qemu)
-        cut = qemu.logfile.finish()
-        status = -qemu.signalstatus if qemu.signalstatus else qemu.exitstatus or 0
+        starved_s = _starved_s(qemu.process.pid)
+        _kill_group(qemu.process)
+        cut = qemu.log.finish()
+        status = qemu.process.returncode
     wall_s = time.monotonic() - started
     emit(Event("boot", str(console.parent), "exited", wall_s=wall_s))
     text = console.read_bytes()
@@ -244,25 +246,19 @@ class ConsoleLog:
         return self._passed_over
 
 
-class _Qemu(pexpect.spawn):  # type: ignore[misc]
-    """A child whose console may end before it does."""
+@dataclass(frozen=True)
+class _Qemu:
+    """A child, and the pipe that its console comes through. No terminal: pexpect's reader of one
+    takes a child that ends just after a wait for output has timed out for one that said nothing
+    more (pexpect pty_spawn.py, ``read_nonblocking()``), and its last line is lost."""
 
-    flag_eof: bool
-    logfile: ConsoleLog
+    process: subprocess.Popen[bytes]
+    console: fdspawn
+    log: ConsoleLog
 
-    def close(self, force: bool = True) -> None:
-        """Close the console of a child that is gone: nobody is left to be waited for."""
-        self.ptyproc.delayafterclose = 0
-        super().close(force)
-
-    def isalive(self) -> bool:
-        """Whether it runs. pexpect's own waits without a limit once the console has ended."""
-        ended = self.flag_eof
-        self.flag_eof = False
-        try:
-            return bool(super().isalive())
-        finally:
-            self.flag_eof = ended
+    def is_gone(self) -> bool:
+        """Whether it has ended."""
+        return self.process.poll() is not None
 
 
 @contextmanager
@@ -278,16 +274,19 @@ def _opened(console: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def _spawned(argv: list[str], log: ConsoleLog, confinement: Confinement) -> Iterator[_Qemu]:
     try:
-        qemu = _Qemu(
-            argv[0], argv[1:], logfile=log, echo=False, env=environment(os.environ),
-            preexec_fn=confine(confinement, os.getpid()),
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env=environment(os.environ), start_new_session=True,
+            preexec_fn=confine(confinement, os.getpid()),  # noqa: PLW1509 - what it calls is loaded
         )  # fmt: skip
-    except (pexpect.ExceptionPexpect, OSError) as error:
+    except (subprocess.SubprocessError, OSError) as error:
         raise InfrastructureError(f"starting QEMU: {error}") from error
-    try:
-        yield qemu
-    finally:
-        _kill_group(qemu)
+    assert process.stdout is not None
+    with process.stdout as console:
+        try:
+            yield _Qemu(process, fdspawn(console, logfile=log), log)
+        finally:
+            _kill_group(process)
 
 
 def _wait(
@@ -300,17 +299,19 @@ def _wait(
     seen = b""
     clock = RunningTime()
     spoke = clock.seconds()
-    console_open = True
-    while console_open or qemu.isalive():
-        if console_open:
-            console_open, said = _read(qemu)
-            # A line may come in pieces.
-            seen = seen[-LINE_CHARACTERS:] + said
-            spoke = clock.seconds() if said else spoke
-            if _DEATH.search(seen):
-                deadline = min(deadline, clock.seconds() + AFTER_OOPS_S)
-        else:
+    while True:
+        # Asked for before the console is read: what a child has said is in the pipe when it ends.
+        gone = qemu.is_gone()
+        console_open, said = _read(qemu.console)
+        if gone and not (console_open and said):
+            return Ending.EXITED, "", clock.seconds() - spoke
+        if not console_open:
             time.sleep(POLL_S / 10)
+        # A line may come in pieces.
+        seen = seen[-LINE_CHARACTERS:] + said
+        spoke = clock.seconds() if said else spoke
+        if _DEATH.search(seen):
+            deadline = min(deadline, clock.seconds() + AFTER_OOPS_S)
         if cancel.is_set():
             raise Cancelled
         try:
@@ -319,16 +320,15 @@ def _wait(
             return Ending.GIVEN_UP, "", clock.seconds() - spoke
         if clock.seconds() > deadline:
             return Ending.OUT_OF_BUDGET, _registers(qmp_socket), clock.seconds() - spoke
-    return Ending.EXITED, "", clock.seconds() - spoke
 
 
-def _read(qemu: _Qemu) -> tuple[bool, bytes]:
+def _read(console: fdspawn) -> tuple[bool, bytes]:
     """What the console prints until ``POLL_S`` have passed, and whether it is still open."""
     said = b""
     until = time.monotonic() + POLL_S
     while (left_s := until - time.monotonic()) > 0:
         try:
-            said += qemu.read_nonblocking(_READ_BYTES, left_s)
+            said += console.read_nonblocking(_READ_BYTES, left_s)
         except pexpect.TIMEOUT:
             break
         except pexpect.EOF:
@@ -374,18 +374,11 @@ async def _ask_registers(qmp_socket: Path) -> str:
         await client.disconnect()
 
 
-def _reap(qemu: _Qemu) -> None:
-    if qemu.isalive():
-        _kill_group(qemu)
-    qemu.close(force=True)
-
-
-def _kill_group(qemu: _Qemu) -> None:
-    # pexpect makes its child a session leader, so the group is QEMU's alone.
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    # It leads a session of its own, so the group is QEMU's alone.
     with suppress(ProcessLookupError, PermissionError):
-        os.killpg(qemu.pid, signal.SIGKILL)
-    with suppress(pexpect.ExceptionPexpect):
-        qemu.wait()
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _last_line(text: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes.unix_server import mute, serving
@@ -96,7 +98,36 @@ def test_a_guest_that_powers_off(guest: Guest, tmp_path: Path) -> None:
     assert (ended.ending, ended.status) == (Ending.EXITED, 0)
     assert (ended.death, ended.warnings, ended.registers) == ("", (), "")
     assert ended.last_line == "reboot: Power down"
-    assert (tmp_path / "console.log").read_bytes() == b"Booting\r\nreboot: Power down\r\n"
+    assert (tmp_path / "console.log").read_bytes() == b"Booting\nreboot: Power down\n"
+
+
+def test_what_it_says_as_it_ends_while_we_do_not_look_is_kept(
+    guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends between a wait for its output that came to nothing and whatever comes next."""
+
+    def wait(*arguments: Any) -> tuple[list[int], list[int], list[int]]:
+        ready = select.select(*arguments)
+        if not ready[0] and arguments[-1] and (tmp_path / "began").exists():
+            (tmp_path / "looked").touch()
+            time.sleep(0.3)
+        return ready
+
+    monkeypatch.setattr("pexpect.fdpexpect.select_ignore_interrupts", wait)
+    ended = guest(
+        f"echo Booting; touch {tmp_path}/began; "
+        f"until test -e {tmp_path}/looked; do sleep 0.01; done; echo 'reboot: Power down'"
+    )
+    assert (ended.ending, ended.last_line) == (Ending.EXITED, "reboot: Power down")
+
+
+def test_what_a_child_of_its_own_holds_open_does_not_keep_it_alive(
+    guest: Guest, tmp_path: Path
+) -> None:
+    ended = guest(f"echo Booting; sleep 1000 & echo $! > {tmp_path}/pids")
+    assert (ended.ending, ended.last_line) == (Ending.EXITED, "Booting")
+    assert ended.wall_s < 5
+    assert is_gone(int((tmp_path / "pids").read_text()))
 
 
 def test_arguments_are_handed_over_as_they_are(guest: Guest) -> None:
@@ -341,7 +372,7 @@ def test_blank_lines_are_no_last_line(guest: Guest) -> None:
 def test_binary_junk_is_kept_as_it_is(guest: Guest, tmp_path: Path) -> None:
     junk = bytes(range(256)) * 16
     (tmp_path / "junk").write_bytes(junk)
-    ended = guest(f"stty raw; cat {tmp_path}/junk; printf '\\nKernel panic - \\377\\nend'")
+    ended = guest(f"cat {tmp_path}/junk; printf '\\nKernel panic - \\377\\nend'")
     assert (tmp_path / "console.log").read_bytes().startswith(junk)
     assert (ended.ending, ended.last_line) == (Ending.EXITED, "end")
 
@@ -368,7 +399,7 @@ def test_a_console_without_an_end_is_cut_in_the_middle(
 ) -> None:
     monkeypatch.setattr(process, "CONSOLE_HEAD", 1000)
     monkeypatch.setattr(process, "CONSOLE_TAIL", 100)
-    ended = guest("stty raw; seq 1 100000; echo 'Kernel panic - not syncing: x'")
+    ended = guest("seq 1 100000; echo 'Kernel panic - not syncing: x'")
     kept = (tmp_path / "console.log").read_bytes()
     whole = b"".join(b"%d\n" % one for one in range(1, 100_001))
     whole += b"Kernel panic - not syncing: x\n"
