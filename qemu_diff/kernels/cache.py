@@ -436,7 +436,8 @@ def _intact(directory: Path, metadata: KernelMetadata) -> bool:
         return all(
             digest_file(directory / name) == digest for name, digest in metadata.files.items()
         )
-    except OSError:
+    except (OSError, ValueError):
+        # No file can have the name that a damaged entry gives one.
         return False
 
 

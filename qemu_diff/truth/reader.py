@@ -16,6 +16,7 @@ from qemu_diff.abi import (
     TRUTH_MAGIC,
     TRUTH_RECORD,
     Mark,
+    StepState,
     TruthKind,
     TruthRecords,
 )
@@ -27,8 +28,8 @@ def read_truth(path: Path) -> TruthRecords:
 
     :returns: shape (n,), in the order in which QEMU executed.
     :raises LostGuestError: the file was never sealed: QEMU did not end in order.
-    :raises CorruptDataError: wrong magic, version, record size, count or checksum, or records that
-        found no room.
+    :raises CorruptDataError: wrong magic, version, record size, count, checksum or step state, or
+        records that found no room.
     """
     with path.open("rb") as file:
         raw = file.read(TRUTH_HEADER_BYTES)
@@ -42,7 +43,16 @@ def read_truth(path: Path) -> TruthRecords:
         body = file.read(count * TRUTH_RECORD.itemsize)
     if zlib.crc32(body) != int(header["crc32"]):
         raise CorruptDataError(f"{path}: checksum does not match its {count} records")
-    return np.frombuffer(body, TRUTH_RECORD)
+    records = np.frombuffer(body, TRUTH_RECORD)
+    _check_step_states(path, records)
+    return records
+
+
+def _check_step_states(path: Path, records: TruthRecords) -> None:
+    states = records["step_state"]
+    if len(states) and states.max() > max(StepState):
+        first = int(np.argmax(states > max(StepState)))
+        raise CorruptDataError(f"{path}: record {first} has step state {states[first]}")
 
 
 def truth_bytes(capacity: int) -> int:

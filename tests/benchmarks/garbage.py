@@ -126,7 +126,7 @@ def tamper(name: str, batch: int, seconds: float) -> int:
             with tempfile.TemporaryDirectory(dir=scratch) as directory:
                 fault = fault_of(target, data, Path(directory))
             signal.alarm(0)
-            assert not fault, f"{fault} on {data[:40]!r}"
+            assert not fault, f"{fault.strip()} on {data[:40]!r}"
     return BATCH
 
 

@@ -72,6 +72,15 @@ def test_a_damaged_entry_is_removed(name: str, damage: str) -> None:
     assert not cache.entry_directory("k").exists()
 
 
+@pytest.mark.parametrize("name", ["\\ud800", "\\u0000"])
+def test_an_entry_that_names_no_file_is_removed(name: str) -> None:
+    publish("k")
+    path = cache.entry_directory("k") / "metadata.json"
+    path.write_text(path.read_text().replace('"Image"', f'"{name}"'))
+    assert cache.find("k") is None
+    assert not cache.entry_directory("k").exists()
+
+
 def test_an_entry_of_another_version_is_not_used() -> None:
     publish("k")
     path = cache.entry_directory("k") / "metadata.json"

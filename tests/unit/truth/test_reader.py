@@ -18,6 +18,7 @@ from qemu_diff.abi import (
     TRUTH_MAGIC,
     TRUTH_RECORD,
     Mark,
+    StepState,
     TruthKind,
     TruthRecords,
 )
@@ -92,6 +93,13 @@ Write = Callable[[bytes], Path]
 
 def test_records_are_read_as_written(truth_file: Write) -> None:
     assert np.array_equal(read_truth(truth_file(sealed(records()))), records())
+
+
+def test_a_step_state_that_nobody_knows_is_corrupt(truth_file: Write) -> None:
+    body = records()
+    body["step_state"][3:] = len(StepState)
+    with pytest.raises(CorruptDataError, match="truth: record 3 has step state 4"):
+        read_truth(truth_file(sealed(body)))
 
 
 def test_no_records_are_none(truth_file: Write) -> None:
