@@ -1,4 +1,4 @@
-"""``RESULTS/``: ``verdicts.json``, written after every cell, and read back by ``show``."""
+"""``RESULTS/``: ``verdicts.json``, written as cells finish, and read back by ``show``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator
+import zlib
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
@@ -20,16 +21,19 @@ from qemu_diff.model import CampaignResult, CellResult, PairResult, Provenance, 
 
 SCHEMA_VERSION = 5
 VERDICTS = "verdicts.json"
+JOURNAL = "verdicts.jsonl"
 JUNIT = "junit.xml"
 REPORT = "report.html"
 CELLS = "cells"
 FINDINGS = "findings"
 LOCK = ".lock"
 
-OWN_NAMES = (VERDICTS, JUNIT, REPORT, CELLS, FINDINGS)
+OWN_NAMES = (VERDICTS, JOURNAL, JUNIT, REPORT, CELLS, FINDINGS)
 """What a run writes into its results directory."""
 
-_One = TypeVar("_One", CellResult, PairResult)
+WHOLE_CELLS = 64
+"""Cells and pairs up to which the whole file is written anew after each; then, whenever it has
+grown by a quarter: what is written in all is a multiple of what there is at the end."""
 
 _CELL = TypeAdapter(CellResult)
 _PAIR = TypeAdapter(PairResult)
@@ -98,7 +102,8 @@ def _emptied_previous(directory: Path) -> Path:
 def set_aside(
     directory: Path, cells: Collection[str], findings: Collection[str], *, keep: bool
 ) -> None:
-    """Leave nothing in a results directory but these cells and findings, and ``verdicts.json``.
+    """Leave nothing in a results directory but these cells and findings, and the
+    verdicts.
 
     :param keep: whether the others were judged: they are then kept in ``DIRECTORY.previous``,
         beside a copy of the verdicts. What a cut left of a cell is no result.
@@ -107,7 +112,9 @@ def set_aside(
     try:
         previous = _emptied_previous(directory) if keep else None
         if previous:
-            shutil.copyfile(directory / VERDICTS, previous / VERDICTS)
+            for name in (VERDICTS, JOURNAL):
+                if (directory / name).exists():
+                    shutil.copyfile(directory / name, previous / name)
         for folder, stay in ((CELLS, cells), (FINDINGS, findings)):
             others = [one for one in sorted((directory / folder).glob("*")) if one.name not in stay]
             for one in others:
@@ -126,41 +133,97 @@ def write_results(result: CampaignResult, directory: Path) -> None:
 
 
 class VerdictsFile:
-    """``verdicts.json`` of a run, written anew after each cell.
+    """``verdicts.json`` of a run, written as cells finish.
 
-    A cell's and a pair's text is made once: a campaign of hundreds of cells would otherwise spend
-    more time on writing than on booting.
+    A cell's and a pair's text is made once, and a long file is not written anew for each: what came
+    since lies beside it, one line each, in ``verdicts.jsonl``. At the end there is one file.
     """
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / VERDICTS
+        self._journal = directory / JOURNAL
         self._texts: dict[int, tuple[object, bytes]] = {}
+        self._begin = b""
+        self._of = b""
+        self._whole = 0
+        self._written: set[int] = set()
 
     def write(self, result: CampaignResult) -> None:
-        """Write all that is known; at any moment the file is whole.
+        """Write all that is known; at any moment the files are whole, but for a last line that was
+        being written.
 
         :raises InfrastructureError: the disk is full, or the directory went away.
         """
-        head = {
-            "schema_version": SCHEMA_VERSION,
-            "campaign": result.name,
-            "complete": result.complete,
-            "run": result.run,
-            "started": result.started,
-            "only": result.only,
-            "provenance": _PROVENANCE.dump_python(result.provenance, mode="json"),
-        }
-        cells = b",\n".join(self._text(cell, _cell_to_json) for cell in result.cells)
-        pairs = b",\n".join(self._text(pair, _pair_to_json) for pair in result.pairs)
-        begin = json.dumps(head).removesuffix("}").encode()
-        parts = (begin, b',\n"cells": [\n', cells, b'\n],\n"pairs": [\n', pairs, b"\n]}\n")
-        write_whole(self._path, b"".join(parts))
+        begin = _head(result)
+        everything: tuple[CellResult | PairResult, ...] = (*result.cells, *result.pairs)
+        new = [one for one in everything if id(one) not in self._written]
+        only_more = len(everything) == len(self._written) + len(new)
+        journal = len(self._written) - self._whole + len(new)
+        fits = self._whole >= WHOLE_CELLS and journal <= self._whole // 4
+        append = bool(new) and only_more and fits and begin == self._begin
+        # What fails half-way is written whole the next time.
+        self._begin = b""
+        if append:
+            self._append(new, first=len(self._written) == self._whole)
+        else:
+            self._write_whole(begin, result)
+        self._begin = begin
+        self._written = set(map(id, everything))
 
-    def _text(self, one: _One, to_json: Callable[[_One], dict[str, Any]]) -> bytes:
+    def _write_whole(self, begin: bytes, result: CampaignResult) -> None:
+        cells, pairs = (b",\n".join(map(self._text, ones)) for ones in (result.cells, result.pairs))
+        parts = (begin, b',\n"cells": [\n', cells, b'\n],\n"pairs": [\n', pairs, b"\n]}\n")
+        content = b"".join(parts)
+        write_whole(self._path, content)
+        with _told_as(self._journal):
+            self._journal.unlink(missing_ok=True)
+        self._of = _journal_of(content)
+        self._whole = len(result.cells) + len(result.pairs)
+
+    def _append(self, new: Sequence[CellResult | PairResult], *, first: bool) -> None:
+        lines = [self._of] if first else []
+        lines += [b'{"%b": %b}' % (_key(one), self._text(one)) for one in new]
+        with _told_as(self._journal), self._journal.open("ab") as stream:
+            stream.write(b"".join(line + b"\n" for line in lines))
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def _text(self, one: CellResult | PairResult) -> bytes:
         # Kept beside its text, an object's id stays its own.
         if id(one) not in self._texts:
-            self._texts[id(one)] = one, json.dumps(to_json(one)).encode()
+            document = _cell_to_json(one) if isinstance(one, CellResult) else _pair_to_json(one)
+            self._texts[id(one)] = one, json.dumps(document).encode()
         return self._texts[id(one)][1]
+
+
+def _head(result: CampaignResult) -> bytes:
+    head = {
+        "schema_version": SCHEMA_VERSION,
+        "campaign": result.name,
+        "complete": result.complete,
+        "run": result.run,
+        "started": result.started,
+        "only": result.only,
+        "provenance": _PROVENANCE.dump_python(result.provenance, mode="json"),
+    }
+    return json.dumps(head).removesuffix("}").encode()
+
+
+def _journal_of(verdicts: bytes) -> bytes:
+    """A journal's first line: what it goes on with. One that was left behind has another."""
+    return b'{"after": %d}' % zlib.crc32(verdicts)
+
+
+def _key(one: CellResult | PairResult) -> bytes:
+    return b"cell" if isinstance(one, CellResult) else b"pair"
+
+
+@contextmanager
+def _told_as(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InfrastructureError(f"{path}: {error.strerror}") from error
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -213,28 +276,29 @@ def holds_results(directory: Path) -> bool:
 
 
 def read_results(directory: Path) -> CampaignResult:
-    """Read ``verdicts.json`` back.
+    """Read ``verdicts.json`` back, and what a run that was cut off had still to write into it.
 
     :raises ResultsError: it is not there, can't be read, or is no results file of this version.
     """
     path = directory / VERDICTS
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ResultsError(f"{path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ResultsError(f"{path}: not JSON: {error}") from error
+    content = _bytes_of(path)
+    document = _json_of(content, str(path))
     found = document.get("schema_version") if isinstance(document, dict) else None
     if found != SCHEMA_VERSION:
         raise ResultsError(
             f"{path}: results of schema version {found}, this qemu-diff reads {SCHEMA_VERSION}"
         )
+    journal = _journal(directory / JOURNAL, content)
+
+    def later(key: str) -> Iterator[Any]:
+        return (line[key] for line in journal if key in line)
+
     try:
         return _CAMPAIGN.validate_python(
             {
                 "name": document["campaign"],
-                "cells": [cell["result"] for cell in document["cells"]],
-                "pairs": [pair["result"] for pair in document["pairs"]],
+                "cells": [cell["result"] for cell in (*document["cells"], *later("cell"))],
+                "pairs": [pair["result"] for pair in (*document["pairs"], *later("pair"))],
                 "complete": document["complete"],
                 "run": document["run"],
                 "started": document["started"],
@@ -245,6 +309,35 @@ def read_results(directory: Path) -> CampaignResult:
     except (KeyError, TypeError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise ResultsError(f"{path}: not a results file: {reason}") from error
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ResultsError(f"{path}: {error.strerror}") from error
+
+
+def _json_of(content: bytes, where: str) -> Any:
+    try:
+        return json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise ResultsError(f"{where}: not JSON: {error}") from error
+
+
+def _journal(path: Path, verdicts: bytes) -> list[dict[str, Any]]:
+    """The lines of a journal that goes on with these verdicts; none of another."""
+    if not path.exists():
+        return []
+    # A line that was cut off is none.
+    first, *lines = [*_bytes_of(path).split(b"\n")[:-1], b""]
+    if first != _journal_of(verdicts):
+        return []
+    found = [_json_of(line, f"{path}:{at}") for at, line in enumerate(lines[:-1], 2)]
+    for at, line in enumerate(found, 2):
+        if not isinstance(line, dict):
+            raise ResultsError(f"{path}:{at}: no cell, and no pair")
+    return found
 
 
 def _cell_to_json(result: CellResult) -> dict[str, Any]:

@@ -78,7 +78,7 @@ from qemu_diff.kernels.series import read_patches
 from qemu_diff.kernels.symbols import step_functions
 from qemu_diff.kernels.tree import inside
 from qemu_diff.model import Cell, ImageSource, Payload
-from qemu_diff.report.results import read_results
+from qemu_diff.report.results import JOURNAL, VERDICTS, read_results
 from qemu_diff.trace.interrupts import read_deliveries
 from qemu_diff.trace.listing import Listing
 from qemu_diff.trace.records import read_records
@@ -343,6 +343,20 @@ def _verdicts(data: bytes, directory: Path) -> None:
     read_results(directory)
 
 
+def _journal(data: bytes, directory: Path) -> None:
+    verdicts = (DATA / "verdicts.json").read_bytes()
+    _file(directory, verdicts, VERDICTS)
+    _file(directory, b'{"after": %d}\n%b\n' % (zlib.crc32(verdicts), data), JOURNAL)
+    read_results(directory)
+
+
+def _journal_seed() -> Seeds:
+    document = json.loads((DATA / "verdicts.json").read_text())
+    lines = [{"cell": one} for one in document["cells"]]
+    lines += [{"pair": one} for one in document["pairs"]]
+    return tuple(json.dumps(line).encode() for line in lines[:3] + lines[-1:])
+
+
 def _ledger_seed() -> Seeds:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "ledger"
@@ -551,6 +565,7 @@ TARGETS = {
         Target(
             "verdicts", lambda: ((DATA / "verdicts.json").read_bytes(),), _verdicts, (ResultsError,)
         ),
+        Target("verdicts' journal", _journal_seed, _journal, (ResultsError,)),
         Target("ledger", _ledger_seed, _ledger, (LedgerError,), binary=True),
         Target("finding", stored("finding.json"), _finding("finding.json"), (ResultsError,)),
         Target(

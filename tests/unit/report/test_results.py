@@ -48,7 +48,9 @@ from qemu_diff.model import (
 )
 from qemu_diff.report.results import (
     CELLS,
+    JOURNAL,
     VERDICTS,
+    WHOLE_CELLS,
     VerdictsFile,
     check_results,
     open_results,
@@ -559,3 +561,136 @@ def test_what_did_not_change_is_not_made_into_text_again(tmp_path: Path) -> None
     changed = replace(result.cells[0], steps=result.cells[0].steps + 1)
     file.write(replace(result, cells=(changed, *result.cells[1:])))
     assert read_results(tmp_path).cells[0] == changed
+
+
+# --- the journal ---
+
+
+def many(number: int) -> tuple[CellResult, ...]:
+    return tuple(
+        replace(PASSED, cell=replace(PASSED.cell, id=f"k.cell-{at}")) for at in range(number)
+    )
+
+
+MANY = many(3 * WHOLE_CELLS)
+
+
+def ids(directory: Path) -> list[str]:
+    return [one.cell.id for one in read_results(directory).cells]
+
+
+def published(directory: Path, upto: int) -> VerdictsFile:
+    """Cells written as each is finished, and the run not yet at its end."""
+    file = VerdictsFile(directory)
+    for number in range(1, upto + 1):
+        file.write(CampaignResult("c", MANY[:number], (), complete=False))
+    return file
+
+
+@pytest.mark.parametrize("upto", [1, WHOLE_CELLS, WHOLE_CELLS + 1, WHOLE_CELLS + 16, len(MANY)])
+def test_what_was_written_is_read_at_any_moment(tmp_path: Path, upto: int) -> None:
+    published(tmp_path, upto)
+    assert ids(tmp_path) == [one.cell.id for one in MANY[:upto]]
+
+
+def test_few_cells_are_all_in_the_one_file(tmp_path: Path) -> None:
+    published(tmp_path, WHOLE_CELLS)
+    assert [path.name for path in tmp_path.iterdir()] == [VERDICTS]
+
+
+def test_many_cells_are_not_written_anew_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    monkeypatch.setattr(
+        "qemu_diff.report.results.write_whole",
+        lambda path, content: (written.append(len(content)), write_whole(path, content)),
+    )
+    file = published(tmp_path, len(MANY))
+    file.write(CampaignResult("c", MANY, (), complete=True))
+    after = [size for size in written if size > written[WHOLE_CELLS - 1]]
+    assert len(after) < 2 * len(MANY) // WHOLE_CELLS
+    assert [path.name for path in tmp_path.iterdir()] == [VERDICTS]
+    assert read_results(tmp_path) == CampaignResult("c", MANY, (), complete=True)
+
+
+def test_pairs_come_with_the_journal(tmp_path: Path) -> None:
+    file = published(tmp_path, WHOLE_CELLS)
+    result = CampaignResult("c", MANY[:WHOLE_CELLS], CAMPAIGN.pairs, complete=False)
+    file.write(result)
+    assert (tmp_path / JOURNAL).exists()
+    assert read_results(tmp_path) == result
+
+
+@pytest.mark.parametrize("changed", ["head", "cell", "fewer"])
+def test_what_is_not_only_more_is_written_anew(tmp_path: Path, changed: str) -> None:
+    file = published(tmp_path, WHOLE_CELLS + 2)
+    cells = MANY[: WHOLE_CELLS + 3]
+    result = CampaignResult("c", cells, (), complete=False)
+    if changed == "head":
+        result = replace(result, only=("*",))
+    elif changed == "cell":
+        result = replace(result, cells=(replace(cells[0], steps=7), *cells[1:]))
+    else:
+        result = replace(result, cells=cells[1:])
+    file.write(result)
+    assert not (tmp_path / JOURNAL).exists()
+    assert read_results(tmp_path) == result
+
+
+@given(cut=st.integers(0, 10_000))
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_journal_that_was_cut_off_keeps_its_whole_lines(tmp_path: Path, cut: int) -> None:
+    published(tmp_path, WHOLE_CELLS + 3)
+    journal = tmp_path / JOURNAL
+    content = journal.read_bytes()
+    kept = content[: cut % len(content)]
+    journal.write_bytes(kept)
+    whole = max(0, kept.count(b"\n") - 1)
+    assert len(ids(tmp_path)) == WHOLE_CELLS + whole
+
+
+def test_a_journal_that_goes_on_with_other_verdicts_is_none(tmp_path: Path) -> None:
+    published(tmp_path, WHOLE_CELLS + 3)
+    journal = (tmp_path / JOURNAL).read_bytes()
+    VerdictsFile(tmp_path).write(CAMPAIGN)
+    (tmp_path / JOURNAL).write_bytes(journal)
+    assert read_results(tmp_path) == CAMPAIGN
+
+
+@pytest.mark.parametrize(("line", "said"), [(b"{", "not JSON: "), (b"[]", "no cell, and no pair")])
+def test_a_journal_that_can_not_be_read_is_named(tmp_path: Path, line: bytes, said: str) -> None:
+    published(tmp_path, WHOLE_CELLS + 3)
+    with (tmp_path / JOURNAL).open("ab") as stream:
+        stream.write(line + b"\n")
+    with pytest.raises(ResultsError) as caught:
+        read_results(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / JOURNAL}:5: {said}")
+
+
+def test_a_journal_that_can_not_be_written_is_made_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = published(tmp_path, WHOLE_CELLS)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(InfrastructureError, match=r"verdicts\.jsonl: No space left on device"):
+            file.write(CampaignResult("c", MANY[: WHOLE_CELLS + 1], (), complete=False))
+    file.write(CampaignResult("c", MANY[: WHOLE_CELLS + 2], (), complete=False))
+    assert ids(tmp_path) == [one.cell.id for one in MANY[: WHOLE_CELLS + 2]]
+
+
+def test_previous_results_keep_their_journal(tmp_path: Path) -> None:
+    directory = tmp_path / "results"
+    directory.mkdir()
+    published(directory, WHOLE_CELLS + 3)
+    with open_results(directory):
+        write_results(CAMPAIGN, directory)
+    assert len(ids(tmp_path / "results.previous")) == WHOLE_CELLS + 3
+    assert read_results(directory) == CAMPAIGN
