@@ -47,7 +47,6 @@ from qemu_diff.compare.placement_map import violation_of
 from qemu_diff.compare.placements import NOT_DELIVERED
 from qemu_diff.compare.signature import grouped, signature, signature_of
 from qemu_diff.compare.slices import pass_of_record, pass_of_run
-from qemu_diff.compare.state import violation_of_register
 from qemu_diff.drive.job import Job, Routine, quiet_job, table_job
 from qemu_diff.drive.recorded_job import RecordedJob, recorded_job
 from qemu_diff.errors import CorruptDataError, InfrastructureError, LostGuestError
@@ -299,9 +298,9 @@ def _broken_steps(observation: Observation, trace: Trace) -> Iterator[_Broken]:
 
 def _broken_reads(observation: Observation, trace: Trace) -> Iterator[_Broken]:
     state, passes = observation.state, pass_of_record(trace.records)
+    kinds = state.kinds
     for index in np.flatnonzero(state.broken).tolist():
-        kind = violation_of_register(int(state.register[index]))
-        yield int(passes[state.record[index]]), int(state.pc[index]), kind, NOT_DELIVERED
+        yield int(passes[state.record[index]]), int(state.pc[index]), kinds[index], NOT_DELIVERED
 
 
 def placements_of_pass(trace: Trace, number: int) -> Placements:

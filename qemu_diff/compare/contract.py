@@ -235,6 +235,8 @@ class _Closing:
     :param at_vector: indexes of the groups that end with L2 at an IRQ's vector. Shape (v,).
     :param elr: ELR_EL1 there. Shape (v,).
     :param spsr: SPSR_EL1 there. Shape (v,).
+    :param stood_at: where the return before, of the same group, showed L2, or ``UNKNOWN_PC``.
+        Shape (v,).
     """
 
     pc: NDArray[np.int64]
@@ -242,10 +244,11 @@ class _Closing:
     at_vector: NDArray[np.int64]
     elr: NDArray[np.int64]
     spsr: NDArray[np.int64]
+    stood_at: NDArray[np.int64]
 
 
 def _closing(window: Window) -> _Closing:
-    run = window.groups.run
+    run, first = window.groups.run, window.groups.first_run
     row = window.returns.row[run]
     at_vector = np.flatnonzero(window.returns.flags[run] & RecordFlag.AT_VECTOR)
     detail = window.records["detail"][row[at_vector], :2].astype(np.int64)
@@ -255,6 +258,7 @@ def _closing(window: Window) -> _Closing:
         at_vector=at_vector,
         elr=detail[:, 0],
         spsr=detail[:, 1],
+        stood_at=np.where(run > first, window.groups.pc_before[run], UNKNOWN_PC)[at_vector],
     )
 
 
@@ -437,14 +441,19 @@ def _takes_irq(
     last: _LastExecutions,
     program: Program,
 ) -> NDArray[np.bool_]:
-    """Groups that end at the vector of an IRQ that L2 could take, after one instruction at most."""
+    """Groups that end at the vector of an IRQ that L2 could take, after one instruction at most.
+
+    It takes a second one at the vector of the first if user space sees it there, unmasks IRQs and
+    enters it again.
+    """
     found = np.zeros(len(executed), dtype=bool)
     at = closing.at_vector
     elr, pc, previous = closing.elr, last.pc[at], groups.previous_pc[at]
     from_previous = (elr == previous) | (previous == UNKNOWN_PC)
     after_one = program.follows(pc, elr, last.register[at], last.recorded[at], last.mode[at])
     again = last.faulted[at] & (elr == pc)
-    where = np.where(executed[at] == 0, from_previous, after_one | again)
+    second = (elr == closing.stood_at) & program.is_irq_vector(closing.stood_at)
+    where = np.where(executed[at] == 0, from_previous, after_one | again) | second
     found[at] = program.takes_irq(closing.pc[at], closing.spsr) & where
     return found
 

@@ -142,19 +142,27 @@ class StateReads:
         """Which showed something else than the register's own value. Shape (n,)."""
         return np.asarray(self.read != self.own)
 
+    @property
+    def as_job_expects(self) -> NDArray[np.bool_]:
+        """Of which the job says what they must show: the whole register. Shape (n,)."""
+        return np.asarray(self.origin == self.record)
+
+    @property
+    def kinds(self) -> tuple[ViolationKind, ...]:
+        """What each is, if it is wrong: of PSTATE, where no other bit than SS is."""
+        ss = np.where(self.as_job_expects, PSTATE_SS, 1).astype(np.uint64)
+        leaks = (self.register == REGISTER_PSTATE) & ((self.read ^ self.own) & ~ss == 0)
+        return tuple(
+            ViolationKind.SS_LEAK if leak else ViolationKind.STATE_MISMATCH
+            for leak in leaks.tolist()
+        )
+
 
 _NONE = np.zeros(0, dtype=np.int64)
 _NO_VALUES = np.zeros(0, dtype=np.uint64)
 NO_READS = StateReads(
     _NONE, _NONE, _NONE, _NONE, _NO_VALUES, _NO_VALUES, _NONE, np.zeros(0, dtype=bool)
 )
-
-
-def violation_of_register(register: int) -> ViolationKind:
-    """What a wrong value of it is."""
-    if register == REGISTER_PSTATE:
-        return ViolationKind.SS_LEAK
-    return ViolationKind.STATE_MISMATCH
 
 
 def join_reads(parts: list[StateReads]) -> StateReads:

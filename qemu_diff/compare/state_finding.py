@@ -7,7 +7,7 @@ import numpy as np
 from qemu_diff.abi import RecordKind
 from qemu_diff.compare.returns import instruction_at, return_name
 from qemu_diff.compare.slices import UNKNOWN_PC, pass_of_record
-from qemu_diff.compare.state import REGISTERS, StateReads, violation_of_register
+from qemu_diff.compare.state import REGISTERS, StateReads
 from qemu_diff.drive.registers import register_name
 from qemu_diff.model import Finding
 from qemu_diff.trace.listing import Listing
@@ -35,9 +35,10 @@ def state_finding(
     where = at.label if pc == UNKNOWN_PC else f"{pc:#x} {at.label}"
     stepping = bool(state.stepping[index])
     own_from = _own_from(trace, record, int(state.origin[index]))
-    name = REGISTERS.get(register) or register_name(register).upper()
+    shown = "" if state.as_job_expects[index] else REGISTERS.get(register, "")
+    name = shown or register_name(register).upper()
     return Finding(
-        kind=violation_of_register(register),
+        kind=state.kinds[index],
         boot=boot,
         report=max(0, int(state.run[index])),
         pass_number=max(0, int(pass_of_record(trace.records)[record])),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from itertools import compress
 from types import MappingProxyType
 
 import numpy as np
@@ -23,7 +24,6 @@ from qemu_diff.compare.placement_map import (
 )
 from qemu_diff.compare.placements import NOT_DELIVERED
 from qemu_diff.compare.returns import instruction_at
-from qemu_diff.compare.state import violation_of_register
 from qemu_diff.model import (
     FROM_OUTSIDE,
     Breakdown,
@@ -185,7 +185,7 @@ def _broken_steps(observation: Observation) -> list[tuple[int, ViolationKind]]:
 def _broken_reads(observation: Observation) -> list[tuple[int, ViolationKind]]:
     """(PC, kind) of each wrong value that user space read."""
     state = observation.state
-    kinds = map(violation_of_register, state.register[state.broken].tolist())
+    kinds = compress(state.kinds, state.broken.tolist())
     return list(zip(state.pc[state.broken].tolist(), kinds, strict=True))
 
 
@@ -193,8 +193,7 @@ def _breakdown(observation: Observation, listing: Listing) -> tuple[Breakdown, .
     """Per instruction and kind."""
     steps, state = observation.steps, observation.state
     stepped = Counter(steps.instruction.tolist())
-    kinds = map(violation_of_register, state.register.tolist())
-    read = Counter(zip(state.pc.tolist(), kinds, strict=True))
+    read = Counter(zip(state.pc.tolist(), state.kinds, strict=True))
     broken = Counter(_broken_steps(observation) + _broken_reads(observation))
     return tuple(
         Breakdown(instruction_at(listing, pc), kind, number, read[pc, kind] or stepped[pc])

@@ -13,7 +13,7 @@ from cyclopts import App, Parameter
 
 MEASUREMENTS = (
     "floor", "levers", "alternatives", "setup", "analysis",
-    "mutants", "garbage", "isolation", "faults", "soak", "same",
+    "mutants", "garbage", "isolation", "faults", "processes", "soak", "same",
 )  # fmt: skip
 """Modules of this package with a ``measure() -> Measured``, in the pages' order."""
 

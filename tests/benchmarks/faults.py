@@ -463,8 +463,13 @@ class OnePlace(Place):
 
 def measure() -> Measured:
     """All walks, one after the other."""
-    with tempfile.TemporaryDirectory(prefix="faults-") as name:
-        outcomes = list(_all(Path(name)))
+    # No name of tempfile's: such a one is no part of a point's name (inject.c, is_random()).
+    directory = Path(tempfile.gettempdir(), f"faults-{os.getpid()}")
+    directory.mkdir()
+    try:
+        outcomes = list(_all(directory))
+    finally:
+        shutil.rmtree(directory)
     return Measured(
         "faults",
         "scripts/measure faults",

@@ -412,7 +412,8 @@ def stops_for_irq(group: Group, done: Sequence[Row], code: Code) -> bool:
     """The report is where an IRQ goes, and L2's own registers say that it was allowed to come.
 
     SPSR_EL1 holds the PSTATE that was interrupted, ELR_EL1 the instruction that is next: after the
-    one that was executed, that itself if it faulted, or where L2 stood if none was.
+    one that was executed, that itself if it faulted, or where L2 stood if none was. A second IRQ
+    interrupts the first one's handler, where user space saw L2 at its vector and unmasked IRQs.
     """
     record = group.report
     if not record["flags"] & RecordFlag.AT_VECTOR:
@@ -421,6 +422,8 @@ def stops_for_irq(group: Group, done: Sequence[Row], code: Code) -> bool:
     modes = code.irq_vectors.get(group.reported_pc, set())
     if spsr & 0x1F not in modes or spsr & IRQS_MASKED:
         return False
+    if len(group.runs) > 1 and elr in code.irq_vectors and elr == int(group.runs[-2][1]["pc"]):
+        return True
     if not done:
         return group.stands_at in (None, elr)
     again = {done[0].pc} if faults_at_last(group, code) else set()

@@ -794,6 +794,28 @@ INTERRUPTED = (
         OK,
     ),
     case(
+        "a second IRQ at the vector of the first, where user space has unmasked IRQs",
+        stepping()
+        .run(*excursion(V, A + 4, executes(A))[:-1], eintr(V))
+        .set_pstate(OPEN)
+        .run(phantom(V), sync(), at_vector(V, V)),
+        OK,
+    ),
+    case(
+        "a second IRQ at the vector of the first, which nobody has unmasked",
+        stepping()
+        .run(*excursion(V, A + 4, executes(A))[:-1], eintr(V))
+        .run(phantom(V), sync(), at_vector(V, V, EL1H)),
+        WRONG_PC,
+    ),
+    case(
+        "a second IRQ at a vector where user space has not seen L2",
+        stepping()
+        .run(*excursion(V, A + 4, executes(A))[:-1], eintr(A + 4))
+        .run(phantom(V), sync(), at_vector(V, V)),
+        WRONG_PC,
+    ),
+    case(
         "an IRQ from EL0",
         stepping().run(phantom(V0), sync(), at_vector(V0, A, OPEN_EL0)),
         OK,

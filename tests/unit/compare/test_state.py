@@ -52,7 +52,6 @@ from qemu_diff.compare.state import (
     StateReads,
     join_reads,
     state_reads,
-    violation_of_register,
 )
 from qemu_diff.errors import CorruptDataError
 from qemu_diff.model import ViolationKind
@@ -431,9 +430,26 @@ def test_registers_have_names() -> None:
     assert len(REGISTERS) == 2 + 4 * 16
 
 
-def test_kinds() -> None:
-    assert violation_of_register(REGISTER_PSTATE) is ViolationKind.SS_LEAK
-    assert violation_of_register(MDSCR) is ViolationKind.STATE_MISMATCH
+@pytest.mark.parametrize(
+    ("register", "read", "expected", "kind"),
+    [
+        (REGISTER_PSTATE, SS, True, ViolationKind.SS_LEAK),
+        (REGISTER_PSTATE, 1 << 30, True, ViolationKind.STATE_MISMATCH),
+        (REGISTER_PSTATE, SS | 1, True, ViolationKind.STATE_MISMATCH),
+        (REGISTER_PSTATE, 1, True, ViolationKind.STATE_MISMATCH),
+        (REGISTER_PSTATE, 1, False, ViolationKind.SS_LEAK),
+        (MDSCR, 1, False, ViolationKind.STATE_MISMATCH),
+        (MDSCR, SS, True, ViolationKind.STATE_MISMATCH),
+    ],
+)
+def test_kinds(register: int, read: int, expected: bool, kind: ViolationKind) -> None:
+    """A job names the whole of PSTATE; what else is known of it is SS alone, 0 or 1."""
+    one = np.array([7])
+    value, none = np.array([read], np.uint64), np.array([0], np.uint64)
+    origin = one if expected else one - 1
+    off = np.array([False])
+    state = StateReads(one, one, one, np.array([register]), value, none, origin, off)
+    assert state.kinds == (kind,)
 
 
 def test_every_exemption_has_a_source() -> None:

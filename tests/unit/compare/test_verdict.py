@@ -84,7 +84,7 @@ def reads(*some: Read) -> StateReads:
         register=register,
         read=read.astype(np.uint64),
         own=own.astype(np.uint64),
-        origin=np.zeros(len(some), np.int64),
+        origin=number - 1,
         stepping=np.ones(len(some), bool),
     )
 
