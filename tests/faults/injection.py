@@ -162,6 +162,7 @@ class Place:
             [sys.executable, "-m", "qemu_diff", *arguments],
             env=self.environment(**more, **{MARK: mark}),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+            preexec_fn=_listens,  # noqa: PLW1509 - it calls nothing that locks
         )  # fmt: skip
         meanwhile(process)
         said, _ = process.communicate(timeout=LIMIT_S)
@@ -210,6 +211,12 @@ class Place:
         """Begin anew: without results, and without what is temporary."""
         for directory in (self.results, self.scratch):
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _listens() -> None:
+    """Who was started in the background of a shell ignores SIGINT, and so would a run."""
+    for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(one, signal.SIG_DFL)
 
 
 def orphans(mark: str, directory: Path) -> tuple[str, ...]:
