@@ -241,7 +241,12 @@ def _claims(found: list[Mutant], control: list[dict[str, Any]], console: int) ->
 
 def _table(found: list[Mutant], *, mechanical: bool) -> Table:
     rows = tuple(
-        (one.name, one.breaks, _killed_by(one), str(len(one.kills)))
+        (
+            one.name,
+            f"`{one.breaks}`" if mechanical else one.breaks,
+            _killed_by(one),
+            str(len(one.kills)),
+        )
         for one in found
         if one.mechanical is mechanical
     )
