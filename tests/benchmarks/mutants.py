@@ -274,7 +274,11 @@ def _alive(found: list[Mutant]) -> Table:
 
 
 def _plot(found: list[Mutant]) -> Plot:
-    by_kind = Counter(kind for one in found for kind in {kind for _, kind in one.kills})
+    by_kind = Counter(
+        kind
+        for one in found
+        for kind in {kind for _, kinds in one.kills for kind in kinds.split("+")}
+    )
     ordered = by_kind.most_common(8)
     points = tuple((float(x), float(number)) for x, (_, number) in enumerate(ordered))
     return Plot(

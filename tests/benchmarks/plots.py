@@ -15,6 +15,9 @@ from matplotlib.axes import Axes
 BAR_GROUP = 0.8
 """Width of all bars of one x, in units of x."""
 
+TICK_CHARACTERS = 60
+"""Words below an axis that fit there side by side."""
+
 
 def draw(plot: Plot, path: Path) -> None:
     """Draw a plot to an SVG file, the same bytes for the same data."""
@@ -38,7 +41,7 @@ def _lines(axes: Axes, plot: Plot) -> None:
     for series in plot.series:
         axes.plot(*zip(*series.points, strict=True), marker="o", markersize=4, label=series.name)
     if plot.ticks:
-        axes.set_xticks(range(len(plot.ticks)), plot.ticks)
+        _ticks(axes, plot)
 
 
 def _bars(axes: Axes, plot: Plot) -> None:
@@ -47,4 +50,10 @@ def _bars(axes: Axes, plot: Plot) -> None:
         shift = (number + 0.5) * width - BAR_GROUP / 2
         places = [x + shift for x, _ in series.points]
         axes.bar(places, [y for _, y in series.points], width, label=series.name)
-    axes.set_xticks(range(len(plot.ticks)), plot.ticks)
+    _ticks(axes, plot)
+
+
+def _ticks(axes: Axes, plot: Plot) -> None:
+    room = sum(map(len, plot.ticks)) <= TICK_CHARACTERS
+    slanted = {} if room else {"rotation": 25, "ha": "right"}
+    axes.set_xticks(range(len(plot.ticks)), plot.ticks, **slanted)
