@@ -279,7 +279,8 @@ def test_l0_that_does_not_start(bench: Bench, tmp_path: Path) -> None:
 )
 def test_killed_in_the_midst(bench: Bench, tmp_path: Path, victim: str, reason: str) -> None:
     def kill() -> None:
-        wait_for(lambda: "vCont;s" in packets_of(bench.scratch))
+        # The second step begins when the first one's stop was noted.
+        wait_for(lambda: packets_of(bench.scratch).count("vCont;s") > 1)
         for pid, name in children(os.getpid()).items():
             if name.startswith(victim):
                 os.kill(pid, signal.SIGKILL)
