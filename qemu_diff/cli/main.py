@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -38,7 +39,7 @@ def main() -> NoReturn:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, interruption)
     try:
-        status = _run(sys.argv[1:])
+        status = _run(sys.argv[1:], interruption)
     except KeyboardInterrupt:  # while something else was told
         status = failed(ExitCode.LOST)
     except OSError as error:  # nor could what was wrong be written down: the disk is full
@@ -75,8 +76,13 @@ class _Interruption:
             remove_held()
             os._exit(self._status)
 
+    def end_at_once(self) -> None:
+        """The next one is taken for the second. An exception out of the midst of a write would have
+        what was written stay in its buffer, and be said again."""
+        self._first = -math.inf
 
-def _run(arguments: list[str]) -> int:
+
+def _run(arguments: list[str], interruption: _Interruption) -> int:
     complaints = complaints_here()
     status: int | None = ExitCode.AS_EXPECTED
     failed = _failure(arguments)
@@ -85,15 +91,18 @@ def _run(arguments: list[str]) -> int:
             arguments, exit_on_error=False, print_error=False, result_action="return_value"
         )
     except CycloptsError as error:
+        interruption.end_at_once()
         complaints.print(f"qemu-diff: {' '.join(str(error).split())}; see qemu-diff --help")
         return failed(ExitCode.USER_ERROR)
     except QemuDiffError as error:
+        interruption.end_at_once()
         complaints.print(f"qemu-diff: {error}")
         return failed(error.exit_code, of_the_commit=isinstance(error, OF_THE_COMMIT))
     except KeyboardInterrupt:
         complaints.print("qemu-diff: interrupted")
         return failed(ExitCode.LOST)
     except Exception as error:  # whatever it is, it is ours, and no verdict about a kernel
+        interruption.end_at_once()
         # Anybody may have laid a link under a name that can be guessed.
         with tempfile.NamedTemporaryFile(
             "w", prefix="qemu-diff-crash-", suffix=".txt", delete=False

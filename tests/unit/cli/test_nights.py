@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qemu_diff.campaign.ledger import SCHEMA
-from qemu_diff.cli.main import _run
+from qemu_diff.cli.main import _Interruption, _run
 
 CAMPAIGN = """
 [campaign]
@@ -29,7 +29,7 @@ def mistake(capsys: pytest.CaptureFixture[str]) -> Say:
     """What is said of a mistake: one line, exit status 2."""
 
     def said(*arguments: str | Path) -> str:
-        assert _run([str(one) for one in arguments]) == 2
+        assert _run([str(one) for one in arguments], _Interruption(3)) == 2
         (line,) = capsys.readouterr().err.splitlines()
         return line
 
@@ -106,7 +106,8 @@ def test_history_of_what_is_not_there(tmp_path: Path, mistake: Say) -> None:
     assert nothing == f"qemu-diff: {path}: nothing was run yet, or with another --ledger"
     results(tmp_path / "out")
     for _ in range(2):
-        assert _run(["history", "--add", str(tmp_path / "out"), "--ledger", str(path)]) == 0
+        arguments = ["history", "--add", str(tmp_path / "out"), "--ledger", str(path)]
+        assert _run(arguments, _Interruption(3)) == 0
     for arguments, words in (
         (["tset"], "no run of a campaign 'tset'; did you mean 'test'?"),
         (["--cell", "x*"], "--cell x*: no cell of campaign 'test' in the ledger matches"),

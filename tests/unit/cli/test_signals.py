@@ -110,6 +110,25 @@ def test_one_that_comes_when_all_is_said_kills_nobody(tmp_path: Path) -> None:
     assert process.returncode in (2, 3)
 
 
+TELLS = """
+import os, signal, sys
+from qemu_diff.cli.main import _Interruption
+interruption = _Interruption(3)
+signal.signal(signal.SIGTERM, interruption)
+interruption.end_at_once()
+print("qemu-diff: wrong", file=sys.stderr)
+os.kill(os.getpid(), signal.SIGTERM)
+print("not come to", file=sys.stderr)
+"""
+
+
+def test_one_that_comes_while_it_is_said_what_is_wrong_ends_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TELLS], stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False
+    )
+    assert (done.returncode, done.stderr) == (3, "qemu-diff: wrong\n")
+
+
 def test_what_is_to_go_on_without_its_terminal_goes_on() -> None:
     """nohup(1) ignores the signal for what it starts."""
     code = (
