@@ -30,6 +30,7 @@ patches = ["guest_images/patches/unpatched.patch"]
 """
 SCENARIO = '[[scenario]]\npayload = "hvc"\nflood = {{ count = {number} }}\n'
 KERNELS = 2
+REPEATS = 3
 
 Costs = dict[str, tuple[float, ...]]
 """What is done → process seconds, for each number of cells."""
@@ -48,11 +49,19 @@ def costs_of_cells(numbers: tuple[int, ...]) -> Costs:
             outcome(f"cell-{at}", CellVerdict.FAIL if at % 10 == 0 else CellVerdict.PASS)
             for at in range(number)
         )
-        with tempfile.TemporaryDirectory(prefix="qemu-diff-") as name:
-            costs = {**_planning(Path(name), number), **_publishing(Path(name), results)}
-        for what, seconds in costs.items():
+        for what, seconds in _least(number, results).items():
             found.setdefault(what, []).append(seconds)
     return {what: tuple(seconds) for what, seconds in found.items()}
+
+
+def _least(number: int, results: tuple[CellResult, ...]) -> dict[str, float]:
+    """Of several times: what else the machine does only adds to it (timeit, ``repeat()``)."""
+    times = []
+    for _ in range(REPEATS):
+        with tempfile.TemporaryDirectory(prefix="qemu-diff-") as name:
+            costs = {**_planning(Path(name), number), **_publishing(Path(name), results)}
+        times.append(costs)
+    return {what: min(one[what] for one in times) for what in times[0]}
 
 
 def process_s(what: Callable[[], object]) -> float:
