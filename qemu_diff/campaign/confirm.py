@@ -298,9 +298,9 @@ def _broken_steps(observation: Observation, trace: Trace) -> Iterator[_Broken]:
 
 def _broken_reads(observation: Observation, trace: Trace) -> Iterator[_Broken]:
     state, passes = observation.state, pass_of_record(trace.records)
-    kinds = state.kinds
-    for index in np.flatnonzero(state.broken).tolist():
-        yield int(passes[state.record[index]]), int(state.pc[index]), kinds[index], NOT_DELIVERED
+    kinds = state.kinds(state.broken)
+    for index, kind in zip(np.flatnonzero(state.broken).tolist(), kinds, strict=True):
+        yield int(passes[state.record[index]]), int(state.pc[index]), kind, NOT_DELIVERED
 
 
 def placements_of_pass(trace: Trace, number: int) -> Placements:

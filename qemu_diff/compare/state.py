@@ -147,15 +147,14 @@ class StateReads:
         """Of which the job says what they must show: the whole register. Shape (n,)."""
         return np.asarray(self.origin == self.record)
 
-    @property
-    def kinds(self) -> tuple[ViolationKind, ...]:
-        """What each is, if it is wrong: of PSTATE, where no other bit than SS is."""
-        ss = np.where(self.as_job_expects, PSTATE_SS, 1).astype(np.uint64)
-        leaks = (self.register == REGISTER_PSTATE) & ((self.read ^ self.own) & ~ss == 0)
-        return tuple(
+    def kinds(self, some: NDArray[np.bool_] | slice) -> list[ViolationKind]:
+        """What each of some reads is, if it is wrong: a leak, where no other bit of PSTATE is."""
+        ss = np.where(self.as_job_expects[some], PSTATE_SS, 1).astype(np.uint64)
+        alone = (self.read[some] ^ self.own[some]) & ~ss == 0
+        return [
             ViolationKind.SS_LEAK if leak else ViolationKind.STATE_MISMATCH
-            for leak in leaks.tolist()
-        )
+            for leak in ((self.register[some] == REGISTER_PSTATE) & alone).tolist()
+        ]
 
 
 _NONE = np.zeros(0, dtype=np.int64)

@@ -37,8 +37,9 @@ def state_finding(
     own_from = _own_from(trace, record, int(state.origin[index]))
     shown = "" if state.as_job_expects[index] else REGISTERS.get(register, "")
     name = shown or register_name(register).upper()
+    (kind,) = state.kinds(slice(index, index + 1))
     return Finding(
-        kind=state.kinds[index],
+        kind=kind,
         boot=boot,
         report=max(0, int(state.run[index])),
         pass_number=max(0, int(pass_of_record(trace.records)[record])),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from itertools import compress
 from types import MappingProxyType
 
 import numpy as np
@@ -185,15 +184,15 @@ def _broken_steps(observation: Observation) -> list[tuple[int, ViolationKind]]:
 def _broken_reads(observation: Observation) -> list[tuple[int, ViolationKind]]:
     """(PC, kind) of each wrong value that user space read."""
     state = observation.state
-    kinds = compress(state.kinds, state.broken.tolist())
-    return list(zip(state.pc[state.broken].tolist(), kinds, strict=True))
+    pc = state.pc[state.broken].tolist()
+    return list(zip(pc, state.kinds(state.broken), strict=True))
 
 
 def _breakdown(observation: Observation, listing: Listing) -> tuple[Breakdown, ...]:
     """Per instruction and kind."""
     steps, state = observation.steps, observation.state
     stepped = Counter(steps.instruction.tolist())
-    read = Counter(zip(state.pc.tolist(), state.kinds, strict=True))
+    read = Counter(zip(state.pc.tolist(), state.kinds(slice(None)), strict=True))
     broken = Counter(_broken_steps(observation) + _broken_reads(observation))
     return tuple(
         Breakdown(instruction_at(listing, pc), kind, number, read[pc, kind] or stepped[pc])

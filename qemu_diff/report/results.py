@@ -102,8 +102,7 @@ def _emptied_previous(directory: Path) -> Path:
 def set_aside(
     directory: Path, cells: Collection[str], findings: Collection[str], *, keep: bool
 ) -> None:
-    """Leave nothing in a results directory but these cells and findings, and the
-    verdicts.
+    """Leave nothing in a results directory but these cells and findings, and the verdicts.
 
     :param keep: whether the others were judged: they are then kept in ``DIRECTORY.previous``,
         beside a copy of the verdicts. What a cut left of a cell is no result.
@@ -234,14 +233,13 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """
     scratch = path.with_name(path.name + ".new")
     try:
-        with scratch.open("wb") as stream:
-            stream.write(content if isinstance(content, bytes) else content.encode())
-            stream.flush()
-            # A rename may reach the disk before what was written (fsync(2), rename(2)).
-            os.fsync(stream.fileno())
-        scratch.replace(path)
-    except OSError as error:
-        raise InfrastructureError(f"{path}: {error.strerror}") from error
+        with _told_as(path):
+            with scratch.open("wb") as stream:
+                stream.write(content if isinstance(content, bytes) else content.encode())
+                stream.flush()
+                # A rename may reach the disk before what was written (fsync(2), rename(2)).
+                os.fsync(stream.fileno())
+            scratch.replace(path)
     finally:
         with suppress(OSError):
             scratch.unlink()
@@ -330,10 +328,10 @@ def _journal(path: Path, verdicts: bytes) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     # A line that was cut off is none.
-    first, *lines = [*_bytes_of(path).split(b"\n")[:-1], b""]
-    if first != _journal_of(verdicts):
+    lines = _bytes_of(path).split(b"\n")[:-1]
+    if lines[:1] != [_journal_of(verdicts)]:
         return []
-    found = [_json_of(line, f"{path}:{at}") for at, line in enumerate(lines[:-1], 2)]
+    found = [_json_of(line, f"{path}:{at}") for at, line in enumerate(lines[1:], 2)]
     for at, line in enumerate(found, 2):
         if not isinstance(line, dict):
             raise ResultsError(f"{path}:{at}: no cell, and no pair")

@@ -449,7 +449,8 @@ def test_kinds(register: int, read: int, expected: bool, kind: ViolationKind) ->
     origin = one if expected else one - 1
     off = np.array([False])
     state = StateReads(one, one, one, np.array([register]), value, none, origin, off)
-    assert state.kinds == (kind,)
+    assert state.kinds(slice(None)) == [kind]
+    assert state.kinds(state.broken) == [kind]
 
 
 def test_every_exemption_has_a_source() -> None:
