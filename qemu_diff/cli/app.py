@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cyclopts import App, Parameter
 
+from qemu_diff.campaign.finding_directory import tool_version
 from qemu_diff.campaign.outcome import MEANINGS
 
 app = App(
@@ -12,7 +13,8 @@ app = App(
     help_epilogue="Exit status: "
     + "; ".join(f"{code:d} {meaning}" for code, meaning in MEANINGS.items())
     + ".",
-    version_flags=[],
+    version=lambda: f"qemu-diff {tool_version()}",
+    version_flags=("--version",),
     default_parameter=Parameter(negative=()),
 )
 kernels = App(name="kernels", help="The kernels that campaigns boot, in the cache.")
