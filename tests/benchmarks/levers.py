@@ -112,6 +112,10 @@ LEVERS = (
     _with("`tb-size=1024`", _NOTHING, more=("-accel", "tcg,tb-size=1024")),
     _with("`-mem-prealloc`", "a longer start, and memory that L1 never touches",
           more=("-mem-prealloc",)),
+    _with("a memfd behind L1's memory", _NOTHING, more=(
+        "-object", f"memory-backend-memfd,id=ram,size={MachineSpec().memory_mib}M",
+        "-machine", "memory-backend=ram",
+    )),
     _with("one host CPU (`taskset`)", "the scheduler's business", around=("taskset", "-c", "0")),
     _with("one malloc arena", _NOTHING, around=("env", "MALLOC_ARENA_MAX=1")),
     _with("without icount", "a run would not repeat itself", icount=False),
