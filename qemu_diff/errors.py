@@ -19,6 +19,7 @@
     └── InfrastructureError       exit 3: never a verdict about a kernel
         ├── CompileError          our own C or assembly did not compile
         ├── LostGuestError        QEMU died, or the guest ended without a sealed record file
+        │   └── KilledGuestError      something of this machine's ended it: it tells nothing
         ├── CorruptDataError      a record or truth file that fails version, counts or checksum
         ├── DebuggerError         what drives a guest from outside does not answer as it must
         │   └── GdbStubError          QEMU's gdbstub refused, or fell silent
@@ -192,6 +193,10 @@ class CompileError(InfrastructureError):
 
 class LostGuestError(InfrastructureError):
     """The guest or its QEMU went away without leaving a sealed result."""
+
+
+class KilledGuestError(LostGuestError):
+    """Something of this machine's ended the guest, or left it no CPU: it tells nothing of it."""
 
 
 class CorruptDataError(InfrastructureError):

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qemu_diff.abi import SharedState
-from qemu_diff.campaign.cell import read_boot
+from qemu_diff.campaign.cell import STARVED, TOLD_TO_GO, read_boot
 from qemu_diff.compare.decode import program_of
 from qemu_diff.compare.observation import Observation, observe
 from qemu_diff.compare.signature import signature_of
 from qemu_diff.drive.in_guest import RECORDS, TIMER_LOG, TRUTH, Tools, boot
 from qemu_diff.drive.job import Job
 from qemu_diff.drive.recorded_job import RecordedJob
-from qemu_diff.errors import LostGuestError
+from qemu_diff.errors import KilledGuestError, LostGuestError
 from qemu_diff.guest.machine import Recording
-from qemu_diff.guest.process import Ending
+from qemu_diff.guest.process import Ending, GuestExit, how_ended
 from qemu_diff.model import Build, Cell, Finding, Payload, Signature
 from qemu_diff.trace.listing import Listing
 from qemu_diff.trace.trace import Trace
@@ -71,7 +71,8 @@ def fresh_boot(
 
     :param directory: gets the boot's files.
     :param recording: what QEMU is to record of it.
-    :raises LostGuestError: it did not come to its end: died, hung, oopsed, ran out of its budget.
+    :raises KilledGuestError: QEMU was killed, or had no CPU.
+    :raises LostGuestError: it did not come to its end: hung, oopsed, ran out of its budget.
     :raises InfrastructureError: QEMU can't be started, or the files contradict themselves.
     :raises Cancelled: it was called off.
     """
@@ -88,6 +89,8 @@ def fresh_boot(
         recording=recording,
     )
     ended, state = done.exit, done.header.state if done.header else SharedState.EMPTY
+    if befallen := what_befell(ended, bench.budget_s):
+        raise KilledGuestError(befallen)
     if ended.death or done.redirector or ended.ending is not Ending.EXITED:
         raise LostGuestError(ended.death or done.redirector or f"QEMU: {ended.ending}")
     if state is not SharedState.DONE:
@@ -97,6 +100,23 @@ def fresh_boot(
     program, listing = program_of(bench.payload), Listing(bench.payload)
     observation = observe(trace, program, listing, FRESH)
     return FreshBoot(directory, trace, observation, fingerprint_of(directory))
+
+
+def what_befell(ended: GuestExit, budget_s: float) -> str:
+    """What this machine did to a boot, or nothing.
+
+    :param budget_s: wall-clock seconds that the boot had.
+    """
+    if ended.death:
+        return ""
+    if ended.ending is Ending.DIED:
+        return f"QEMU died ({how_ended(ended.status)})"
+    if TOLD_TO_GO in ended.last_line:
+        return f"QEMU was told to end: {ended.last_line}"
+    starved = ended.starved_s is not None and ended.starved_s >= budget_s * STARVED
+    if ended.ending is Ending.OUT_OF_BUDGET and starved:
+        return f"QEMU had no CPU for {ended.starved_s:.0f} of {budget_s:g} s"
+    return ""
 
 
 def fingerprint_of(directory: Path) -> str:

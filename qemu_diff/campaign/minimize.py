@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from qemu_diff.abi import OperationCode, RecordFlag, RecordKind, StepRecords
-from qemu_diff.campaign.cell import LEARNING_DELAY_NS
+from qemu_diff.campaign.cell import ATTEMPTS, LEARNING_DELAY_NS
 from qemu_diff.campaign.confirm import passes_showing, placements_of_pass
 from qemu_diff.campaign.finding_directory import (
     PAYLOAD_SOURCE,
@@ -35,7 +35,16 @@ from qemu_diff.config.schema import NAME_LENGTH
 from qemu_diff.drive.in_guest import RECORDS
 from qemu_diff.drive.job import Job, Routine, compiled, quiet_job, sweep_job
 from qemu_diff.drive.script import parsed
-from qemu_diff.errors import InfrastructureError, QemuDiffError, ResultsError, UserError
+from qemu_diff.errors import (
+    CompileError,
+    CorruptDataError,
+    InfrastructureError,
+    KilledGuestError,
+    LostGuestError,
+    QemuDiffError,
+    ResultsError,
+    UserError,
+)
 from qemu_diff.flood.placement import Sweep
 from qemu_diff.guest.image import PAYLOADS, assemble
 from qemu_diff.guest.payload_source import PayloadSource, payload_source_of
@@ -127,7 +136,8 @@ def minimize(
     :returns: None where the finding does not come out at all.
     :raises UserError: ``out`` can't be made, or the flood is none that a sweep stands for.
     :raises ResultsError: the finding's source does not give its payload.
-    :raises InfrastructureError: QEMU can't be started.
+    :raises KilledGuestError: QEMU was killed, again and again.
+    :raises InfrastructureError: QEMU can't be started, or the disk is full.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is there already; name another directory with --out")
@@ -221,9 +231,8 @@ class _Minimizer:
         """
         yield delay
         quiet = Sweep(LEARNING_DELAY_NS, 0, 2)
-        try:
-            done = self._run(payload, self._sweep(payload, quiet))
-        except InfrastructureError:
+        done = self._run(payload, self._sweep(payload, quiet))
+        if done is None:
             return
         for extra in _extra_of_first_pass(done):
             for offset in (0, -self._width() // 3, self._width() // 3):
@@ -332,20 +341,28 @@ class _Minimizer:
 
     def _booted(self, payload: Payload, job: Job) -> FreshBoot | None:
         """A boot that shows the signature."""
-        try:
-            done = self._run(payload, job)
-        except InfrastructureError:
-            return None
+        done = self._run(payload, job)
         wanted = self._record.signature
-        return done if done.finding(self._bench.cell, payload, wanted) else None
+        return done if done and done.finding(self._bench.cell, payload, wanted) else None
 
-    def _run(self, payload: Payload, job: Job) -> FreshBoot:
-        self.boots += 1
-        directory = self._scratch / f"boot-{self.boots}"
-        try:
-            return fresh_boot(replace(self._bench, payload=payload), job, directory)
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
+    def _run(self, payload: Payload, job: Job) -> FreshBoot | None:
+        """A boot that came to its end; None where the candidate runs away.
+
+        :raises InfrastructureError: what came in between is no candidate's doing.
+        """
+        bench = replace(self._bench, payload=payload)
+        for _ in range(ATTEMPTS):
+            self.boots += 1
+            directory = self._scratch / f"boot-{self.boots}"
+            try:
+                return fresh_boot(bench, job, directory)
+            except KilledGuestError as error:
+                killed = error
+            except (LostGuestError, CorruptDataError, CompileError):
+                return None
+            finally:
+                shutil.rmtree(directory, ignore_errors=True)
+        raise killed
 
 
 def _extra_of_first_pass(done: FreshBoot) -> tuple[int, ...]:

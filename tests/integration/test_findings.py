@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from benchmarks.faults import qemus
 from integration.cli_run import ROOT, CliRun, command, environment, qemu_diff, run_campaign
 
 from qemu_diff.model import Build
@@ -190,6 +191,35 @@ def test_a_placed_interrupt_comes_down_to_one_instruction(found: CliRun, tmp_pat
     assert (cell["verdict"], cell["steps"], cell["lost_steps"]) == (
         expected["verdict"], expected["steps"], 1,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kills", "status", "says"),
+    [
+        (1, 0, "instructions are left, and none of them can go"),
+        (99, 3, "QEMU died (signal 9)"),
+    ],
+)
+def test_a_killed_qemu_tells_nothing_of_a_candidate(
+    found: CliRun, tmp_path: Path, kills: int, status: int, says: str
+) -> None:
+    """A dead QEMU once had the finding `not reproduced`."""
+    finding = found.results / "findings" / f"{HVC}.lost-step.first_hvc.handle_hvc"
+    with subprocess.Popen(
+        command("minimize", finding, "--out", tmp_path / "small"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+    ) as process:  # fmt: skip
+        killed: set[int] = set()
+        while process.poll() is None:
+            for one in qemus(process.pid):
+                if one.pid not in killed and len(killed) < kills:
+                    one.kill()
+                    killed.add(one.pid)
+            time.sleep(0.002)
+        stdout, stderr = process.communicate()
+    assert (process.returncode, len(killed)) == (status, min(kills, 2))
+    assert says in " ".join((stdout + stderr).split())
+    assert stderr.count("\n") == (status != 0)
 
 
 def test_a_finding_of_another_kernel_is_not_made_small(
