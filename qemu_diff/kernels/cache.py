@@ -284,6 +284,7 @@ def find(key: str) -> KernelMetadata | None:
     directory = entry_directory(key)
     if not directory.is_dir():
         return None
+    sweep(directory)
     metadata = _load(directory)
     if metadata is None or not _intact(directory, metadata):
         shutil.rmtree(directory, ignore_errors=True)

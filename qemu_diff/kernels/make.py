@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..confinement import cut_off
+from ..scratch import sweep
 from . import cache, toolchain
 
 #: Constants in place of what tuxmake and Kbuild take from the tree, the machine and the clock: the
@@ -124,6 +125,8 @@ def _prepare(run: MakeRun) -> None:
     shutil.rmtree(run.output, ignore_errors=True)
     run.output.mkdir(parents=True)
     run.objects.mkdir(parents=True, exist_ok=True)
+    # Where the .config came out the same, nobody else makes one beside it again.
+    sweep(run.objects)
     _discard_half_written(run.objects)
 
 

@@ -382,10 +382,13 @@ def test_objects_of_a_killed_make_are_not_trusted(fakelinux: Path, cache_directo
     (objects / ".qemu-diff-running").touch()
     (objects / "kernel/fork.o").write_bytes(b"half an obj")
     (objects / "vmlinux").unlink()
+    left = objects / ".scratch-of-a-killed-one"
+    left.mkdir()
     shutil.rmtree(cache_directory / "kernels")
     again = build_kernel(spec(fakelinux))
     assert again.image.read_bytes() == good
     assert compiled(again) == ["kernel/fork.o"]
+    assert not left.exists()
 
 
 def test_two_builds_of_one_tree_wait_for_each_other(fakelinux: Path) -> None:

@@ -95,6 +95,14 @@ def test_names_gather() -> None:
     assert metadata.names == ("name-k", "candidate")
 
 
+def test_whoever_was_killed_while_it_noted_a_use_leaves_nothing() -> None:
+    publish("k")
+    left = cache.entry_directory("k") / ".scratch-of-a-killed-one"
+    left.mkdir()
+    assert cache.find("k") is not None
+    assert not left.exists()
+
+
 def test_the_list_has_the_last_used_first() -> None:
     for days, key in ((3, "old"), (1, "new"), (2, "middle")):
         publish(key)
