@@ -21,7 +21,25 @@ HIDDEN = ".scratch-"
 TEMPORARY = "qemu-diff-scratch-"
 """How they are called among others' in the directory for what is temporary."""
 
+_PLACES = ("/tmp", "/var/tmp", "/usr/tmp")
+
 _ours: set[Path] = set()
+
+
+def temporary() -> Path:
+    """The directory for what is temporary: where :mod:`tempfile` would have it.
+
+    That tries each by writing a file, which whoever is killed meanwhile leaves there for good; we
+    ask, and tell it.
+
+    :raises FileNotFoundError: there is none.
+    """
+    if tempfile.tempdir is None:
+        named = (os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
+        places = (Path(one).absolute() for one in (*named, *_PLACES) if one)
+        usable = (one for one in places if one.is_dir() and os.access(one, os.W_OK | os.X_OK))
+        tempfile.tempdir = next(map(str, usable), None)
+    return Path(tempfile.gettempdir())
 
 
 @contextmanager
@@ -31,7 +49,7 @@ def scratch_directory(beside: Path | None = None) -> Iterator[Path]:
     :param beside: where it is made; None: in the directory for what is temporary (``TMPDIR``).
     :raises OSError: it can't be made.
     """
-    parent, prefix = beside or Path(tempfile.gettempdir()), HIDDEN if beside else TEMPORARY
+    parent, prefix = beside or temporary(), HIDDEN if beside else TEMPORARY
     sweep(parent, prefix)
     directory, held = _made(parent, prefix)
     _ours.add(directory)

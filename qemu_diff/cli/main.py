@@ -10,6 +10,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -21,7 +22,7 @@ from qemu_diff.cli.run import BISECT_EXIT
 from qemu_diff.cli.terminal import complaints_here, never_failing, trouble_of
 from qemu_diff.errors import QemuDiffError
 from qemu_diff.kernels import OF_THE_COMMIT
-from qemu_diff.scratch import remove_held
+from qemu_diff.scratch import remove_held, temporary
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -38,6 +39,8 @@ def main() -> NoReturn:
         # What was started with nohup(1), or in the background of a script, is meant to go on.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, interruption)
+    with suppress(FileNotFoundError):  # who needs it says so
+        temporary()
     try:
         status = _run(sys.argv[1:], interruption)
     except KeyboardInterrupt:  # while something else was told

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +24,7 @@ from qemu.qmp import QMPClient, QMPError
 from qemu_diff.confinement import FILE_BYTES, OVERHEAD_BYTES, Confinement, confine, environment
 from qemu_diff.errors import InfrastructureError
 from qemu_diff.events import Event, emit
-from qemu_diff.scratch import scratch_directory
+from qemu_diff.scratch import scratch_directory, temporary
 
 # A QEMU that can't be asked any more is no news: what became of it is said in the cell's reason.
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
@@ -206,7 +205,7 @@ def _starved_s(pid: int) -> float | None:
 def private_socket() -> Iterator[Path]:
     """A path for a Unix socket, and room for others beside it, in a directory of its own: results,
     and ``TMPDIR``, may lie deeper than the 108 bytes that a socket's path may have (unix(7))."""
-    deep = len(os.fsencode(tempfile.gettempdir())) > MOST_PARENT_BYTES
+    deep = len(os.fsencode(temporary())) > MOST_PARENT_BYTES
     with scratch_directory(Path("/tmp") if deep else None) as directory:
         yield directory / "qmp"
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from qemu_diff.scratch import HIDDEN, TEMPORARY, scratch_directory
+from qemu_diff.scratch import HIDDEN, TEMPORARY, scratch_directory, temporary
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -105,3 +107,15 @@ def test_many_at_once_take_nothing_from_each_other(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(one, range(200)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_temporary_has_its_place_and_nothing_is_written_to_find_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "not-there"))
+    monkeypatch.setenv("TEMP", str(tmp_path))
+    os.utime(tmp_path, (0, 0))
+    assert temporary() == tmp_path
+    assert tmp_path.stat().st_mtime == 0
+    assert tempfile.gettempdir() == str(tmp_path)
