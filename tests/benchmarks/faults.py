@@ -2,6 +2,8 @@
 else befalls runs at night. About 40 minutes on two free CPUs.
 
 ``MEASURE_STRIDE`` takes only every so manieth point, ``MEASURE_CROWD`` another number than 64.
+``MEASURE_JOURNAL`` names a file: a walk that was cut off goes on there, and strikes again where it
+had found something wrong.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -119,6 +122,43 @@ class Outcome:
     wrong: tuple[str, ...]
 
 
+class Journal:
+    """Outcomes of walks, each kept as it comes."""
+
+    def __init__(self, path: Path | None) -> None:
+        """
+        :param path: JSON, a line for each; need not be there. None: nothing is kept.
+        """
+        self._path = path
+        self._right: dict[tuple[str, str, str], Outcome] = {}
+        self._one = threading.Lock()
+        if path is not None and path.exists():
+            for line in path.read_text().splitlines():
+                told = json.loads(line)
+                name = told.pop("walk")
+                self._note(name, Outcome(**{**told, "wrong": tuple(told["wrong"])}))
+        self.earlier = len(self._right)
+
+    def of(self, name: str, fault: Fault) -> Outcome | None:
+        """What came of a fault in a walk, if nothing was wrong."""
+        return self._right.get((name, fault.what, str(fault.point)))
+
+    def keep(self, name: str, outcome: Outcome) -> None:
+        """:param name: of the walk."""
+        with self._one:
+            self._note(name, outcome)
+            if self._path is not None:
+                with self._path.open("a") as file:
+                    file.write(json.dumps({"walk": name, **asdict(outcome)}) + "\n")
+
+    def _note(self, name: str, outcome: Outcome) -> None:
+        key = name, outcome.fault, outcome.where
+        if outcome.wrong:
+            self._right.pop(key, None)
+        else:
+            self._right[key] = outcome
+
+
 # --- the campaign --------------------------------------------------------------------------------
 
 
@@ -184,28 +224,37 @@ def disturbed(site: Site, fault: Fault) -> Outcome:
 
 
 def _outcome(fault: Fault, fired: bool, left: bool, wrong: tuple[str, ...]) -> Outcome:
-    point = fault.point
-    where = f"{point.name} #{point.nth}"
-    return Outcome(fault.what, stage_of(point), where, fired, left, wrong)
+    return Outcome(fault.what, stage_of(fault.point), str(fault.point), fired, left, wrong)
 
 
 def walk(
-    sites: Sequence[Site], faults: Iterable[Fault], strike: Callable[[Site, Fault], Outcome]
+    name: str,
+    sites: Sequence[Site],
+    faults: Iterable[Fault],
+    strike: Callable[[Site, Fault], Outcome],
+    journal: Journal,
 ) -> list[Outcome]:
-    """Put each of the faults into a run of its own, side by side at all the sites."""
+    """Put each of the faults into a run of its own, side by side at all the sites.
+
+    :param name: of the walk, in the journal.
+    """
     free: SimpleQueue[Site] = SimpleQueue()
     for one in sites:
         free.put(one)
 
     def struck(fault: Fault) -> Outcome:
+        if known := journal.of(name, fault):
+            return known
         site = free.get()
         try:
-            return strike(site, fault)
+            outcome = _said(strike(site, fault))
         finally:
             free.put(site)
+        journal.keep(name, outcome)
+        return outcome
 
     with ThreadPoolExecutor(len(sites)) as pool:
-        return [_said(outcome) for outcome in pool.map(struck, faults)]
+        return list(pool.map(struck, faults))
 
 
 def _said(outcome: Outcome) -> Outcome:
@@ -466,38 +515,42 @@ def measure() -> Measured:
     # No name of tempfile's: such a one is no part of a point's name (inject.c, is_random()).
     directory = Path(tempfile.gettempdir(), f"faults-{os.getpid()}")
     directory.mkdir()
+    kept = os.environ.get("MEASURE_JOURNAL")
+    journal = Journal(Path(kept) if kept else None)
     try:
-        outcomes = list(_all(directory))
+        outcomes = list(_all(directory, journal))
     finally:
         shutil.rmtree(directory)
+    what = "a campaign of two cells, five boots and a finding"
+    if journal.earlier:
+        what += f"; {journal.earlier} points were struck in an earlier part of the walk"
     return Measured(
         "faults",
         "scripts/measure faults",
-        conditions(find_qemu(), "a campaign of two cells, five boots and a finding"),
+        conditions(find_qemu(), what),
         claims=tuple(_claims(outcomes)),
         tables=(_table(outcomes), *_wrong(outcomes)),
     )
 
 
-def _all(directory: Path) -> Iterator[Outcome]:
+def _all(directory: Path, journal: Journal) -> Iterator[Outcome]:
     campaign = write_campaign(directory / "few.toml", FEW)
     sites = [site(directory / f"site-{number}", campaign) for number in range(SIDE_BY_SIDE)]
     points = ours(sites[0].points)
     print(f"{len(points)} points of a run", flush=True)
-    yield from walk(sites, map(Fault, points), disturbed)
     full = [Fault(one, errno.ENOSPC) for one in points if one.operation in TAKES_ROOM]
-    yield from walk(sites, full, disturbed)
-    yield from _kernels(directory)
+    yield from walk("run", sites, [*map(Fault, points), *full], disturbed, journal)
+    yield from _kernels(directory, journal)
     yield from _others(directory, sites[0])
 
 
-def _kernels(directory: Path) -> Iterator[Outcome]:
+def _kernels(directory: Path, journal: Journal) -> Iterator[Outcome]:
     site = kernel_site(directory / "kernels")
     points = ours(site.points)
     print(f"{len(points)} points of a kernel's build", flush=True)
     faults = [Fault(one) for one in points]
     faults += [Fault(one, errno.ENOSPC) for one in points if one.operation in TAKES_ROOM]
-    yield from walk([site], faults, disturbed_build)
+    yield from walk("kernel", [site], faults, disturbed_build, journal)
 
 
 def _others(directory: Path, few: Site) -> Iterator[Outcome]:

@@ -49,6 +49,9 @@ class Point:
     name: str
     nth: int
 
+    def __str__(self) -> str:
+        return f"{self.name} #{self.nth}"
+
     @property
     def program(self) -> str:
         return self.name.split(" ")[0]
