@@ -282,6 +282,8 @@ def publish(metadata: KernelMetadata, files: Mapping[str, Path | bytes]) -> Kern
 def find(key: str) -> KernelMetadata | None:
     """A ready kernel's metadata, or None if there is none; a damaged entry is removed."""
     directory = entry_directory(key)
+    # Who finds a kernel writes nothing, and so nobody else sweeps.
+    sweep(directory.parent)
     if not directory.is_dir():
         return None
     sweep(directory)

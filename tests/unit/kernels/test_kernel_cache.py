@@ -95,12 +95,14 @@ def test_names_gather() -> None:
     assert metadata.names == ("name-k", "candidate")
 
 
-def test_whoever_was_killed_while_it_noted_a_use_leaves_nothing() -> None:
+def test_whoever_was_killed_while_it_published_or_noted_a_use_leaves_nothing() -> None:
     publish("k")
-    left = cache.entry_directory("k") / ".scratch-of-a-killed-one"
-    left.mkdir()
+    entry = cache.entry_directory("k")
+    left = [one / ".scratch-of-a-killed-one" for one in (entry, entry.parent)]
+    for one in left:
+        one.mkdir()
     assert cache.find("k") is not None
-    assert not left.exists()
+    assert not any(one.exists() for one in left)
 
 
 def test_the_list_has_the_last_used_first() -> None:
