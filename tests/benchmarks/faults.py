@@ -512,11 +512,13 @@ class OnePlace(Place):
 
 def measure() -> Measured:
     """All walks, one after the other."""
-    # No name of tempfile's: such a one is no part of a point's name (inject.c, is_random()).
-    directory = Path(tempfile.gettempdir(), f"faults-{os.getpid()}")
-    directory.mkdir()
     kept = os.environ.get("MEASURE_JOURNAL")
     journal = Journal(Path(kept) if kept else None)
+    # No name of tempfile's: such a one is no part of a point's name (inject.c, is_random()). Trees
+    # are called by their paths, so a walk that goes on does so where it was.
+    directory = Path(kept or Path(tempfile.gettempdir(), f"faults-{os.getpid()}"))
+    directory = directory.absolute().with_name(f"{directory.name}.walk")
+    directory.mkdir()
     try:
         outcomes = list(_all(directory, journal))
     finally:
