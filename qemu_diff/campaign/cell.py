@@ -31,7 +31,7 @@ from qemu_diff.compare.placement_map import (
 )
 from qemu_diff.compare.placements import place
 from qemu_diff.compare.verdict import NOT_REDIRECTED, judged_cell, unjudged_cell
-from qemu_diff.drive.in_guest import CONSOLE, RECORDS, TIMER_LOG, TRUTH, Boot, Tools
+from qemu_diff.drive.in_guest import RECORDS, TIMER_LOG, TRUTH, Boot, Tools
 from qemu_diff.drive.job import (
     Job,
     Routine,
@@ -49,7 +49,7 @@ from qemu_diff.events import Stage
 from qemu_diff.flood import adaptive
 from qemu_diff.flood.placement import Sweep, pair_grid, random_placements, sweep
 from qemu_diff.guest.machine import came_up_protected
-from qemu_diff.guest.process import Ending, how_ended
+from qemu_diff.guest.process import CONSOLE, Ending, how_ended
 from qemu_diff.guest.shared import RECORD_CAPACITY, SharedHeader
 from qemu_diff.kernels.symbols import step_functions
 from qemu_diff.model import (

@@ -20,9 +20,7 @@ import numpy as np
 from qemu_diff.abi import PLACEMENT, RecordFlag, RecordKind
 from qemu_diff.campaign.cell import ATTEMPTS, read_boot
 from qemu_diff.campaign.finding_directory import (
-    ARGV,
     COLUMNS_TEXT,
-    CONSOLE,
     FORMAT_VERSION,
     JOB,
     PAYLOAD_BLOB,
@@ -51,6 +49,7 @@ from qemu_diff.drive.job import Job, Routine, quiet_job, table_job
 from qemu_diff.drive.recorded_job import RecordedJob, recorded_job
 from qemu_diff.errors import CorruptDataError, InfrastructureError, LostGuestError
 from qemu_diff.flood.placement import Placements
+from qemu_diff.guest.process import ARGV, CONSOLE
 from qemu_diff.kernels.patch import Patch
 from qemu_diff.model import (
     Build,

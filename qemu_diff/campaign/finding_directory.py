@@ -42,7 +42,7 @@ FORMAT_VERSION = 1
 
 MANIFEST, FINDING = "manifest.json", "finding.json"
 JOB, SCRIPT, PAYLOAD_SOURCE, PAYLOAD_BLOB = "job", "script.job", "payload.S", "payload.bin"
-STEPVMM, ARGV, CONSOLE = "stepvmm", "argv", "console.log"
+STEPVMM = "stepvmm"
 COLUMNS_TEXT, COLUMNS_JSON = "columns.txt", "columns.json"
 TRACE = (RECORDS, TRUTH, TIMER_LOG, seal_of(Path(TIMER_LOG)).name)
 

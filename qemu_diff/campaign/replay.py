@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from qemu_diff.campaign.confirm import portable_argv
-from qemu_diff.campaign.finding_directory import ARGV, FindingRecord, StoredFinding
+from qemu_diff.campaign.finding_directory import FindingRecord, StoredFinding
 from qemu_diff.campaign.fresh_boot import Bench, FreshBoot, fresh_boot
 from qemu_diff.compare.decode import program_of
 from qemu_diff.drive.async_first import plan_of
@@ -18,6 +18,7 @@ from qemu_diff.errors import CompileError, InfrastructureError, ResultsError, Us
 from qemu_diff.guest.host_qemu import qemu_of
 from qemu_diff.guest.host_qemu import source_words as qemu_words
 from qemu_diff.guest.image import read_stepvmm
+from qemu_diff.guest.process import ARGV
 from qemu_diff.guest.qemu import Qemu, check_cpu, find_qemu
 from qemu_diff.kernels import build_kernel, cached_build, given_build, image_build
 from qemu_diff.model import Build, Finding, GitSource, ImageSource, KernelSpec, TreeSource

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import shlex
 import threading
 import time
 from collections.abc import Callable
@@ -39,15 +38,13 @@ from qemu_diff.guest.image import LOAD_ADDRESS, MEMORY_BYTES
 from qemu_diff.guest.initramfs import extend
 from qemu_diff.guest.machine import MachineFiles, argv
 from qemu_diff.guest.nested import QMP, QTEST, Nested, devices, nested_argv
-from qemu_diff.guest.process import GivenUp, GuestExit, private_socket, run_guest
+from qemu_diff.guest.process import CONSOLE, GivenUp, GuestExit, private_socket, run_guest
 from qemu_diff.guest.qemu_bundle import QemuBundle
 from qemu_diff.guest.shared import read_header, reserve, seal_log, write_records
 from qemu_diff.model import Driver, FloodSource
 from qemu_diff.truth.reader import TruthCount, mark_truth, trim_truth, truth_bytes
 
 INITRAMFS = "initramfs"
-CONSOLE = "console.log"
-REGISTERS = "registers.txt"
 TRANSCRIPT = "transcript.txt"
 
 GRACE_S = 3.0
@@ -270,20 +267,15 @@ class FromOutside:
         )
 
     def _run(self, errand: Errand, files: MachineFiles, watch: Callable[[], None]) -> GuestExit:
-        command = argv(self.tools.qemu, errand.machine, files, errand.seed)
-        (errand.directory / "argv").write_text(shlex.join(command) + "\n")
-        ended = run_guest(
-            command,
-            errand.directory / CONSOLE,
+        return run_guest(
+            argv(self.tools.qemu, errand.machine, files, errand.seed),
+            errand.directory,
             files.qmp_socket,
             memory_mib=errand.machine.memory_mib,
             budget_s=errand.budget_s,
             cancel=errand.cancel,
             watch=watch,
         )
-        if ended.registers:
-            (errand.directory / REGISTERS).write_text(ended.registers)
-        return ended
 
     def _plugin_argument(self, directory: Path) -> str:
         end = LOAD_ADDRESS + MEMORY_BYTES

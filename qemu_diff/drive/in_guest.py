@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,7 +34,6 @@ from qemu_diff.truth.reader import trim_truth, truth_bytes
 RECORDS = "records.bin"
 TRUTH = "truth.bin"
 TIMER_LOG = "timer.log"
-CONSOLE = "console.log"
 INITRAMFS = "initramfs"
 
 TRUTH_RECORDS_PER_RUN = 10
@@ -194,7 +192,6 @@ def boot(
             recording=recording,
         )
         command = argv(tools.qemu, machine, files, seed)
-        (directory / "argv").write_text(shlex.join(command) + "\n")
 
         def watch() -> None:
             redirector.check()
@@ -204,12 +201,11 @@ def boot(
                     pender.stepping()
                 progress(pulse.heartbeat)
 
-        console = directory / CONSOLE
         redirector.start()
         pender.start()
         ended = run_guest(
             command,
-            console,
+            directory,
             qmp_socket,
             memory_mib=machine.memory_mib,
             budget_s=budget_s,
@@ -218,8 +214,19 @@ def boot(
             writable=[path.parent for path in (debugger, recording and recording.log) if path],
             file_bytes=RECORDING_BYTES if recording else FILE_BYTES,
         )
-        complaints = redirector.finish(), pender.finish()
-    header, damage = _tidied(directory, ended)
+        return _left(directory, ended, pulse, redirector, pender)
+
+
+def _left(
+    directory: Path,
+    ended: GuestExit,
+    pulse: _Pulse,
+    redirector: Redirector,
+    pender: DevicePender,
+) -> Boot:
+    """What a boot left behind, and what those say who worked beside it."""
+    complaints = redirector.finish(), pender.finish()
+    header, damage = _tidied(directory)
     return Boot(
         directory,
         ended,
@@ -236,11 +243,9 @@ def boot(
     )
 
 
-def _tidied(directory: Path, ended: GuestExit) -> tuple[SharedHeader | None, str]:
+def _tidied(directory: Path) -> tuple[SharedHeader | None, str]:
     """A boot's files, cut to what they hold and sealed; the record file's header, or what is wrong
     with it."""
-    if ended.registers:
-        (directory / "registers.txt").write_text(ended.registers)
     header, damage = _final_header(directory / RECORDS)
     if header is not None:
         trim(directory / RECORDS)

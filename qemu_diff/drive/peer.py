@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import random
 import re
-import shlex
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,7 +25,7 @@ from qemu_diff.drive.async_first import Redirector, plan_at
 from qemu_diff.errors import GdbStubError, InfrastructureError
 from qemu_diff.guest.initramfs import pack
 from qemu_diff.guest.machine import MachineFiles, argv
-from qemu_diff.guest.process import Ending, GuestExit, private_socket, run_guest
+from qemu_diff.guest.process import CONSOLE, Ending, GuestExit, private_socket, run_guest
 from qemu_diff.guest.qemu import Qemu
 from qemu_diff.guest.toolchain import CROSS_COMPILER, compile_cached
 from qemu_diff.kernels.selftest import Selftest
@@ -39,8 +38,6 @@ from qemu_diff.model import (
     MachineSpec,
 )
 from qemu_diff.scratch import scratch_directory
-
-CONSOLE = "console.log"
 
 TICK_ONLY = 0
 """``wake_ns`` of a run as upstream has it: nothing interrupts the stepped guest but L1's tick."""
@@ -201,11 +198,10 @@ def run_peer(
         _write(files.initramfs, pack({**programs, **contents}))
         for name, content in contents.items():
             _write(directory / name, content)
-        _write(directory / "argv", f"{shlex.join(command)}\n".encode())
         redirector.start()
         ended = run_guest(
             command,
-            directory / CONSOLE,
+            directory,
             qmp_socket,
             memory_mib=machine.memory_mib,
             budget_s=budget_s,
@@ -214,8 +210,6 @@ def run_peer(
         )
         if complaint := redirector.finish():
             raise GdbStubError(complaint)
-    if ended.registers:
-        _write(directory / "registers.txt", ended.registers.encode())
     console = parse_console((directory / CONSOLE).read_text(errors="replace"))
     return judge(console, ended, machine.kvm_mode, iterations)
 

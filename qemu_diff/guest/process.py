@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import re
+import shlex
 import signal
 import subprocess
 import threading
@@ -28,6 +29,9 @@ from qemu_diff.scratch import scratch_directory, temporary
 
 # A QEMU that can't be asked any more is no news: what became of it is said in the cell's reason.
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
+
+ARGV, CONSOLE, REGISTERS = "argv", "console.log", "registers.txt"
+"""What a boot leaves in its directory, whatever ran in it."""
 
 POLL_S = 0.1
 """How often cancellation, budget and progress are looked at."""
@@ -137,7 +141,7 @@ def how_ended(status: int) -> str:
 
 def run_guest(
     argv: list[str],
-    console: Path,
+    directory: Path,
     qmp_socket: Path,
     *,
     memory_mib: int,
@@ -150,23 +154,26 @@ def run_guest(
     """Start QEMU and stay with it until it is gone.
 
     :param argv: QEMU's command line; its console is its standard output.
-    :param console: file that gets what it prints, without the middle where that is too much.
+    :param directory: gets ``argv``, the console, without its middle where that is too much, and
+        the vCPU's registers, where there are any: see :class:`GuestExit`.
     :param qmp_socket: the Unix socket that ``argv`` names.
     :param memory_mib: the guest's.
     :param budget_s: wall-clock seconds; QEMU is asked for its registers and killed after that.
     :param cancel: set it to call the run off.
     :param watch: called a few times a second; it may raise :class:`GivenUp`.
-    :param writable: where QEMU may write beside the directories of the console and the socket.
+    :param writable: where QEMU may write beside ``directory`` and the socket's.
     :param file_bytes: of each file that it writes.
-    :raises InfrastructureError: QEMU can't be started, or the console can't be written.
+    :raises InfrastructureError: QEMU can't be started, or ``directory`` can't be written to.
     :raises Cancelled: ``cancel`` was set.
     """
     started = time.monotonic()
     confinement = Confinement(
-        (console.parent, qmp_socket.parent, Path(os.devnull), *writable),
+        (directory, qmp_socket.parent, Path(os.devnull), *writable),
         (memory_mib << 20) + OVERHEAD_BYTES,
         file_bytes,
     )
+    _write(directory / ARGV, shlex.join(argv) + "\n")
+    console = directory / CONSOLE
     with _opened(console) as file, _spawned(argv, ConsoleLog(file), confinement) as qemu:
         ending, registers, silent_s = _wait(qemu, qmp_socket, budget_s, cancel, watch)
         starved_s = _starved_s(qemu.process.pid)
@@ -174,7 +181,9 @@ def run_guest(
         cut = qemu.log.finish()
         status = qemu.process.returncode
     wall_s = time.monotonic() - started
-    emit(Event("boot", str(console.parent), "exited", wall_s=wall_s))
+    emit(Event("boot", str(directory), "exited", wall_s=wall_s))
+    if registers:
+        _write(directory / REGISTERS, registers)
     text = console.read_bytes()
     if ending is Ending.EXITED and status != 0:
         ending = Ending.DIED
@@ -258,6 +267,13 @@ class _Qemu:
     def is_gone(self) -> bool:
         """Whether it has ended."""
         return self.process.poll() is not None
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise InfrastructureError(f"{path}: {error.strerror}") from error
 
 
 @contextmanager

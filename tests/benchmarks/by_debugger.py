@@ -156,7 +156,7 @@ def _run(
     with suppress(InfrastructureError):
         ended = run_guest(
             command,
-            directory / "console.log",
+            directory,
             qmp_socket,
             memory_mib=task.cell.machine.memory_mib,
             budget_s=task.budget_s,

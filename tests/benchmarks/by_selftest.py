@@ -13,7 +13,8 @@ from pathlib import Path
 
 from benchmarks.cells import POLL_S
 
-from qemu_diff.drive.peer import CONSOLE, PeerRun, PeerTools, run_peer
+from qemu_diff.drive.peer import PeerRun, PeerTools, run_peer
+from qemu_diff.guest.process import CONSOLE
 from qemu_diff.kernels.selftest import Selftest
 from qemu_diff.model import Build, MachineSpec
 

@@ -28,9 +28,9 @@ from benchmarks.pages import ROOT
 from qemu_diff.abi import RecordKind, SharedState
 from qemu_diff.cli.run import run
 from qemu_diff.config import load_campaign
-from qemu_diff.drive.in_guest import CONSOLE, RECORDS, boot
+from qemu_diff.drive.in_guest import RECORDS, boot
 from qemu_diff.drive.job import quiet_job
-from qemu_diff.guest.process import Ending
+from qemu_diff.guest.process import CONSOLE, Ending
 from qemu_diff.kernels import build_kernel
 from qemu_diff.model import Driver, FloodSpec, MachineSpec, ScenarioSpec
 from qemu_diff.report.results import read_results

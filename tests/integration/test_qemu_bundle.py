@@ -9,7 +9,7 @@ import pytest
 
 from qemu_diff.guest.initramfs import extend
 from qemu_diff.guest.machine import SHARED_BYTES, MachineFiles, argv
-from qemu_diff.guest.process import Ending, private_socket, run_guest
+from qemu_diff.guest.process import CONSOLE, Ending, private_socket, run_guest
 from qemu_diff.guest.qemu import find_qemu
 from qemu_diff.guest.qemu_bundle import fetch_bundle
 from qemu_diff.guest.shared import reserve
@@ -29,7 +29,6 @@ def boot(build: Build, archive: Path, directory: Path) -> str:
     init = compile_cached(command, [INIT], [], cache_directory("guest"), "run_bundle")
     extend(archive, {"init": init.read_bytes()}, directory / "initramfs")
     reserve(directory / "shared", SHARED_BYTES)
-    console = directory / "console"
     with private_socket() as qmp:
         files = MachineFiles(
             build.image, directory / "initramfs", directory / "shared", directory / "timer.log",
@@ -40,10 +39,10 @@ def boot(build: Build, archive: Path, directory: Path) -> str:
         # which under TCG are eight of ours, unless it trusts its CPU's (FEAT_RNG).
         machine[machine.index("-append") + 1] += " random.trust_cpu=on"
         ended = run_guest(
-            machine, console, qmp, memory_mib=512, budget_s=BUDGET_S, cancel=threading.Event()
+            machine, directory, qmp, memory_mib=512, budget_s=BUDGET_S, cancel=threading.Event()
         )
     assert (ended.ending, ended.death) == (Ending.EXITED, "")
-    return console.read_text(errors="replace")
+    return (directory / CONSOLE).read_text(errors="replace")
 
 
 # Only the machine's own suite: what another one needs would not be in the cache yet.

@@ -53,7 +53,7 @@ def guest(tmp_path: Path) -> Guest:
         qemu.chmod(0o755)
         return run_guest(
             [str(qemu), *arguments],
-            tmp_path / "console.log",
+            tmp_path,
             tmp_path / "qmp",
             memory_mib=512,
             budget_s=budget_s,
@@ -168,7 +168,7 @@ process.MOST_BETWEEN_LOOKS_S = 0.3
 directory = Path(sys.argv[1])
 print("begins", flush=True)
 ended = process.run_guest(
-    ["/bin/sleep", "2.5"], directory / "console", directory / "qmp",
+    ["/bin/sleep", "2.5"], directory, directory / "qmp",
     memory_mib=64, budget_s=1.5, cancel=threading.Event(),
 )
 print(ended.ending, flush=True)
@@ -441,7 +441,7 @@ def test_a_program_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(InfrastructureError, match=r"starting QEMU: .*no-such-qemu"):
         run_guest(
             [str(tmp_path / "no-such-qemu")],
-            tmp_path / "console.log",
+            tmp_path,
             tmp_path / "qmp",
             memory_mib=512,
             budget_s=1,
@@ -452,6 +452,20 @@ def test_a_program_that_does_not_exist(tmp_path: Path) -> None:
 def test_a_program_that_can_not_be_executed(guest: Guest) -> None:
     with pytest.raises(InfrastructureError, match="starting QEMU"):
         guest("", interpreter="#!/no/such/interpreter")
+
+
+def test_how_qemu_was_to_be_started_stays(guest: Guest, tmp_path: Path) -> None:
+    guest("exit 1", "-append", "quiet panic=-1")
+    assert (tmp_path / "argv").read_text() == f"{tmp_path / 'qemu'} -append 'quiet panic=-1'\n"
+    assert not (tmp_path / "registers.txt").exists()
+
+
+def test_a_directory_that_can_not_be_written_to(guest: Guest, tmp_path: Path) -> None:
+    (tmp_path / "argv").mkdir()
+    with pytest.raises(InfrastructureError) as caught:
+        guest(f"touch {tmp_path}/started")
+    assert str(caught.value) == f"{tmp_path / 'argv'}: Is a directory"
+    assert not (tmp_path / "started").exists()
 
 
 def test_a_console_that_can_not_be_written(guest: Guest, tmp_path: Path) -> None:
