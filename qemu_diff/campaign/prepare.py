@@ -192,25 +192,10 @@ def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepar
     """
     cells = [cell for cell in cells if not cell.excluded]
     qemus, no_qemu = _qemus(campaign, cells)
-    for cell in cells:
-        if (qemu := qemus.get(cell.machine.qemu)) is None:
-            continue
-        check_cpu(qemu, cell.machine.cpu)
-        if FloodSource.DEVICE in cell.flood.sources:
-            check_qtest(qemu)
+    _check_qemus(qemus, cells)
     if any(cell.driver is Driver.GDB for cell in cells):
         require_gdb()
-    stepvmm = build_stepvmm(places.guest_images, places.cache)
-    tools = {
-        name: Tools(
-            qemu,
-            prepare_plugin(qemu, places.guest_images, places.cache),
-            stepvmm,
-            places.guest_images,
-            places.cache,
-        )
-        for name, qemu in qemus.items()
-    }
+    tools = _tools(qemus, places)
     stock = tools.pop("")
     ours = [cell for cell in cells if cell.driver is not Driver.SELFTEST]
     beside = campaign.path.parent
@@ -218,10 +203,7 @@ def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepar
     keys = {cell: _key(cell, sessions) for cell in ours}
     payloads = {key: _payload(key, beside, places) for key in sorted({*keys.values()})}
     for cell, key in keys.items():
-        plan_of(cell.machine, payloads[key], places.guest_images, places.cache)
-        if cell.machine.gic_version == 2 and payloads[key].interrupts:
-            text = f"payload {cell.payload} takes interrupts, which needs machine.gic_version 3"
-            raise UserError(f"cell {cell.id}: {text}")
+        _check_payload(cell, payloads[key], places)
     routines = {
         (job, key): compiled(
             read_script(script_path(places.guest_images, job, beside)), payloads[key]
@@ -246,6 +228,34 @@ def prepare(campaign: Campaign, cells: Sequence[Cell], places: Places) -> Prepar
         further_tools=tools,
         no_qemu=no_qemu,
     )
+
+
+def _check_qemus(qemus: dict[str, Qemu], cells: Sequence[Cell]) -> None:
+    """:raises UserError: a QEMU lacks what a cell's machine needs."""
+    for cell in cells:
+        if (qemu := qemus.get(cell.machine.qemu)) is None:
+            continue
+        check_cpu(qemu, cell.machine.cpu)
+        if FloodSource.DEVICE in cell.flood.sources:
+            check_qtest(qemu)
+
+
+def _tools(qemus: dict[str, Qemu], places: Places) -> dict[str, Tools]:
+    """:raises InfrastructureError: no truth plugin can be had."""
+    images, cache = places.guest_images, places.cache
+    stepvmm = build_stepvmm(images, cache)
+    return {
+        name: Tools(qemu, prepare_plugin(qemu, images, cache), stepvmm, images, cache)
+        for name, qemu in qemus.items()
+    }
+
+
+def _check_payload(cell: Cell, payload: Payload, places: Places) -> None:
+    """:raises UserError: the cell's machine is not one that the payload can run on."""
+    plan_of(cell.machine, payload, places.guest_images, places.cache)
+    if cell.machine.gic_version == 2 and payload.interrupts:
+        text = f"payload {cell.payload} takes interrupts, which needs machine.gic_version 3"
+        raise UserError(f"cell {cell.id}: {text}")
 
 
 def pinned_kernels(campaign: Campaign, cells: Sequence[Cell]) -> Campaign:
