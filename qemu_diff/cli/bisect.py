@@ -18,9 +18,9 @@ from qemu_diff.cli.app import app
 from qemu_diff.cli.selection import TreeChoice, selected
 from qemu_diff.cli.terminal import at_once_of, console_here
 from qemu_diff.config.project import project_root
-from qemu_diff.config.tree_option import read_tree_option
+from qemu_diff.config.tree_option import TreeOption, read_tree_option
 from qemu_diff.errors import UserError
-from qemu_diff.kernels import cache_directory, open_repository, pinned
+from qemu_diff.kernels import Repository, cache_directory, open_repository, pinned
 from qemu_diff.model import Campaign, GitSource, KernelSpec
 from qemu_diff.report.bisection import bisection_markdown, print_bisection
 from qemu_diff.report.progress import show_progress
@@ -90,10 +90,7 @@ def bisect_command(
         raise UserError(f"--confirm {confirm}: at least once")
     if resume and replay:
         raise UserError("--resume goes on with OUT's own log: --replay is for another one's")
-    option = read_tree_option(tree)
-    if option.rev:
-        raise UserError(f"--tree {tree}: its revisions are those of --good and --bad")
-    repository = open_repository(option.repository)
+    option, repository = _tree(tree)
     ends = repository.commit(bad), tuple(dict.fromkeys(map(repository.commit, good)))
     check_ends(repository, *ends)
     loaded, cells = selected(campaign, only, set_, TreeChoice([f"{tree}@{ends[0]}"]))
@@ -109,9 +106,7 @@ def bisect_command(
         loaded.name, spec.name, repository, *ends, paths, any_function, confirm, directory
     )
     read_from = begun_log(directory) if resume else replay
-    known = BisectionLog(paths)
-    if read_from is not None:
-        known = _known(read_from, inquiry, {cell.id for cell in chosen})
+    known = _known(read_from, inquiry, {cell.id for cell in chosen})
     console = console_here()
     with show_progress(console), own_directory(directory, resume=resume):
         result = bisect(inquiry, known, bench.try_commit)
@@ -121,17 +116,27 @@ def bisect_command(
     return bisection_exit_code(result.ending)
 
 
+def _tree(option: str) -> tuple[TreeOption, Repository]:
+    """:raises UserError: it is no repository, or names a revision."""
+    read = read_tree_option(option)
+    if read.rev:
+        raise UserError(f"--tree {option}: its revisions are those of --good and --bad")
+    return read, open_repository(read.repository)
+
+
 def _kernel_of(campaign: Campaign, name: str, source: GitSource) -> KernelSpec:
     """The kernel that ``--tree`` stands for; ``name`` is empty where it doesn't say."""
     meant = (one for one in campaign.kernels if one.source == source)
     return next(one for one in meant if not name or one.name == name)
 
 
-def _known(path: Path, inquiry: Inquiry, cells: set[str]) -> BisectionLog:
-    """What a log knows of this bisection.
+def _known(path: Path | None, inquiry: Inquiry, cells: set[str]) -> BisectionLog:
+    """What a log knows of this bisection; nothing, where there is none.
 
     :raises UserError: it is about another one.
     """
+    if path is None:
+        return BisectionLog(inquiry.paths)
     log = read_log(path)
     commit = inquiry.repository.commit
     steps = tuple(replace(step, sha=commit(step.sha)) for step in log.steps)

@@ -133,10 +133,7 @@ def run(
     past = _past_runs(ledger, loaded.name, named=ledger_file is not None)
     log = RunLog(ledger, directory)
     planned = {cell.id for cell in plan(loaded)}
-    in_turn = cells
-    if scheduler or at_once_of(jobs) > 1:
-        expected = _estimate(loaded, cells, ledger_file, at_once_of(jobs))
-        in_turn = longest_first(cells, expected.cells)
+    side_by_side = bool(scheduler) or at_once_of(jobs) > 1
 
     def since(result: CampaignResult) -> Nights:
         return nights(past, result, planned)
@@ -156,7 +153,7 @@ def run(
                 executor=cells_run_by,
                 publish=publisher.publish,
                 start=start,
-                in_turn=in_turn,
+                in_turn=_longest_first(loaded, cells, ledger_file) if side_by_side else cells,
             )
             publisher.finish(result)
             append_files(files, Told(result, nights=since(result)))
@@ -168,6 +165,13 @@ def run(
         print_meaning(exit_code(result), console)
     _warn_of_ledger(log, directory, ledger_file)
     return bisect_exit_code(result) if bisect_exit else exit_code(result)
+
+
+def _longest_first(
+    campaign: Campaign, cells: tuple[Cell, ...], ledger_file: Path | None
+) -> tuple[Cell, ...]:
+    """What a past run took longest for comes first: no worker is left with it at the end."""
+    return longest_first(cells, _estimate(campaign, cells, ledger_file, at_once=1).cells)
 
 
 def _warn_of_ledger(log: RunLog, directory: Path, ledger_file: Path | None) -> None:
