@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * PID 1 of L1: the least that stepping takes. KVM_RUN and KVM_GET_ONE_REG(PC) for each step, and
- * nothing else but the return to the payload's entry at its end; and PSTATE, where the job asks for it. The console says when the first
- * steps, which translate L1's code, are done, and when all are: the host looks at its own clocks.
+ * nothing else but the return to the payload's entry at its end; and PSTATE, where the job asks for
+ * it. The console says when the first steps, which translate L1's code, are done, and when all are:
+ * the host looks at its own clocks.
  */
 #include <fcntl.h>
 #include <linux/kvm.h>
