@@ -1,11 +1,12 @@
 """What each lever on a step's cost gives, against the default.
 
-About 8 minutes, and 4 more for each of its kernels that is not in the cache yet.
+About 11 minutes, and 4 more for each of its kernels that is not in the cache yet.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import chain, pairwise
 from pathlib import Path
 from statistics import median
 
@@ -18,7 +19,10 @@ from qemu_diff.errors import QemuDiffError
 from qemu_diff.guest.machine import COUNTER_HZ, cpu_option, kernel_command_line
 from qemu_diff.model import KvmMode, MachineSpec
 
-ROUNDS = 5
+ROUNDS = 7
+DEFAULTS = 4
+"""Boots of the default in each round: what they differ by is chance."""
+
 PROFILED_PASSES = 1000
 """Many, so that the boot before them is little."""
 
@@ -26,6 +30,8 @@ PROTOTYPE_AIM = 2.0
 
 DEFAULT = Way("default", plugin=True, icount=True)
 """As campaigns run it."""
+
+UNCHANGED = tuple(replace(DEFAULT, name=f"default, {number + 1}") for number in range(DEFAULTS))
 
 _KCONFIG = Path(__file__).with_name("kconfig")
 _NEXT_SUITE = "bookworm-backports"
@@ -130,9 +136,8 @@ def measure() -> Measured:
     """Interleaved boots of the default, the prototype and each lever; then one that is profiled."""
     stepping = Stepping()
     levers = [lever for lever in LEVERS if _can_be_had(stepping, lever.way)]
-    ways = (DEFAULT, PROTOTYPE, *(lever.way for lever in levers))
-    paces = interleaved(stepping, ways, ROUNDS)
-    against = _ratio(paces, DEFAULT, PROTOTYPE)
+    paces = interleaved(stepping, in_turn((PROTOTYPE, *(one.way for one in levers))), ROUNDS)
+    against = 1 / _ratio(paces, PROTOTYPE)
     counted = stepping.counted(DEFAULT)
     shares = profiled(stepping, replace(DEFAULT, passes=PROFILED_PASSES))
     return Measured(
@@ -159,16 +164,24 @@ def _can_be_had(stepping: Stepping, way: Way) -> bool:
     return True
 
 
-def _ratio(paces: dict[str, tuple[Pace, ...]], way: Way, other: Way) -> float:
-    """The median of the rounds' ratios."""
-    pairs = zip(paces[way.name], paces[other.name], strict=True)
-    return median(one.per_cpu_s / two.per_cpu_s for one, two in pairs)
+def in_turn(ways: tuple[Way, ...]) -> tuple[Way, ...]:
+    """With a default before each fourth part of them."""
+    cuts = [len(ways) * number // DEFAULTS for number in range(DEFAULTS + 1)]
+    parts = zip(UNCHANGED, pairwise(cuts), strict=True)
+    return tuple(chain.from_iterable((one, *ways[begin:end]) for one, (begin, end) in parts))
 
 
-def _gain(paces: dict[str, tuple[Pace, ...]], lever: Lever) -> float:
-    if lever.kept:
-        return _ratio(paces, DEFAULT, lever.way)
-    return _ratio(paces, lever.way, DEFAULT)
+def _ratio(paces: dict[str, tuple[Pace, ...]], way: Way) -> float:
+    """The median, over the rounds, of its pace to that round's defaults' median."""
+    rounds = zip(*(paces[one.name] for one in UNCHANGED), strict=True)
+    pairs = zip(paces[way.name], rounds, strict=True)
+    return median(pace.per_cpu_s / per_cpu_s(defaults) for pace, defaults in pairs)
+
+
+def gain(paces: dict[str, tuple[Pace, ...]], lever: Lever) -> float:
+    """Steps/s with it, of those without it."""
+    ratio = _ratio(paces, lever.way)
+    return 1 / ratio if lever.kept else ratio
 
 
 def _claim(against: float) -> Claim:
@@ -190,16 +203,20 @@ def _levers_table(paces: dict[str, tuple[Pace, ...]], levers: list[Lever]) -> Ta
     rows = tuple(
         (
             lever.name,
-            f"{_gain(paces, lever):.2f}",
+            f"{gain(paces, lever):.2f}",
             "kept" if lever.kept else "not kept",
             lever.remark,
         )
         for lever in levers
     )
+    defaults = [pace for one in UNCHANGED for pace in paces[one.name]]
+    chance = [_ratio(paces, one) for one in UNCHANGED]
     note = (
-        f"The default has {per_cpu_s(paces[DEFAULT.name]):,.0f} steps for each second of QEMU's "
-        "CPU time. Each lever alone: the median, over the rounds, of steps/s with it to steps/s "
-        "without it."
+        f"The default has {per_cpu_s(defaults):,.0f} steps for each second of QEMU's CPU time. "
+        "Each lever alone: the median, over the rounds, of steps/s with it to steps/s without it, "
+        f"which is the median of {DEFAULTS} boots of the default in that round. Held against it in "
+        f"the same way, these themselves come to {min(chance):.2f} to {max(chance):.2f}: that much "
+        "is chance."
     )
     return Table("Levers", ("lever", "steps/s, times", "", "why"), rows, note)
 
@@ -225,7 +242,7 @@ def _plot(paces: dict[str, tuple[Pace, ...]], levers: list[Lever]) -> Plot:
         title="Each lever alone: steps/s, times",
         x="lever, in the order of the table",
         y="steps/s with it, of those without it",
-        series=(Series("", tuple((x, _gain(paces, one)) for x, one in enumerate(levers))),),
+        series=(Series("", tuple((x, gain(paces, one)) for x, one in enumerate(levers))),),
         bars=True,
         ticks=tuple(str(number + 1) for number in range(len(levers))),
     )

@@ -249,13 +249,15 @@ class Stepping:
 def interleaved(
     stepping: Stepping, ways: Sequence[Way], rounds: int
 ) -> dict[str, tuple[Pace, ...]]:
-    """A B C A B C …: what slows the machine down for a while slows all of them.
+    """A B C B C A C A B …: what slows the machine down for a while slows all of them, and none
+    always comes first.
 
     :raises InfrastructureError: see :meth:`Stepping.pace`.
     """
     paces: dict[str, list[Pace]] = {way.name: [] for way in ways}
     for number in range(rounds):
-        for way in ways:
+        first = number * len(ways) // rounds
+        for way in (*ways[first:], *ways[:first]):
             pace = stepping.pace(way)
             paces[way.name].append(pace)
             print(f"  {number + 1}/{rounds} {way.name}: {pace.per_cpu_s:,.0f} steps/s", flush=True)
