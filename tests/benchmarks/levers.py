@@ -240,9 +240,9 @@ def _plot(paces: dict[str, tuple[Pace, ...]], levers: list[Lever]) -> Plot:
     return Plot(
         name="gain",
         title="Each lever alone: steps/s, times",
-        x="lever, in the order of the table",
+        x="",
         y="steps/s with it, of those without it",
         series=(Series("", tuple((x, gain(paces, one)) for x, one in enumerate(levers))),),
         bars=True,
-        ticks=tuple(str(number + 1) for number in range(len(levers))),
+        ticks=tuple(lever.name.replace("`", "") for lever in levers),
     )

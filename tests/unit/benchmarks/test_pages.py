@@ -65,3 +65,13 @@ def test_a_plot_is_drawn_the_same_twice(tmp_path: Path, bars: bool) -> None:
     draw(plot, two)
     assert one.read_bytes() == two.read_bytes()
     assert "Growth" in one.read_text()
+
+
+def test_many_bars_lie_each_with_its_name_and_value(tmp_path: Path) -> None:
+    points = tuple((float(x), x / 4) for x in range(20))
+    names = tuple(f"lever {x}" for x in range(20))
+    plot = replace(PLOT, bars=True, series=(Series("", points),), ticks=names)
+    draw(plot, tmp_path / "plot.svg")
+    drawn = (tmp_path / "plot.svg").read_text()
+    assert all(f">{name}<" in drawn for name in names)
+    assert ">4.75<" in drawn
