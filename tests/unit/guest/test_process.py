@@ -460,19 +460,12 @@ def test_how_qemu_was_to_be_started_stays(guest: Guest, tmp_path: Path) -> None:
     assert not (tmp_path / "registers.txt").exists()
 
 
-def test_a_directory_that_can_not_be_written_to(guest: Guest, tmp_path: Path) -> None:
-    (tmp_path / "argv").mkdir()
+@pytest.mark.parametrize("name", ["argv", "console.log"])
+def test_a_file_that_can_not_be_written(guest: Guest, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
     with pytest.raises(InfrastructureError) as caught:
         guest(f"touch {tmp_path}/started")
-    assert str(caught.value) == f"{tmp_path / 'argv'}: Is a directory"
-    assert not (tmp_path / "started").exists()
-
-
-def test_a_console_that_can_not_be_written(guest: Guest, tmp_path: Path) -> None:
-    (tmp_path / "console.log").mkdir()
-    with pytest.raises(InfrastructureError) as caught:
-        guest(f"touch {tmp_path}/started")
-    assert str(caught.value) == f"{tmp_path / 'console.log'}: Is a directory"
+    assert str(caught.value) == f"{tmp_path / name}: Is a directory"
     assert not (tmp_path / "started").exists()
 
 
