@@ -136,7 +136,8 @@ def _row(*columns: str) -> str:
 
 
 def _item(sentence: str) -> str:
-    return f"- {markdown_text(sentence)}"
+    # Two spaces at the end of a line break it (CommonMark 6.7).
+    return f"- {markdown_text(sentence).rstrip()}"
 
 
 def _code(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import html5lib
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from judged import EVERYTHING, FINDING_ID, NIGHTS, console_text, fails, lost, pair, passes, told
 from markdown_it import MarkdownIt
 
@@ -107,6 +107,7 @@ def rendered(text: str) -> Any:
 
 @settings(deadline=None, max_examples=50)
 @given(console_text)
+@example("two spaces  ")
 def test_no_text_is_markup(text: str) -> None:
     assert [one.tag for one in rendered(text).iter()] == TAGS
 
