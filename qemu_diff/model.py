@@ -7,6 +7,7 @@ physical addresses: payloads run with the MMU off, so PC is an IPA.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -1156,6 +1157,40 @@ class Nights:
     since: str = ""
     changes: tuple[Change, ...] = ()
     flaky: tuple[Flakiness, ...] = ()
+
+
+@dataclass(frozen=True)
+class History:
+    """A campaign's runs side by side.
+
+    :param runs: in the order of time.
+    :param changes: of each cell from one run that has it to the next, in the order of time.
+    :param flaky: ascending by id.
+    """
+
+    runs: tuple[PastRun, ...]
+    changes: tuple[Change, ...]
+    flaky: tuple[Flakiness, ...]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What cells will take, in wall-clock seconds.
+
+    :param cells: id → seconds; a cell that nothing is known of is not there.
+    :param unknown: how many such cells there are.
+    :param at_once: boots side by side.
+    """
+
+    cells: Mapping[str, float]
+    unknown: int
+    at_once: int
+
+    @property
+    def duration_s(self) -> float:
+        """Of all that is known of, side by side: the longest cell is not made shorter by that."""
+        longest = max(self.cells.values(), default=0.0)
+        return max(sum(self.cells.values()) / self.at_once, longest)
 
 
 # --- bisection -----------------------------------------------------------------------------------

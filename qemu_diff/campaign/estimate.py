@@ -3,33 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from math import inf
 from statistics import median
 
 from qemu_diff.campaign.ledger import PastDuration, workload
-from qemu_diff.model import Cell, FloodSpec, Placement
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What cells will take, in wall-clock seconds.
-
-    :param cells: id → seconds; a cell that nothing is known of is not there.
-    :param unknown: how many such cells there are.
-    :param at_once: boots side by side.
-    """
-
-    cells: Mapping[str, float]
-    unknown: int
-    at_once: int
-
-    @property
-    def duration_s(self) -> float:
-        """Of all that is known of, side by side: the longest cell is not made shorter by that."""
-        longest = max(self.cells.values(), default=0.0)
-        return max(sum(self.cells.values()) / self.at_once, longest)
+from qemu_diff.model import Cell, Estimate, FloodSpec, Placement
 
 
 def estimate(cells: Sequence[Cell], past: Iterable[PastDuration], at_once: int) -> Estimate:

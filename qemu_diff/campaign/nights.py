@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from qemu_diff.model import (
     CampaignResult,
     Change,
     ChangeKind,
     Flakiness,
+    History,
     KernelIdentity,
     Nights,
     PastCell,
@@ -19,23 +18,6 @@ from qemu_diff.model import (
 from qemu_diff.report.words import signature_name
 
 _WORST_FIRST = {kind: rank for rank, kind in enumerate(ChangeKind)}
-
-_Z = 1.959963984540054
-"""Standard normal quantile of 97.5 %: a 95 % interval leaves out half of the rest on each side."""
-
-
-@dataclass(frozen=True)
-class History:
-    """A campaign's runs side by side.
-
-    :param runs: in the order of time.
-    :param changes: of each cell from one run that has it to the next, in the order of time.
-    :param flaky: ascending by id.
-    """
-
-    runs: tuple[PastRun, ...]
-    changes: tuple[Change, ...]
-    flaky: tuple[Flakiness, ...]
 
 
 def past_run(result: CampaignResult) -> PastRun:
@@ -157,16 +139,3 @@ def flaky(runs: Iterable[PastRun]) -> tuple[Flakiness, ...]:
         if len({(one.verdict, one.violations) for one in group}) > 1
     )
     return tuple(one for one in found if 0 < one.unexpected < one.runs)
-
-
-def odds(happened: int, of: int) -> tuple[float, float]:
-    """The 95 % interval of a probability, by Wilson's score (E. B. Wilson, "Probable inference, the
-    law of succession, and statistical inference", JASA 22, 1927).
-
-    :param of: trials, at least one.
-    :returns: lower and upper bound, 0.0 to 1.0.
-    """
-    share, spread = happened / of, _Z * _Z / of
-    middle = (share + spread / 2) / (1 + spread)
-    half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from qemu_diff.campaign.estimate import Estimate, estimate, longest_first
+from qemu_diff.campaign.estimate import estimate, longest_first
 from qemu_diff.campaign.executor import executor
 from qemu_diff.campaign.identity import cell_identities
 from qemu_diff.campaign.ledger import Ledger, PastDuration, RunLog, default_ledger
@@ -48,7 +48,7 @@ from qemu_diff.cli.terminal import (
 from qemu_diff.config.project import project_root
 from qemu_diff.errors import LedgerError, NoLedgerError
 from qemu_diff.kernels import cache_directory
-from qemu_diff.model import Campaign, CampaignResult, Cell, Nights, PastRun
+from qemu_diff.model import Campaign, CampaignResult, Cell, Estimate, Nights, PastRun
 from qemu_diff.report.history import print_nights
 from qemu_diff.report.progress import show_progress
 from qemu_diff.report.results import (

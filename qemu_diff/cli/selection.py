@@ -13,7 +13,6 @@ from cyclopts import Parameter
 from rich.table import Table
 from rich.text import Text
 
-from qemu_diff.campaign.estimate import Estimate
 from qemu_diff.campaign.plan import plan
 from qemu_diff.campaign.prepare import build_name
 from qemu_diff.cli.terminal import complaints_here, console_here
@@ -23,7 +22,7 @@ from qemu_diff.config.tree_option import read_tree_option
 from qemu_diff.errors import UserError
 from qemu_diff.kernels import kernel_is_ready, uncommitted
 from qemu_diff.kernels.pages import with_pages
-from qemu_diff.model import Campaign, Cell
+from qemu_diff.model import Campaign, Cell, Estimate
 from qemu_diff.report.history import estimate_sentence
 
 

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.text import Text
 
-from qemu_diff.campaign.estimate import Estimate
-from qemu_diff.campaign.nights import History, odds
+from qemu_diff.compare.odds import odds
 from qemu_diff.model import (
     CellVerdict,
     Change,
     ChangeKind,
+    Estimate,
     Flakiness,
+    History,
     Nights,
     PastCell,
     PastRun,

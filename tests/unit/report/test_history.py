@@ -7,12 +7,12 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from qemu_diff.campaign.nights import History
 from qemu_diff.model import (
     CellVerdict,
     Change,
     ChangeKind,
     Flakiness,
+    History,
     Nights,
     PastCell,
     PastRun,
