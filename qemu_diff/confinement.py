@@ -196,6 +196,11 @@ _OF_A_FILE = _WRITE_FILE | _TRUNCATE
 _CHANGES = _WRITE_FILE | sum(1 << bit for bit in range(4, 13))
 """LANDLOCK_ACCESS_FS_*: writing, removing, making anything."""
 
+_REMOVE_FILE, _MAKE_REG, _MAKE_SOCK = 1 << 5, 1 << 8, 1 << 9
+_IN_A_DIRECTORY = _OF_A_FILE | _REMOVE_FILE | _MAKE_REG | _MAKE_SOCK
+"""No links, pipes or devices: what lies there is opened by us, and what we write there would go
+where a link leads."""
+
 _SINCE = {2: 1 << 13, 3: _TRUNCATE}
 """Version → what came with it: moving between directories, truncating."""
 
@@ -228,7 +233,7 @@ def _landlock_version() -> int:
 
 
 def _restrict(version: int, writable: list[bytes]) -> None:
-    """No changes to files but beneath these; no TCP; no signals to others."""
+    """No changes to files but beneath these, and no links there; no TCP; no signals to others."""
     changes = _CHANGES | sum(right for since, right in _SINCE.items() if version >= since)
     rules = _Ruleset(
         changes,
@@ -241,8 +246,8 @@ def _restrict(version: int, writable: list[bytes]) -> None:
         return
     for path in writable:
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        allowed = changes if os.path.isdir(path) else changes & _OF_A_FILE  # noqa: PTH112
-        rule = _PathBeneath(allowed, place)
+        allowed = _IN_A_DIRECTORY if os.path.isdir(path) else _OF_A_FILE  # noqa: PTH112
+        rule = _PathBeneath(changes & allowed, place)
         _LIBC.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, ctypes.byref(rule), 0)
         os.close(place)
     _LIBC.syscall(_RESTRICT_SELF, ruleset, 0)

@@ -250,6 +250,8 @@ def _look_at(qemu: psutil.Process, results: Path) -> Looked | None:
 ATTEMPTS = {
     "writing a file of ours": "open('{other}', 'a')",
     "removing a file of ours": "import os; os.unlink('{other}')",
+    "a symbolic link among its own files": "import os; os.symlink('{other}', 'records.bin')",
+    "a pipe among its own files": "import os; os.mkfifo('truth.bin')",
     "listening on TCP": "import socket; socket.socket().bind(('127.0.0.1', 0))",
     "sending UDP": "import socket; socket.socket(type=2).sendto(b'x', ('127.0.0.1', 9))",
     "a signal to us": "import os; os.kill({us}, 0)",

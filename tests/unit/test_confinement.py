@@ -79,6 +79,30 @@ def test_nothing_else_is_changed(child: Child, tmp_path: Path, code: str) -> Non
 
 
 @needs_landlock
+@pytest.mark.parametrize(
+    "code",
+    [
+        "os.symlink('../other', 'records.bin')",
+        "os.mkfifo('records.bin')",
+        "os.mknod('records.bin', 0o600 | stat.S_IFCHR, os.makedev(1, 5))",
+        "os.mkdir('records.bin')",
+    ],
+)
+def test_where_we_write_afterwards_are_files(child: Child, tmp_path: Path, code: str) -> None:
+    done = child(f"import os, stat; {code}")
+    assert "Error" in done.stderr.splitlines()[-1]
+    assert not os.path.lexists(tmp_path / "own" / "records.bin")
+
+
+def test_own_files_and_sockets_come_and_go(child: Child) -> None:
+    code = (
+        "import os, socket; open('a', 'w'); os.rename('a', 'b'); os.unlink('b'); "
+        "socket.socket(socket.AF_UNIX).bind('c'); os.unlink('c')"
+    )
+    assert child(code).stderr == ""
+
+
+@needs_landlock
 def test_no_signal_reaches_others(child: Child) -> None:
     done = child(f"import os; os.kill({os.getpid()}, 0)")
     assert "PermissionError" in done.stderr
