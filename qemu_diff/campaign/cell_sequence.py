@@ -57,13 +57,19 @@ def cell_sequence(
     )
     known = result.provenance
     rules = {"": known.phantom_rule, **dict(known.phantom_rules)}
-    rule = PhantomRule(rules[one.cell.machine.qemu])
+    if not (named := rules.get(one.cell.machine.qemu)):
+        raise ResultsError(
+            f"{results}: does not tell QEMU {one.cell.machine.qemu!r}'s phantom rule"
+        )
+    rule = PhantomRule(named)
     left = directory / chosen
     try:
         trace = read_trace(left / RECORDS, left / TRUTH, left / TIMER_LOG, rule)
         rows = sequence_of_pass(trace, program_of(payload), Listing(payload), passed)
-    except (InfrastructureError, OSError) as error:
+    except InfrastructureError as error:
         raise ResultsError(f"{left}: {error}") from error
+    except OSError as error:
+        raise ResultsError(f"{error.filename}: {error.strerror}") from error
     if not rows:
         raise UserError(f"boot {chosen} of cell {cell} has no pass {passed}")
     return f"boot {chosen}, pass {passed}", rows

@@ -22,6 +22,7 @@ from qemu_diff.abi import (
 )
 from qemu_diff.errors import CorruptDataError, InfrastructureError, LostGuestError
 from qemu_diff.guest.machine import COUNTER_HZ, SHARED_BYTES
+from qemu_diff.regular_file import opened
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def read_header(path: Path) -> SharedHeader:
 
     :raises CorruptDataError: it is not one of ours.
     """
-    with path.open("rb") as file:
+    with opened(path) as file:
         raw = file.read(SHARED_HEADER_BYTES)
     if len(raw) < SHARED_HEADER_BYTES:
         raise CorruptDataError(f"{path}: {len(raw)} bytes are no record file")
@@ -131,6 +132,10 @@ def seal_log(path: Path) -> None:
     seal_of(path).write_text(f"{len(content)} {zlib.crc32(content):08x}\n")
 
 
+_SEAL_BYTES = 64
+"""More than a seal has."""
+
+
 def seal_of(log: Path) -> Path:
     """Where a log's seal lies."""
     return log.with_name(log.name + ".crc32")
@@ -143,11 +148,17 @@ def read_sealed_log(path: Path) -> bytes:
     :raises CorruptDataError: it was changed since.
     """
     try:
-        seal = seal_of(path).read_text()
+        with opened(seal_of(path)) as file:
+            seal = file.read(_SEAL_BYTES)
     except FileNotFoundError as error:
         raise LostGuestError(f"{path}: not sealed: its boot did not end in order") from error
-    content = path.read_bytes() if path.exists() else b""
-    if seal != f"{len(content)} {zlib.crc32(content):08x}\n":
+    content = b""
+    with suppress(FileNotFoundError), opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if not seal.startswith(b"%d " % size):
+            raise CorruptDataError(f"{path}: {size} bytes are not what was sealed")
+        content = file.read()
+    if seal != b"%d %08x\n" % (len(content), zlib.crc32(content)):
         raise CorruptDataError(f"{path}: checksum does not match")
     return content
 

@@ -10,14 +10,25 @@ import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
+from qemu_diff.compare.placement_map import OK
 from qemu_diff.errors import InfrastructureError, ResultsError
-from qemu_diff.model import CampaignResult, CellResult, PairResult, Provenance, ViolationKind
+from qemu_diff.model import (
+    MIXED,
+    CampaignResult,
+    CellResult,
+    PairResult,
+    Provenance,
+    ViolationKind,
+)
+from qemu_diff.regular_file import opened
+from qemu_diff.truth.phantom import PhantomRule
 
 SCHEMA_VERSION = 5
 VERDICTS = "verdicts.json"
@@ -35,6 +46,8 @@ WHOLE_CELLS = 64
 """Cells and pairs up to which the whole file is written anew after each; then, whenever it has
 grown by a quarter: what is written in all is a multiple of what there is at the end."""
 
+_OUTCOMES = {OK, MIXED, *ViolationKind}
+
 _CELL = TypeAdapter(CellResult)
 _PAIR = TypeAdapter(PairResult)
 _PROVENANCE = TypeAdapter(Provenance)
@@ -49,6 +62,8 @@ def check_results(directory: Path) -> None:
     if "%" in str(directory):
         # util/log.c: a log file's name is a template.
         raise ResultsError(f"{directory}: QEMU takes no log file with a % in its path; see --out")
+    if directory == directory.parent:
+        raise ResultsError(f"{directory}: has no room beside it for earlier results; see --out")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if not os.access(directory, os.W_OK | os.X_OK):
@@ -284,7 +299,7 @@ def read_results(directory: Path) -> CampaignResult:
     found = document.get("schema_version") if isinstance(document, dict) else None
     if found != SCHEMA_VERSION:
         raise ResultsError(
-            f"{path}: results of schema version {found}, this qemu-diff reads {SCHEMA_VERSION}"
+            f"{path}: results of schema version {found!r}, this qemu-diff reads {SCHEMA_VERSION}"
         )
     journal = _journal(directory / JOURNAL, content)
 
@@ -292,7 +307,7 @@ def read_results(directory: Path) -> CampaignResult:
         return (line[key] for line in journal if key in line)
 
     try:
-        return _CAMPAIGN.validate_python(
+        result = _CAMPAIGN.validate_python(
             {
                 "name": document["campaign"],
                 "cells": [cell["result"] for cell in (*document["cells"], *later("cell"))],
@@ -307,11 +322,37 @@ def read_results(directory: Path) -> CampaignResult:
     except (KeyError, TypeError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise ResultsError(f"{path}: not a results file: {reason}") from error
+    if reason := _contradiction(result):
+        raise ResultsError(f"{path}: not a results file: {reason}")
+    return result
+
+
+def _contradiction(result: CampaignResult) -> str:
+    """What its types don't tell, and who shows it relies on; or nothing."""
+    held = {one.cell.id for one in result.cells}
+    for side in (side.id for pair in result.pairs for side in (pair.baseline, pair.candidate)):
+        if side not in held:
+            return f"a pair of {side!r}, which is none of its cells"
+    spans = (span for one in result.cells for placed in one.maps for span in placed.spans)
+    for span in spans:
+        if span.outcome not in _OUTCOMES:
+            return f"the outcome {span.outcome!r} of a placement"
+    rules = (result.provenance.phantom_rule, *dict(result.provenance.phantom_rules).values())
+    for rule in filter(None, rules):
+        if rule not in set(PhantomRule):
+            return f"the phantom rule {rule!r}"
+    try:
+        if result.started:
+            datetime.fromisoformat(result.started)
+    except ValueError:
+        return f"the time {result.started!r}"
+    return ""
 
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with opened(path) as file:
+            return file.read()
     except OSError as error:
         raise ResultsError(f"{path}: {error.strerror}") from error
 

@@ -17,6 +17,7 @@ from qemu_diff.abi import (
 from qemu_diff.errors import CorruptDataError, LostGuestError
 from qemu_diff.guest.machine import COUNTER_HZ
 from qemu_diff.guest.shared import SharedHeader, read_header
+from qemu_diff.regular_file import opened
 
 UNSEALED = (SharedState.EMPTY, SharedState.RUNNING)
 
@@ -36,7 +37,7 @@ def read_records(path: Path) -> StepRecords:
         raise CorruptDataError(f"{path}: its header counts {header.count} records, it holds fewer")
     if header.dropped:
         raise CorruptDataError(f"{path}: overflow: {header.dropped} records found no room")
-    with path.open("rb") as file:
+    with opened(path) as file:
         file.seek(SHARED_HEADER_BYTES)
         body = file.read(header.count * STEP_RECORD.itemsize)
     if zlib.crc32(_seal(header), zlib.crc32(body)) != header.crc32:

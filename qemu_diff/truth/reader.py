@@ -21,6 +21,7 @@ from qemu_diff.abi import (
     TruthRecords,
 )
 from qemu_diff.errors import CorruptDataError, LostGuestError
+from qemu_diff.regular_file import opened
 
 
 def read_truth(path: Path) -> TruthRecords:
@@ -31,7 +32,7 @@ def read_truth(path: Path) -> TruthRecords:
     :raises CorruptDataError: wrong magic, version, record size, count, checksum or step state, or
         records that found no room.
     """
-    with path.open("rb") as file:
+    with opened(path) as file:
         raw = file.read(TRUTH_HEADER_BYTES)
         if len(raw) < TRUTH_HEADER_BYTES:
             raise CorruptDataError(f"{path}: {len(raw)} bytes are no truth file")

@@ -23,7 +23,7 @@ STAGES = (
     "campaign",
 )
 # `abi` has the layouts on disk: who writes them stands before `trace`, which reads them.
-COMMON = {"abi", "confinement", "errors", "events", "model", "scratch"}
+COMMON = {"abi", "confinement", "errors", "events", "model", "regular_file", "scratch"}
 SEES_ALL = {"__main__", "cli", "doctor"}
 
 

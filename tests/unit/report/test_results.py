@@ -160,6 +160,17 @@ pairs = st.builds(
     candidate=cells,
     side_by_side=st.none() | st.builds(SideBySide, rows),
 )
+
+
+def of_its_cells(result: CampaignResult) -> CampaignResult:
+    """The same, its pairs being of cells that it has."""
+    if not result.cells:
+        return replace(result, pairs=())
+    baseline, candidate = result.cells[0].cell, result.cells[-1].cell
+    pairs = (replace(pair, baseline=baseline, candidate=candidate) for pair in result.pairs)
+    return replace(result, pairs=tuple(pairs))
+
+
 campaigns = st.builds(
     CampaignResult,
     words,
@@ -167,9 +178,9 @@ campaigns = st.builds(
     up_to_two(pairs),
     st.booleans(),
     run=words,
-    started=words,
+    started=st.just("") | st.datetimes().map(lambda one: one.isoformat(timespec="seconds")),
     only=up_to_two(words),
-)
+).map(of_its_cells)
 
 
 @settings(
@@ -185,7 +196,7 @@ def test_results_read_back_as_they_were(tmp_path: Path, result: CampaignResult) 
 
 def test_odd_bytes_of_a_console_read_back(tmp_path: Path) -> None:
     odd = replace(PASSED, reason="\x1b[31m \x00 \ufffd \udc80 [bold] </testcase>")
-    result = replace(CAMPAIGN, cells=(odd,))
+    result = replace(CAMPAIGN, cells=(FAILED, odd))
     write_results(result, tmp_path)
     assert read_results(tmp_path) == result
 
@@ -336,7 +347,7 @@ def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -
     write_results(CAMPAIGN, tmp_path)
     with (tmp_path / VERDICTS).open() as reader:
         reader.read(10)
-        write_results(replace(CAMPAIGN, cells=()), tmp_path)
+        write_results(replace(CAMPAIGN, cells=(), pairs=()), tmp_path)
         reader.seek(0)
         assert len(json.load(reader)["cells"]) == 2
     assert len(read_results(tmp_path).cells) == 0
@@ -440,6 +451,22 @@ def put(value: Any, *path: str | int) -> Callable[[Any], None]:
         put("many", "cells", 0, "result", "steps"),
         put([["lost-step"]], "cells", 0, "result", "violations"),
         put("\n", "pairs", 0, "result", "outcome"),
+        put("a\nb", "started"),
+        put("[", "provenance", "phantom_rule"),
+        put([["newer", "["]], "provenance", "phantom_rules"),
+        put("no cell's", "pairs", 0, "result", "candidate", "id"),
+        put(
+            [
+                {
+                    "instruction": {"address": 0, "label": "a", "text": "nop"},
+                    "spans": [{"first_ns": 1, "last_ns": 1, "outcome": "\x1b", "placements": 1}],
+                }
+            ],
+            "cells",
+            0,
+            "result",
+            "maps",
+        ),
     ],
 )
 def test_a_document_of_another_shape_is_refused(
@@ -451,11 +478,20 @@ def test_a_document_of_another_shape_is_refused(
     assert refused(tmp_path).startswith("not a results file: ")
 
 
+@pytest.mark.parametrize("name", [VERDICTS, JOURNAL])
+def test_a_pipe_is_no_results_file(tmp_path: Path, name: str) -> None:
+    write_results(CAMPAIGN, tmp_path)
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ResultsError, match=f"^{tmp_path / name}: not a file$"):
+        read_results(tmp_path)
+
+
 @pytest.mark.parametrize("version", [0, 2, 3, 4, "3", None, [3]])
 def test_results_of_another_version_are_refused(tmp_path: Path, version: object) -> None:
     document = written(CAMPAIGN, tmp_path) | {"schema_version": version}
     (tmp_path / VERDICTS).write_text(json.dumps(document))
-    assert refused(tmp_path) == f"results of schema version {version}, this qemu-diff reads 5"
+    assert refused(tmp_path) == f"results of schema version {version!r}, this qemu-diff reads 5"
 
 
 @pytest.mark.parametrize("document", ["[]", "null", "1", '"text"', "{}"])
@@ -616,7 +652,8 @@ def test_many_cells_are_not_written_anew_for_each(
 
 def test_pairs_come_with_the_journal(tmp_path: Path) -> None:
     file = published(tmp_path, WHOLE_CELLS)
-    result = CampaignResult("c", MANY[:WHOLE_CELLS], CAMPAIGN.pairs, complete=False)
+    pair = replace(PAIR, baseline=MANY[0].cell, candidate=MANY[1].cell)
+    result = CampaignResult("c", MANY[:WHOLE_CELLS], (pair,), complete=False)
     file.write(result)
     assert (tmp_path / JOURNAL).exists()
     assert read_results(tmp_path) == result

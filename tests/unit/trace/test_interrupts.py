@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qemu_diff.errors import CorruptDataError, LostGuestError
-from qemu_diff.guest.shared import seal_log
+from qemu_diff.guest.shared import seal_log, seal_of
 from qemu_diff.trace.interrupts import deliveries, read_deliveries
 
 VIRTUAL, HYP = 1, 2
@@ -193,4 +194,23 @@ def test_a_log_that_was_changed_since_is_refused(tmp_path: Path, changed: bytes)
     log.write_bytes(waits(HYP, 8) + changed)
 
     with pytest.raises(CorruptDataError):
+        read_deliveries(log)
+
+
+def test_a_seal_of_whatever_bytes_is_refused(tmp_path: Path) -> None:
+    log = tmp_path / "timer.log"
+    log.write_bytes(waits(HYP, 7) + b"\n")
+    seal_of(log).write_bytes(b"\xff\xfe" * 40_000)
+
+    with pytest.raises(CorruptDataError):
+        read_deliveries(log)
+
+
+def test_a_log_that_has_grown_is_refused_unread(tmp_path: Path) -> None:
+    log = tmp_path / "timer.log"
+    log.write_bytes(b"")
+    seal_log(log)
+    os.truncate(log, 1 << 40)
+
+    with pytest.raises(CorruptDataError, match="1099511627776 bytes"):
         read_deliveries(log)
