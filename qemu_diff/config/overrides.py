@@ -59,6 +59,8 @@ def _keys(text: str) -> list[str]:
         node: Any = tomli.loads(f"{text} = 0")
     except tomli.TOMLDecodeError:
         raise OverrideError(f"{text.strip()!r} is not a dotted key") from None
+    except RecursionError:  # tomli's own bound
+        raise OverrideError("a key of more parts than TOML's reader takes") from None
     keys = []
     while isinstance(node, dict):
         if len(node) != 1:

@@ -18,6 +18,8 @@ QEMU_APT = "qemu-system-arm"
 QEMU_DNF = "qemu-system-aarch64-core"
 TIMER_EVENT = "arm_gt_recalc"
 
+_SAID_CHARACTERS = 60
+
 ANSWER_S = 60.0
 """A QEMU that is only asked something answers in a fraction of a second."""
 
@@ -94,6 +96,8 @@ def named_qemu(wanted: str) -> Qemu:
     :raises MissingToolError: see :func:`find_qemu`; so with the others.
     """
     found = shutil.which(wanted)
+    if found is None and Path(wanted).exists():
+        raise UserError(f"{wanted} is there, but is no program that can be executed")
     if found is None:
         raise MissingToolError(wanted, apt=QEMU_APT, dnf=QEMU_DNF)
     return _probe(Path(found).resolve())
@@ -102,6 +106,9 @@ def named_qemu(wanted: str) -> Qemu:
 @cache
 def _probe(program: Path) -> Qemu:
     help_text = _text(program, "-help")
+    if not help_text.startswith("QEMU emulator "):
+        said = help_text.partition("\n")[0][:_SAID_CHARACTERS]
+        raise UserError(f"{program} is no QEMU that can be used: its help begins with {said!r}")
     if "-plugin " not in help_text:
         raise MissingToolError(f"TCG plugin support in {program}", apt=QEMU_APT, dnf=QEMU_DNF)
     if TIMER_EVENT not in _text(program, "-trace", "help").split():

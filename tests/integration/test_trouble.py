@@ -104,6 +104,22 @@ def test_qemu_without_plugins(campaign_of, tmp_path: Path) -> None:
     assert "TCG plugin support" in one_line(done)
 
 
+@pytest.mark.parametrize(
+    ("mode", "problem"),
+    [
+        (0o755, "{qemu} is no QEMU that can be used: its help begins with 'nonsense'"),
+        (0o644, "{qemu} is there, but is no program that can be executed"),
+    ],
+)
+def test_what_is_no_qemu(campaign_of, tmp_path: Path, mode: int, problem: str) -> None:
+    qemu = tmp_path / "qemu"
+    qemu.write_text("#!/bin/sh\necho nonsense\n")
+    qemu.chmod(mode)
+    campaign = campaign_of({"one": "patched"}, HVC)
+    done = run_campaign(campaign, tmp_path / "out", QEMU_DIFF_QEMU=str(qemu))
+    assert (done.status, one_line(done)) == (2, f"qemu-diff: {problem.format(qemu=qemu)}")
+
+
 def test_no_room_on_the_disk(campaign_of, tmp_path: Path) -> None:
     """A limit on file sizes fails the same reservation that a full disk fails."""
     campaign = campaign_of({"one": "patched"}, HVC)

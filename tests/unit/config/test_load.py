@@ -1083,6 +1083,9 @@ def test_an_override_can_make_the_tables_above_it(root: Path) -> None:
         ("campaign.seed", "expected KEY=VALUE"),
         ("=1", "'' is not a dotted key"),
         ("a b=1", "'a b' is not a dotted key"),
+        pytest.param(
+            "a." * 5000 + "b=1", "a key of more parts than TOML's reader takes", id="many parts"
+        ),
         ("campaign.sed=1", "unknown key 'sed'; did you mean 'seed'?"),
         ("campaign.seed=x", 'campaign.seed: expected an integer, got the string "x"'),
         ("campaign.seed.x=1", "campaign.seed is the integer 7, and holds no key 'x'"),
