@@ -16,6 +16,7 @@ app = App(
     version=lambda: f"qemu-diff {tool_version()}",
     version_flags=("--version",),
     default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,
 )
 kernels = App(name="kernels", help="The kernels that campaigns boot, in the cache.")
 app.command(kernels)

@@ -20,6 +20,8 @@ from qemu_diff.report.history import print_history
 from qemu_diff.report.results import VERDICTS, read_results
 
 DEFAULT_NIGHTS = 20
+MOST_RUNS = 2**63 - 1
+"""SQLite's largest number."""
 
 
 @app.command
@@ -57,7 +59,7 @@ def history(
     if limit < 1:
         raise UserError(f"--limit {limit}: at least one run")
     name, others = _chosen(ledger, campaign)
-    found = history_of(ledger.past_runs(name, limit))
+    found = history_of(ledger.past_runs(name, min(limit, MOST_RUNS)))
     known = list(dict.fromkeys(one.id for run in reversed(found.runs) for one in run.cells))
     globs = cell or ["*"]
     for glob in globs:

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from cyclopts import CycloptsError
 
+from qemu_diff.__main__ import SIGNALS
 from qemu_diff.campaign.outcome import ExitCode, bisect_failure
 from qemu_diff.cli.app import app
 from qemu_diff.cli.run import BISECT_EXIT
@@ -23,8 +24,6 @@ from qemu_diff.cli.terminal import complaints_here, never_failing, trouble_of
 from qemu_diff.errors import QemuDiffError
 from qemu_diff.kernels import OF_THE_COMMIT
 from qemu_diff.scratch import remove_held, temporary
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 AS_ONE_S = 0.25
 """Signals within this time are one: timeout(1) sends its own to its child, and to its group."""
@@ -35,13 +34,13 @@ def main() -> NoReturn:
     sys.stdout, sys.stderr = never_failing(sys.stdout), never_failing(sys.stderr)
     failed = _failure(sys.argv[1:])
     interruption = _Interruption(failed(ExitCode.LOST))
-    for number in SIGNALS:
-        # What was started with nohup(1), or in the background of a script, is meant to go on.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, interruption)
-    with suppress(FileNotFoundError):  # who needs it says so
-        temporary()
     try:
+        for number in SIGNALS:
+            # What was started with nohup(1), or in the background of a script, is meant to go on.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, interruption)
+        with suppress(FileNotFoundError):  # who needs it says so
+            temporary()
         status = _run(sys.argv[1:], interruption)
     except KeyboardInterrupt:  # while something else was told
         status = failed(ExitCode.LOST)
@@ -106,6 +105,9 @@ def _run(arguments: list[str], interruption: _Interruption) -> int:
         return failed(ExitCode.LOST)
     except Exception as error:  # whatever it is, it is ours, and no verdict about a kernel
         interruption.end_at_once()
+        if isinstance(error, FileNotFoundError) and _is_nowhere():
+            complaints.print("qemu-diff: the working directory is gone; change to another one")
+            return failed(ExitCode.USER_ERROR)
         # Anybody may have laid a link under a name that can be guessed.
         with tempfile.NamedTemporaryFile(
             "w", prefix="qemu-diff-crash-", suffix=".txt", delete=False
@@ -114,6 +116,14 @@ def _run(arguments: list[str], interruption: _Interruption) -> int:
         complaints.print(f"qemu-diff: a bug of ours: {error!r}; the traceback is in {report.name}")
         return failed(ExitCode.LOST)
     return int(status or 0)
+
+
+def _is_nowhere() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109 - Path.cwd() is the same, and is to fail
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _failure(arguments: list[str]) -> Callable[..., int]:

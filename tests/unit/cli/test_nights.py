@@ -115,3 +115,11 @@ def test_history_of_what_is_not_there(tmp_path: Path, mistake: Say) -> None:
         (["--add", tmp_path / "nowhere"], "verdicts.json: No such file or directory"),
     ):
         assert words in mistake("history", *arguments, "--ledger", path)
+
+
+def test_more_runs_than_a_ledger_can_count_are_all(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.sqlite3"
+    results(tmp_path / "out")
+    for arguments in (["--add", tmp_path / "out"], ["--limit", "9" * 30]):
+        words = ["history", "--ledger", ledger, *arguments]
+        assert _run([str(one) for one in words], _Interruption(3)) == 0

@@ -129,6 +129,22 @@ def test_one_that_comes_while_it_is_said_what_is_wrong_ends_it() -> None:
     assert (done.returncode, done.stderr) == (3, "qemu-diff: wrong\n")
 
 
+@pytest.mark.parametrize(("option", "status"), [("--dry-run", 3), ("--bisect-exit", 131)])
+def test_one_that_comes_while_the_program_is_loaded(option: str, status: int) -> None:
+    code = (
+        "import os, signal, sys; sys.argv = ['qemu-diff', sys.argv[1]]\n"
+        "class Loading:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'qemu_diff.cli': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Loading())\n"
+        "from qemu_diff.__main__ import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, option], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert (done.returncode, done.stderr) == (status, "qemu-diff: interrupted\n")
+
+
 def test_what_is_to_go_on_without_its_terminal_goes_on() -> None:
     """nohup(1) ignores the signal for what it starts."""
     code = (
