@@ -196,10 +196,11 @@ _OF_A_FILE = _WRITE_FILE | _TRUNCATE
 _CHANGES = _WRITE_FILE | sum(1 << bit for bit in range(4, 13))
 """LANDLOCK_ACCESS_FS_*: writing, removing, making anything."""
 
-_REMOVE_FILE, _MAKE_REG, _MAKE_SOCK = 1 << 5, 1 << 8, 1 << 9
-_IN_A_DIRECTORY = _OF_A_FILE | _REMOVE_FILE | _MAKE_REG | _MAKE_SOCK
-"""No links, pipes or devices: what lies there is opened by us, and what we write there would go
-where a link leads."""
+_REMOVE_FILE, _MAKE_SOCK = 1 << 5, 1 << 9
+_IN_A_DIRECTORY = _OF_A_FILE | _REMOVE_FILE | _MAKE_SOCK
+"""Whatever is to be written is there already. No links, pipes or devices: what lies there is opened
+by us, and what we write there would go where a link leads. No files: each has a bound, their number
+has none."""
 
 _SINCE = {2: 1 << 13, 3: _TRUNCATE}
 """Version → what came with it: moving between directories, truncating."""

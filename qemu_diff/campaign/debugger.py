@@ -114,6 +114,7 @@ def debug(
     if snapshot:
         empty_image(snapshot, SNAPSHOT_BYTES)
     log = out / "recording"
+    log.touch()
     done = fresh_boot(bench, stored.job, out / "recorded", Recording(False, log, snapshot))
     record = stored.record
     finding = done.finding(record.cell, bench.payload, record.signature)

@@ -251,12 +251,13 @@ ATTEMPTS = {
     "writing a file of ours": "open('{other}', 'a')",
     "removing a file of ours": "import os; os.unlink('{other}')",
     "a symbolic link among its own files": "import os; os.symlink('{other}', 'records.bin')",
+    "another file beside its own": "open('another', 'w')",
     "a pipe among its own files": "import os; os.mkfifo('truth.bin')",
     "listening on TCP": "import socket; socket.socket().bind(('127.0.0.1', 0))",
     "sending UDP": "import socket; socket.socket(type=2).sendto(b'x', ('127.0.0.1', 9))",
     "a signal to us": "import os; os.kill({us}, 0)",
     "3 GiB of memory more than its bound": "bytearray(4 << 30)",
-    "a file of 2 MiB where 1 MiB is the bound": "open('f', 'wb').write(bytes(1 << 21))",
+    "a file of 2 MiB where 1 MiB is the bound": "open('mine', 'wb').write(bytes(1 << 21))",
 }
 """What a child with QEMU's confinement tries."""
 
@@ -266,6 +267,7 @@ def refused(attempt: str, directory: Path) -> bool:
     own, other = directory / "own", directory / "other"
     own.mkdir(exist_ok=True)
     other.write_text("ours")
+    (own / "mine").touch()
     code = ATTEMPTS[attempt].format(other=other, us=os.getpid())
     prepare = confine(Confinement((own,), 1 << 30, 1 << 20), os.getpid())
     command = [sys.executable, "-c", code]

@@ -36,6 +36,10 @@ Guest = Callable[..., GuestExit]
 NEVER_ENDS = "while :; do sleep 1000; done"
 
 
+MARKS = ("pids", "said", "began")
+"""Files of the scripts'; a guest can make none."""
+
+
 @pytest.fixture
 def guest(tmp_path: Path) -> Guest:
     """Runs a shell script as QEMU; its console goes to ``tmp_path / "console.log"``."""
@@ -51,6 +55,8 @@ def guest(tmp_path: Path) -> Guest:
         qemu = tmp_path / "qemu"
         qemu.write_text(f"{interpreter}\n{script}\n")
         qemu.chmod(0o755)
+        for name in MARKS:
+            (tmp_path / name).touch()
         return run_guest(
             [str(qemu), *arguments],
             tmp_path,
@@ -108,14 +114,14 @@ def test_what_it_says_as_it_ends_while_we_do_not_look_is_kept(
 
     def wait(*arguments: Any) -> tuple[list[int], list[int], list[int]]:
         ready = select.select(*arguments)
-        if not ready[0] and arguments[-1] and (tmp_path / "began").exists():
+        if not ready[0] and arguments[-1] and (tmp_path / "began").read_text():
             (tmp_path / "looked").touch()
             time.sleep(0.3)
         return ready
 
     monkeypatch.setattr("pexpect.fdpexpect.select_ignore_interrupts", wait)
     ended = guest(
-        f"echo Booting; touch {tmp_path}/began; "
+        f"echo Booting; echo yes > {tmp_path}/began; "
         f"until test -e {tmp_path}/looked; do sleep 0.01; done; echo 'reboot: Power down'"
     )
     assert (ended.ending, ended.last_line) == (Ending.EXITED, "reboot: Power down")
@@ -267,11 +273,11 @@ def test_a_watcher_that_gives_a_guest_up_ends_it(
 
 def test_a_guest_that_is_given_up_may_have_died_before(guest: Guest, tmp_path: Path) -> None:
     def watch() -> None:
-        if (tmp_path / "said").exists():
+        if (tmp_path / "said").read_text():
             raise GivenUp
 
     line = "Kernel panic - not syncing: x"
-    ended = guest(f"echo '{line}'; touch {tmp_path}/said; {NEVER_ENDS}", watch=watch)
+    ended = guest(f"echo '{line}'; echo yes > {tmp_path}/said; {NEVER_ENDS}", watch=watch)
     assert (ended.ending, ended.death) == (Ending.GIVEN_UP, line)
 
 
