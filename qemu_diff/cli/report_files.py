@@ -90,14 +90,29 @@ def check_files(files: ReportFiles) -> None:
         raise UserError(
             f"--kcidb-origin {files.kcidb_origin}: an origin has only a-z, 0-9 and _ in it"
         )
-    for option, path, _ in (*_asked(files, _WHOLE), *_asked(files, _APPENDED)):
-        name = f"--{option} {path}"
-        if path.is_dir():
-            raise UserError(f"{name}: that is a directory")
-        if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
-            raise UserError(f"{name}: its directory is not there, or can't be written")
-        if path.exists() and not os.access(path, os.W_OK):
-            raise UserError(f"{name}: it can't be written")
+    for option, path, _ in _asked(files, _WHOLE):
+        check_file(option, path)
+    for option, path, _ in _asked(files, _APPENDED):
+        _check_place(f"--{option} {path}", path)
+
+
+def check_file(option: str, path: Path) -> None:
+    """See that a file can be written anew.
+
+    :raises UserError: it can't; a pipe or a device would be replaced.
+    """
+    _check_place(f"--{option} {path}", path)
+    if path.exists() and not path.is_file():
+        raise UserError(f"--{option} {path}: that is no file")
+
+
+def _check_place(name: str, path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"{name}: that is a directory")
+    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+        raise UserError(f"{name}: its directory is not there, or can't be written")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise UserError(f"{name}: it can't be written")
 
 
 def any_asked(files: ReportFiles) -> bool:
@@ -121,10 +136,18 @@ def append_files(files: ReportFiles, told: Told) -> None:
     """
     for _, path, render in _asked(files, _APPENDED):
         try:
-            with path.open("a", encoding="utf-8") as stream:
+            with os.fdopen(_end_of(path), "a", encoding="utf-8") as stream:
                 stream.write(render(told, files))
         except OSError as error:
             raise InfrastructureError(f"{path}: {error.strerror}") from error
+
+
+def _end_of(path: Path) -> int:
+    """A pipe that nobody reads is refused, and not waited for (fifo(7))."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o666)
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def _asked(files: ReportFiles, formats: dict[str, Render]) -> Iterator[tuple[str, Path, Render]]:

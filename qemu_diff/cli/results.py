@@ -16,6 +16,7 @@ from qemu_diff.cli.report_files import (
     Told,
     any_asked,
     append_files,
+    check_file,
     check_files,
     write_files,
 )
@@ -83,6 +84,8 @@ def report(
         The same as PNG.
     """
     check_files(files)
+    if markdown_file is not None:
+        check_file("markdown", markdown_file)
     result = read_results(results)
     if markdown_file is not None:
         write_whole(markdown_file, markdown(matrix(result)))

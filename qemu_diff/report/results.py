@@ -244,12 +244,17 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader sees the old or the new content, never a part; also after the
     machine has lost power.
 
-    :raises InfrastructureError: it can't be written.
+    :raises InfrastructureError: it can't be written, or is a pipe or a device, which a rename would
+        replace.
     """
     scratch = path.with_name(path.name + ".new")
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InfrastructureError(f"{path}: not a file")
     try:
         with _told_as(path):
-            with scratch.open("wb") as stream:
+            # One that was left by a cut, or laid there to lead us elsewhere.
+            scratch.unlink(missing_ok=True)
+            with scratch.open("xb") as stream:
                 stream.write(content if isinstance(content, bytes) else content.encode())
                 stream.flush()
                 # A rename may reach the disk before what was written (fsync(2), rename(2)).

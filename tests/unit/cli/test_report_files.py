@@ -70,6 +70,24 @@ def test_what_can_not_be_written_is_said_before_anything_is_started(
     assert not (tmp_path / "out" / "verdicts.json").exists()
 
 
+@pytest.mark.parametrize("option", ["junit", "html", "ktap", "kcidb", "markdown"])
+def test_a_pipe_or_a_device_is_not_replaced(option: str, results: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    done = qemu_diff("report", results, f"--{option}", pipe)
+    assert (done.returncode, done.stderr) == (
+        2, f"qemu-diff: --{option} {pipe}: that is no file\n",
+    )  # fmt: skip
+    assert pipe.is_fifo()
+
+
+def test_a_summary_for_nobody_is_not_waited_for(results: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    done = qemu_diff("report", results, "--summary", pipe)
+    assert (done.returncode, done.stderr) == (3, f"qemu-diff: {pipe}: No such device or address\n")
+
+
 def test_more_that_can_not_be_written(results: Path, tmp_path: Path) -> None:
     for arguments, complaint in (
         (("--ktap", tmp_path), f"--ktap {tmp_path}: that is a directory"),

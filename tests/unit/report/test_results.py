@@ -731,3 +731,22 @@ def test_previous_results_keep_their_journal(tmp_path: Path) -> None:
         write_results(CAMPAIGN, directory)
     assert len(ids(tmp_path / "results.previous")) == WHOLE_CELLS + 3
     assert read_results(directory) == CAMPAIGN
+
+
+def test_nobody_leads_a_file_s_content_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("other's")
+    (tmp_path / "text.new").symlink_to("other")
+    write_whole(tmp_path / "text", "ours")
+    assert (tmp_path / "text").read_text() == "ours"
+    assert (tmp_path / "other").read_text() == "other's"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "text"]
+    os.mkfifo(tmp_path / "text.new")
+    write_whole(tmp_path / "text", "again")
+    assert (tmp_path / "text").read_text() == "again"
+
+
+def test_a_device_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InfrastructureError, match=f"^{tmp_path / 'pipe'}: not a file$"):
+        write_whole(tmp_path / "pipe", "text")
+    assert (tmp_path / "pipe").is_fifo()
