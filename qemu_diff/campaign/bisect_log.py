@@ -23,6 +23,7 @@ from pathlib import Path
 
 from qemu_diff.errors import UserError
 from qemu_diff.model import BisectionStep, CommitVerdict, Symptom
+from qemu_diff.regular_file import opened
 from qemu_diff.report.printable import printable
 
 _VERDICTS = {one.value: one for one in CommitVerdict}
@@ -90,7 +91,9 @@ def read_log(path: Path) -> BisectionLog:
     :raises UserError: it can't be read, or is no such log.
     """
     try:
-        return parse_log(path.read_text(encoding="utf-8", errors="surrogateescape"), str(path))
+        with opened(path) as file:
+            text = file.read().decode(errors="surrogateescape")
+        return parse_log(text, str(path))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qemu_diff.errors import CompileError, MissingToolError
+from qemu_diff.regular_file import opened
 from qemu_diff.scratch import scratch_directory
 
 CROSS_COMPILER = "aarch64-linux-gnu-gcc"
@@ -44,7 +45,7 @@ def compile_cached(
     :param name: file name of the result.
     :returns: path of the compiled file.
     :raises MissingToolError: the compiler is not there.
-    :raises CompileError: it refuses.
+    :raises CompileError: it refuses, or a source can't be read.
     """
     compiler = require(command[0])
     key = _key(compiler, command, (*sources, *inputs))
@@ -56,7 +57,8 @@ def compile_cached(
         output = scratch / name
         done = subprocess.run(
             [*command, "-o", str(output), *map(str, sources)],
-            capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"},
+            capture_output=True, text=True, errors="replace", check=False,
+            env={**os.environ, "LC_ALL": "C"}, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         if done.returncode:
             lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
@@ -72,5 +74,9 @@ def _key(compiler: str, command: Sequence[str], inputs: Sequence[Path]) -> str:
     digest.update(f"{compiler} {status.st_size} {status.st_mtime_ns}\0".encode())
     digest.update("\0".join(command).encode())
     for path in inputs:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+        try:
+            with opened(path) as file:
+                digest.update(path.name.encode() + b"\0" + file.read())
+        except OSError as error:
+            raise CompileError(f"{path}: {error.strerror}") from error
     return digest.hexdigest()

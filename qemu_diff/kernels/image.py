@@ -8,6 +8,8 @@ import re
 import zlib
 from pathlib import Path
 
+from qemu_diff.regular_file import opened
+
 from ..errors import SourceError
 from ..model import Build, ImageSource
 from . import cache
@@ -74,7 +76,8 @@ def source_key(source: ImageSource) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with opened(path) as file:
+            return file.read()
     except OSError as error:
         raise SourceError(f"{path}: can't read the kernel image: {error.strerror}") from error
 
@@ -102,7 +105,7 @@ def _check_image(path: Path, content: bytes) -> None:
 
 def _check_vmlinux(path: Path) -> None:
     try:
-        with path.open("rb") as stream:
+        with opened(path) as stream:
             header = stream.read(20)
     except OSError as error:
         raise SourceError(f"{path}: can't read the vmlinux: {error.strerror}") from error

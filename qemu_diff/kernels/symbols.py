@@ -14,6 +14,8 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import Section
 
+from qemu_diff.regular_file import opened
+
 ELF64_SYMBOL = np.dtype(
     [
         ("name", "<u4"),
@@ -94,7 +96,7 @@ def opened_elf(path: Path) -> Iterator[ELFFile]:
     :raises OSError: it can't be read.
     :raises ELFError: it is none, or contradicts itself; also from what is done inside.
     """
-    with path.open("rb") as file:
+    with opened(path) as file:
         try:
             with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content:
                 yield ELFFile(content)  # type: ignore[arg-type]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemu_diff.campaign.bisect_log import BisectionLog, log_text, parse_log
+from qemu_diff.campaign.bisect_log import BisectionLog, log_text, parse_log, read_log
 from qemu_diff.errors import UserError
 from qemu_diff.model import BisectionStep, CommitVerdict, Symptom
 from qemu_diff.report.printable import printable
@@ -98,3 +100,9 @@ def test_a_log_that_was_cut_off_at_its_begin_knows_nothing() -> None:
 def test_what_is_no_log_is_refused(text: str, complaint: str) -> None:
     with pytest.raises(UserError, match=re.escape(complaint)):
         parse_log(text, "log")
+
+
+def test_a_pipe_is_no_log(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log")
+    with pytest.raises(UserError, match=f"^{tmp_path / 'log'}: not a file$"):
+        read_log(tmp_path / "log")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -205,3 +206,15 @@ def test_a_program_without_a_known_package_is_missing_all_the_same() -> None:
 
 def test_a_program_is_found_on_the_path(workshop: Workshop) -> None:
     assert require("fake-gcc") == str(workshop.directory / "bin" / "fake-gcc")
+
+
+def test_a_source_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "payload.S")
+    with pytest.raises(CompileError, match=f"^{tmp_path / 'payload.S'}: not a file$"):
+        compile_cached([HOST_COMPILER], [tmp_path / "payload.S"], [], tmp_path, "program")
+
+
+def test_a_source_of_whatever_bytes_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "payload.S").write_bytes(bytes(range(128, 256)) * 4)
+    with pytest.raises(CompileError, match=r"^gcc: "):
+        compile_cached([HOST_COMPILER, "-c"], [tmp_path / "payload.S"], [], tmp_path, "object")
