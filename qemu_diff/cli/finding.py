@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from qemu_diff.campaign.debugger import Session
 from qemu_diff.campaign.debugger import debug as debug_finding
-from qemu_diff.campaign.finding_directory import read_finding
+from qemu_diff.campaign.finding_directory import FINDING, read_finding
 from qemu_diff.campaign.minimize import minimize as minimize_finding
 from qemu_diff.campaign.minimize import minimize_sentences
 from qemu_diff.campaign.outcome import ExitCode
@@ -20,6 +20,7 @@ from qemu_diff.campaign.replay import replay as replay_finding
 from qemu_diff.cli.app import app
 from qemu_diff.cli.terminal import console_here
 from qemu_diff.config.project import project_root
+from qemu_diff.errors import UserError
 from qemu_diff.events import stage
 from qemu_diff.kernels import cache_directory
 from qemu_diff.report.progress import show_progress
@@ -148,5 +149,7 @@ def kept(out: Path | None) -> Iterator[Path]:
         with scratch_directory() as scratch:
             yield scratch / "boot"
         return
+    if (out / FINDING).exists():
+        raise UserError(f"--out {out}: that is a finding itself; name another directory")
     check_results(out.absolute())
     yield out.absolute()

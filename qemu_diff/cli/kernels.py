@@ -127,6 +127,10 @@ def prune_kernels(
     """
     if keep is None and older_than_days is None and not everything:
         raise UserError("say what to remove: --keep, --older-than-days or --everything")
+    if keep is not None and keep < 0:
+        raise UserError(f"--keep {keep}: none, or some")
+    if older_than_days is not None and not older_than_days >= 0:
+        raise UserError(f"--older-than-days {older_than_days:g}: no number of days")
     report = prune(keep=keep, older_than_days=older_than_days, everything=everything)
     trees = f" and {len(report.trees)} source trees" if report.trees else ""
     busy = f"; {len(report.busy)} in use, left alone" if report.busy else ""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from integration.cli_run import QUICKSTART, command, environment, qemu_diff
 
 from qemu_diff.campaign.finding_directory import tool_version
@@ -49,3 +50,9 @@ def test_an_interruption_while_a_campaign_is_read(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=60)
     assert (process.returncode, said) == (3, "qemu-diff: interrupted\n")
+
+
+@pytest.mark.parametrize("arguments", [("--keep", "-1"), ("--older-than-days", "nan")])
+def test_what_is_no_number_of_kernels_or_days(arguments: tuple[str, str], tmp_path: Path) -> None:
+    done = qemu_diff("kernels", "prune", *arguments, QEMU_DIFF_CACHE=str(tmp_path))
+    assert (done.status, done.stderr.startswith(f"qemu-diff: {' '.join(arguments)}: ")) == (2, True)
