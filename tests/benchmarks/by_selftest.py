@@ -129,6 +129,7 @@ class SelftestBench:
             _WITH_LOG.format(log=log, qemu=shlex.quote(str(self.tools.qemu.program)))
         )
         logging.chmod(0o755)
+        log.touch()
         tools = replace(self.tools, qemu=replace(self.tools.qemu, program=logging))
         bench = replace(self, tools=tools)
         bench._run(build, iterations, directory, seed=1, wake_ns=0, budget_s=COUNTING_BUDGET_S)

@@ -29,6 +29,7 @@ def boot(build: Build, archive: Path, directory: Path) -> str:
     init = compile_cached(command, [INIT], [], cache_directory("guest"), "run_bundle")
     extend(archive, {"init": init.read_bytes()}, directory / "initramfs")
     reserve(directory / "shared", SHARED_BYTES)
+    (directory / "timer.log").touch()
     with private_socket() as qmp:
         files = MachineFiles(
             build.image, directory / "initramfs", directory / "shared", directory / "timer.log",
